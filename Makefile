@@ -1,0 +1,43 @@
+# Two targets to know: `make demo` and `make test`. Both create .venv on first use and reuse it afterwards.
+PYTHON ?= python3
+FAISS  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN    := .venv/bin
+METHODS := identity,oracle,ransac,lightglue,rrt
+
+.PHONY: demo test lint types check baseline bench clean
+.DELETE_ON_ERROR:
+
+# the stamp is renewed when the project's requirements change
+.venv/ready-$(FAISS): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(FAISS),dev]'
+	@rm -f .venv/ready-*
+	@touch $@
+
+demo: .venv/ready-$(FAISS)
+	$(BIN)/python cli.py run --dataset demo --method $(METHODS) --top-k 50
+
+test: .venv/ready-$(FAISS)
+	$(BIN)/python -m pytest
+
+lint: .venv/ready-$(FAISS)
+	$(BIN)/ruff check .
+
+types: .venv/ready-$(FAISS)
+	$(BIN)/mypy
+
+# accuracy against the committed baseline, latency as ratios within one run
+check: .venv/ready-$(FAISS)
+	$(BIN)/python cli.py run --dataset demo --method $(METHODS),constant --top-k 50
+	$(BIN)/python cli.py check --baseline results/baseline/demo.json
+
+baseline: .venv/ready-$(FAISS)
+	$(BIN)/python cli.py run --dataset demo --method $(METHODS),constant --top-k 50 --force
+	$(BIN)/python cli.py check --baseline results/baseline/demo.json --write
+
+bench: .venv/ready-$(FAISS)
+	$(BIN)/python -m bench.speed
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The harness: every reranker gets the same sealed shortlist and returns scores; everything else happens here."""

@@ -1,0 +1,77 @@
+"""What every reranker must keep; an author's tests call `check_reranker(MyReranker)` in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bench.features import FeatureBatch, Features
+from bench.features.extractors import CARDS, FeatureCard
+from bench.reranker import Reranker
+from bench.timing import torch_flags
+
+
+def example(n: int, card: FeatureCard, seed: int, like: Features | None = None) -> Features:
+    """Random features of a 640x480 image with n local descriptors; `like` gives half of them, a little moved."""
+    draw = torch.Generator().manual_seed(seed)
+    descriptors = torch.randn((n, card.local_dim), generator=draw)
+    keypoints = torch.rand((n, 2), generator=draw) * torch.tensor([639.0, 479.0])
+    if like is not None and n:
+        shared = min(n, len(like)) // 2
+        descriptors[:shared] = like.descriptors[:shared] + 0.05 * torch.randn((shared, card.local_dim), generator=draw)
+        keypoints[:shared] = (like.keypoints[:shared] * 0.9 + 10).clamp(max=470)
+    return Features(torch.nn.functional.normalize(torch.randn(card.global_dim, generator=draw), dim=0),
+                    torch.nn.functional.normalize(descriptors, dim=1), keypoints, torch.ones(n), torch.zeros(n),
+                    torch.linspace(1, 0.1, n), torch.tensor([640.0, 480.0]))
+
+
+def batch_of(images: list[Features], truth: bool = False) -> FeatureBatch:
+    """Candidates with descending similarities; with `truth`, every second one is positive."""
+    return FeatureBatch(tuple(images), torch.linspace(0.9, 0.1, len(images)),
+                        torch.arange(len(images)) % 2 == 0 if truth else None)
+
+
+def _copy(features: Features) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in vars(features).items()}
+
+
+def check_reranker(cls: type[Reranker], options: Any = None, features: str = "xfeat", tolerance: float = 1e-4) -> None:
+    """Raise AssertionError, naming the method, if it breaks a promise that the harness relies on.
+
+    k finite scores; the same scores on a second call; for a pairwise method the same whatever the order and number of
+    candidates; an image without local descriptors scores lowest (where local descriptors are read) and crashes nothing;
+    inputs and torch's global flags are left as they were.
+    """
+    card = CARDS[features]
+    name = cls.spec.name
+    method = cls(options)
+    reason = method.skip(card)
+    assert reason is None, f"{name} cannot run on {features}: {reason}"
+    method.load()
+    truth = "truth" in cls.spec.needs
+    query = example(60, card, 1)
+    images = [example(n, card, 10 + i, query if i % 2 == 0 else None) for i, n in enumerate((60, 50, 40, 7, 60, 1))]
+    before, flags = [_copy(image) for image in (query, *images)], torch_flags()
+    scores = method.score(query, batch_of(images, truth)).detach().double().cpu()
+    assert tuple(scores.shape) == (len(images),), f"{name}: {tuple(scores.shape)} scores for {len(images)} candidates"
+    assert bool(torch.isfinite(scores).all()), f"{name}: scores are not finite: {scores.tolist()}"
+    assert torch_flags() == flags, f"{name}: changed torch's global flags"
+    for image, copy in zip((query, *images), before, strict=True):
+        assert all(torch.equal(getattr(image, key), value) for key, value in copy.items()), f"{name}: modified its input"
+    again = method.score(query, batch_of(images, truth)).detach().double().cpu()
+    assert torch.equal(scores, again), f"{name}: a second call gave other scores"
+    if cls.pairwise:
+        whole = batch_of(images, truth)
+        for chosen in ([5, 3, 1, 0, 2, 4], [2], [4, 0]):
+            part = FeatureBatch(tuple(images[i] for i in chosen), whole.similarities[chosen],
+                                None if whole.positives is None else whole.positives[chosen])
+            found = method.score(query, part).detach().double().cpu()
+            gap = (found - scores[chosen]).abs().max().item()
+            assert gap <= tolerance, f"{name}: scores depend on the other candidates (by {gap:g})"
+    if "local" in cls.spec.needs:
+        empty = example(0, card, 99)
+        found = method.score(query, batch_of([*images, empty], truth)).detach().double().cpu()
+        assert found[-1] <= found.min(), f"{name}: an image without descriptors outranks others"
+        nothing = method.score(empty, batch_of([*images, empty], truth))
+        assert bool(torch.isfinite(nothing).all()), f"{name}: a query without descriptors gives non-finite scores"

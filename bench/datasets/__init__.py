@@ -1,0 +1,86 @@
+"""A data set: query images with boxes, gallery images, and which gallery image is what to which query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UserError
+
+Box = tuple[float, float, float, float]
+
+# difficulty -> (grades that count as positive, grades dropped before scoring); revisitop evaluate.py, FACTS section 2.1
+REVISITED: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "Easy": (frozenset({"easy"}), frozenset({"junk", "hard"})),
+    "Medium": (frozenset({"easy", "hard"}), frozenset({"junk"})),
+    "Hard": (frozenset({"hard"}), frozenset({"junk", "easy"})),
+}
+INSTANCE: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "All": (frozenset({"easy", "hard"}), frozenset({"junk"})),
+}
+PROTOCOLS = {"revisited": REVISITED, "instance": INSTANCE}
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query image. `box` is x1, y1, x2, y2 in pixels of the image, or None for the whole image."""
+
+    id: str
+    image: Path
+    box: Box | None = None
+
+    def __post_init__(self) -> None:
+        if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            raise UserError(f"query {self.id!r}: box {self.box} is empty", hint="boxes are x1, y1, x2, y2 in pixels")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Queries, gallery and ground truth, checked: unique ids, grades that name gallery images, one grade an image.
+
+    `grades[query id][gallery id]` is `easy`, `hard` or `junk`; an image without a grade is a negative.
+    A gallery image with the id of the query is the query itself and is never its candidate.
+    """
+
+    name: str
+    protocol: str  # a key of PROTOCOLS
+    image_set: str  # which version of the images, e.g. "face-blurred 2022" or a content hash
+    queries: tuple[Query, ...]
+    gallery: Mapping[str, Path]
+    grades: Mapping[str, Mapping[str, str]]
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol {self.protocol!r} is none of {sorted(PROTOCOLS)}")
+        if not self.queries or not self.gallery:
+            raise UserError(f"{self.name}: {len(self.queries)} queries and {len(self.gallery)} gallery images",
+                            hint="a data set needs at least one of each")
+        ids = [query.id for query in self.queries]
+        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+        if twice:
+            raise UserError(f"{self.name}: query id {twice[0]!r} appears more than once")
+        for query in self.queries:
+            for image in self.grades.get(query.id, {}):
+                if image not in self.gallery:
+                    raise UserError(f"{self.name}: ground truth of query {query.id!r} names {image!r}, "
+                                    "which is not in the gallery")
+
+    @property
+    def difficulties(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
+        return PROTOCOLS[self.protocol]
+
+
+def grade(query: str, *, easy: object = (), hard: object = (), junk: object = ()) -> dict[str, str]:
+    """Grades of one query from the three official lists; an id listed twice is an error, never a silent choice."""
+    grades: dict[str, str] = {}
+    for name, ids in (("easy", easy), ("hard", hard), ("junk", junk)):
+        if not isinstance(ids, (list, tuple)) or not all(isinstance(i, str) for i in ids):
+            raise UserError(f"ground truth of query {query!r}: {name!r} must be a list of image ids")
+        for image in ids:
+            if image in grades:
+                where = f"twice in {name!r}" if grades[image] == name else f"both in {grades[image]!r} and in {name!r}"
+                raise UserError(f"ground truth of query {query!r} lists {image!r} {where}",
+                                hint="each image has one grade: easy, hard or junk")
+            grades[image] = name
+    return grades

@@ -1,0 +1,57 @@
+"""Which data sets there are and how each is loaded, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.datasets import Dataset, demo, folder, revisited
+from bench.errors import UserError, unknown
+from bench.places import Places
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of `datasets`."""
+
+    summary: str
+    licence: str
+    needs: str
+    load: Callable[[Places, Progress | None], Dataset]
+
+
+ENTRIES: Mapping[str, Entry] = {
+    "demo": Entry("generated buildings: 40 landmarks, 400 confusable distractors", "Apache-2.0", "nothing",
+                  lambda places, progress: demo.load(places.cache, progress)),
+    "roxford": Entry("Revisited Oxford: 70 queries, 4,993 photographs", "Flickr photographs, research use",
+                     "roxford5k/ below the data root", lambda places, _: revisited.load("roxford", places.data)),
+    "rparis": Entry("Revisited Paris: 70 queries, 6,322 photographs", "Flickr photographs, research use",
+                    "rparis6k/ below the data root", lambda places, _: revisited.load("rparis", places.data)),
+}
+FOLDER = "folder:"
+
+
+def load(name: str, places: Places, progress: Progress | None = None) -> Dataset:
+    """The data set of that name; `folder:PATH` is a user's own."""
+    if name.startswith(FOLDER):
+        if not name.removeprefix(FOLDER):
+            raise UserError("folder: needs a path", hint="--dataset folder:PATH")
+        return folder.load(Path(name.removeprefix(FOLDER)).expanduser().resolve())
+    if name not in ENTRIES:
+        raise unknown("data set", name, [*ENTRIES, "folder:PATH"])
+    return ENTRIES[name].load(places, progress)
+
+
+def state(name: str, places: Places) -> str:
+    """`ready`, or why the data set cannot be used here."""
+    if name == "demo":
+        return "ready" if demo.ready(places.cache) else "generated on first use"
+    try:
+        load(name, places)
+    except UserError as error:
+        return error.message.split(" photographs are missing")[0] if "photographs are missing" in error.message \
+            else f"not in {places.data}"
+    return "ready"

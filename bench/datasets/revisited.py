@@ -1,0 +1,85 @@
+"""Revisited Oxford and Paris (Radenovic et al., CVPR 2018), in the official layout below a data root.
+
+    <data root>/roxford5k/gnd_roxford5k.pkl   and   <data root>/roxford5k/jpg/<id>.jpg      (rparis6k likewise)
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench.datasets import Box, Dataset, Query, grade
+from bench.errors import UserError
+
+FOLDERS = {"roxford": "roxford5k", "rparis": "rparis6k"}
+SOURCE = "http://cmp.felk.cvut.cz/revisitop/data/datasets/{folder}/gnd_{folder}.pkl"
+IMAGES = {"roxford": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/oxbuild_images-v1.tgz",
+          "rparis": "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_1-v1.tgz and paris_2-v1.tgz"}
+LARGEST_PICKLE = 16 * 2**20  # bytes; the official files have 150 and 277 kB
+
+
+class _NothingAllowed(pickle.Unpickler):
+    """The official files hold lists, dicts, strings and numbers only; anything that names code is refused."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise UserError(f"the ground-truth file wants to run {module}.{name}: refused",
+                        hint="this is not the official file; see `datasets` for where to get it")
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise UserError("the ground-truth file refers to objects outside itself: refused")
+
+
+def read_ground_truth(path: Path) -> dict[str, Any]:
+    """{"imlist", "qimlist", "gnd"} of an official pickle, read without running anything."""
+    if path.stat().st_size > LARGEST_PICKLE:
+        raise UserError(f"{path}: {path.stat().st_size} bytes, the official file has under 0.3 MB")
+    try:
+        content = _NothingAllowed(io.BytesIO(path.read_bytes())).load()
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", hint=error.hint) from error
+    except Exception as error:  # the unpickler fails in many ways on a damaged file
+        raise UserError(f"{path}: not a readable ground-truth file ({type(error).__name__}: {error})") from error
+    if not isinstance(content, dict) or not {"imlist", "qimlist", "gnd"} <= content.keys():
+        raise UserError(f"{path}: expected a dict with imlist, qimlist and gnd")
+    return content
+
+
+def load(name: str, root: Path) -> Dataset:
+    """`roxford` or `rparis` below the data root; UserError naming every missing file and how to get it."""
+    folder = FOLDERS[name]
+    base = root / folder
+    pickle_file = base / f"gnd_{folder}.pkl"
+    get = (f"ground truth: {SOURCE.format(folder=folder)}; photographs, unpacked flat into {base / 'jpg'}: "
+           f"{IMAGES[name]}; or name another place with --data-root or RERANKBENCH_DATA")
+    if not pickle_file.is_file():
+        raise UserError(f"data set {name!r} is not in {root}: missing {pickle_file} and the photographs "
+                        f"{base / 'jpg'}/*.jpg", hint=get)
+    content = read_ground_truth(pickle_file)
+    gallery = {image: base / "jpg" / f"{image}.jpg" for image in content["imlist"]}
+    if len(gallery) != len(content["imlist"]):
+        raise UserError(f"{pickle_file}: imlist names an image twice")
+    queries, grades = [], {}
+    for image, truth in zip(content["qimlist"], content["gnd"], strict=True):
+        queries.append(Query(image, base / "jpg" / f"{image}.jpg", _box(truth["bbx"])))
+        grades[image] = grade(image, **{key: [content["imlist"][i] for i in truth[key]]
+                                        for key in ("easy", "hard", "junk")})
+    here = {file.name for file in (base / "jpg").iterdir()} if (base / "jpg").is_dir() else set()
+    missing = sorted(path.name for path in {*gallery.values(), *(q.image for q in queries)} if path.name not in here)
+    if missing:
+        listed = base / "missing.txt"
+        shown = ", ".join(missing) if len(missing) <= 20 else ", ".join(missing[:20]) + ", …"
+        try:
+            listed.write_text("\n".join(missing) + "\n")
+            where = f" (all of them are named in {listed})" if len(missing) > 20 else ""
+        except OSError:
+            where, shown = "", ", ".join(missing)
+        raise UserError(f"data set {name!r}: {len(missing)} of {len(gallery) + len(queries)} photographs are missing "
+                        f"from {base / 'jpg'}: {shown}{where}", hint=get)
+    return Dataset(name, "revisited", "as found (served face-blurred since 2022)", tuple(queries), gallery, grades)
+
+
+def _box(values: list[float]) -> Box:
+    x1, y1, x2, y2 = (float(v) for v in values)
+    return (x1, y1, x2, y2)

@@ -1,0 +1,73 @@
+"""What is known of an image besides its pixels: one global descriptor and its local descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The features of one image.
+
+    Rows of the local arrays are sorted by `scores`, descending, so that the first m rows are the best m. n may be 0.
+    What a method has not declared to read is empty (global, local) or zero (keypoints, orientations).
+    """
+
+    global_descriptor: Tensor  # (D,) unit norm; D is 0 where a method does not read it
+    descriptors: Tensor  # (n, d) unit norm
+    keypoints: Tensor  # (n, 2) x, y in pixels of the image (of the crop, for a query with a box)
+    scales: Tensor  # (n,) detector scale in pixels; 1 where the detector has a single scale
+    orientations: Tensor  # (n,) radians; 0 where the detector has none
+    scores: Tensor  # (n,) detector response, descending
+    image_size: Tensor  # (2,) width, height in pixels
+
+    def __post_init__(self) -> None:
+        n = self.descriptors.shape[0]
+        shapes = {"keypoints": (n, 2), "scales": (n,), "orientations": (n,), "scores": (n,), "image_size": (2,)}
+        if self.global_descriptor.ndim != 1 or self.descriptors.ndim != 2:
+            raise ValueError("global_descriptor must be (D,) and descriptors (n, d)")
+        for name, shape in shapes.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
+        if n > 1 and bool((self.scores[1:] > self.scores[:-1]).any()):
+            raise ValueError("local descriptors must be sorted by descending score")
+
+    def __len__(self) -> int:
+        return self.descriptors.shape[0]
+
+    def top(self, m: int) -> Features:
+        """The same image with its best m local descriptors."""
+        if m >= len(self):
+            return self
+        local = ("descriptors", "keypoints", "scales", "orientations", "scores")
+        return replace(self, **{name: getattr(self, name)[:m] for name in local})
+
+    def to(self, device: torch.device) -> Features:
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBatch:
+    """The candidates of one query, in shortlist order; ragged, because images differ in their number of descriptors."""
+
+    images: tuple[Features, ...]
+    similarities: Tensor  # (k,) first-stage similarity of each candidate
+    positives: Tensor | None = None  # (k,) bool, only for controls that declare `truth`
+
+    def __post_init__(self) -> None:
+        if tuple(self.similarities.shape) != (len(self.images),):
+            raise ValueError(f"{len(self.images)} images but similarities of shape {tuple(self.similarities.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Features]:
+        return iter(self.images)
+
+    def global_descriptors(self) -> Tensor:
+        """(k, D)"""
+        return torch.stack([image.global_descriptor for image in self.images])

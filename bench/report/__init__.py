@@ -1,0 +1,1 @@
+"""What a finished run says: tables, plots and the regression check. Reads files only."""

@@ -1,0 +1,134 @@
+"""Regression check: a finished run against a committed baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import UserError
+from bench.report.tables import per_query
+from bench.results import Run, write_json
+
+TOLERANCE = 0.3  # mAP points: other processors round differently, the same one gives the same numbers
+RATIO_BOUND = 4.0  # a method's ms per pair, relative to the run's reference method, may change by this factor
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison with the baseline; `ok` is False for a regression."""
+
+    ok: bool
+    text: str
+
+
+def _accuracy(run: Run) -> dict[str, dict[str, dict[str, float | None]]]:
+    """method -> difficulty -> query -> AP (None without positives)."""
+    metrics = run.metrics()
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for method in run.about["costs"]:
+        for difficulty in run.dataset.difficulties:
+            values = per_query(metrics, method, difficulty, "mAP")
+            found.setdefault(method, {})[difficulty] = {
+                str(q): None if pd.isna(v) else round(float(v), 6) for q, v in values.items()}
+    return found
+
+
+def _relative_times(run: Run, reference: str) -> dict[str, float]:
+    """Median ms per pair of each contender over that of the reference, both of this run."""
+    ledger = run.ledger.assign(pair=run.ledger.score_ms / run.ledger.pairs)
+    median = ledger.groupby("method")["pair"].median()
+    controls = {name for name, card in run.about["cards"].items() if card["control"]}
+    return {str(m): round(float(v / median[reference]), 4) for m, v in median.items() if m not in controls}
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    header = run.shortlist.header
+    return {"dataset": header.dataset, "features": header.features, "policy": header.policy, "k": header.k,
+            "options": {m: v["options"] for m, v in run.about["identity"]["methods"].items() if not _has_path(v)}}
+
+
+def _has_path(identity: Mapping[str, Any]) -> bool:
+    return identity["weights_sha256"] is not None and "weights" in identity["options"]
+
+
+def write_baseline(run: Run, path: Path) -> None:
+    """Write what `check` compares later runs with."""
+    contenders = [name for name, card in run.about["cards"].items() if not card["control"]]
+    if not contenders:
+        raise UserError("a baseline needs at least one method that is not a control")
+    reference = "ransac" if "ransac" in contenders else contenders[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"identity": _identity(run), "tolerance": TOLERANCE, "ratio_bound": RATIO_BOUND,
+                      "reference": reference, "accuracy": _accuracy(run), "relative_times": _relative_times(run, reference),
+                      "made": {"seal": run.seal, "commit": run.about["provenance"]["commit"],
+                               "versions": run.about["provenance"]["versions"]}})
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        return {key: content[key] for key in ("identity", "tolerance", "ratio_bound", "reference", "accuracy",
+                                              "relative_times", "made")}
+    except OSError as error:
+        raise UserError(f"{path}: no baseline there ({error.strerror or error})",
+                        hint="write one with: check --baseline FILE --write") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a baseline ({type(error).__name__}: {error})") from error
+
+
+def matching_run(runs: list[Run], baseline: Mapping[str, Any]) -> Run:
+    """The newest finished run of the baseline's data set, features, policy and k that holds all its methods."""
+    wanted = {key: baseline["identity"][key] for key in ("dataset", "features", "policy", "k")}
+    for run in reversed(runs):
+        header = run.about["identity"]["shortlist"]
+        if all(header[key] == value for key, value in wanted.items()) and \
+                set(baseline["accuracy"]) <= set(run.about["costs"]):
+            return run
+    raise UserError("no finished run to check: " + ", ".join(f"{k} {v}" for k, v in wanted.items())
+                    + f", methods {', '.join(baseline['accuracy'])}",
+                    hint=f"python cli.py run --dataset {wanted['dataset']} --method {','.join(baseline['accuracy'])} "
+                         f"--top-k {wanted['k']}")
+
+
+def compare(run: Run, baseline: Mapping[str, Any]) -> list[Finding]:
+    """Findings, regressions first: accuracy per method and difficulty, then relative times, then the tie sentinel."""
+    findings = []
+    identity = _identity(run)
+    for method, options in baseline["identity"]["options"].items():
+        if identity["options"].get(method) != options:
+            findings.append(Finding(False, f"{method}: options {identity['options'].get(method)}, baseline {options}"))
+    now = _accuracy(run)
+    for method, difficulties in baseline["accuracy"].items():
+        for difficulty, before in difficulties.items():
+            findings.append(_compare_accuracy(method, difficulty, before, now[method].get(difficulty, {}),
+                                              baseline["tolerance"]))
+    times = _relative_times(run, baseline["reference"])
+    for method, before in baseline["relative_times"].items():
+        factor = times[method] / before
+        ok = 1 / baseline["ratio_bound"] <= factor <= baseline["ratio_bound"]
+        findings.append(Finding(ok, f"{method}: ms per pair is {times[method]:.3g} x {baseline['reference']}'s, baseline "
+                                    f"{before:.3g} (factor {factor:.2f}, bound {baseline['ratio_bound']:g})"))
+    if {"constant", "identity"} <= now.keys():
+        same = now["constant"] == now["identity"]
+        findings.append(Finding(same, "constant equals identity" if same else
+                                "constant differs from identity: ties do not keep the first stage's order"))
+    return sorted(findings, key=lambda finding: finding.ok)
+
+
+def _compare_accuracy(method: str, difficulty: str, before: Mapping[str, float | None],
+                      now: Mapping[str, float | None], tolerance: float) -> Finding:
+    if before.keys() != now.keys():
+        return Finding(False, f"{method} {difficulty}: other queries than the baseline's")
+    deltas = {q: 100 * ((now[q] or 0) - (before[q] or 0)) for q in before if (before[q] is None) == (now[q] is None)}
+    scored = [q for q in before if before[q] is not None]
+    change = sum(deltas.get(q, 0) for q in scored) / max(1, len(scored))
+    most = max(deltas, key=lambda q: abs(deltas[q]), default=None)
+    text = f"{method} {difficulty}: mAP changed by {change:+.2f} points (tolerance {tolerance:g})"
+    if most is not None and deltas[most]:
+        text += f"; most: query {most}, AP {100 * (before[most] or 0):.1f} -> {100 * (now[most] or 0):.1f}"
+    return Finding(abs(change) <= tolerance and len(deltas) == len(before), text)

@@ -1,0 +1,218 @@
+"""Comparison tables: one per seal and machine, a row per method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bench.blend import Blend
+from bench.datasets import PROTOCOLS
+from bench.errors import UserError
+from bench.results import CEILING, FIRST_STAGE, Run
+from bench.report.statistics import difference
+
+PRECISION = {"revisited": ("mP@10",), "instance": ("R@1", "R@10", "R@100")}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: its unit, and which direction is better (+1, -1 or 0)."""
+
+    name: str
+    meaning: str
+    digits: int
+    better: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The comparison of the methods of one seal, measured on one machine."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: pd.DataFrame  # index: method; one float column per Column, NaN where there is nothing to say
+    controls: frozenset[str]
+    notes: tuple[str, ...]
+    about: Mapping[str, object]  # seal, policy, k, … for machine readers
+
+    @property
+    def headroom_column(self) -> str:
+        return next(c.name for c in self.columns if c.name.startswith("headroom"))
+
+
+def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that may share a table: same seal, same machine, same number of threads. Newest group last."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        key = run.seal + json.dumps(run.about["identity"]["hardware"], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
+
+
+def compare(runs: Sequence[Run], blend: Blend = Blend()) -> Table:
+    """The table of one group of runs; where a method was run twice, its newest row stands.
+
+    Raises UserError if the runs do not share one seal.
+    """
+    if len({run.seal for run in runs}) != 1:
+        raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
+    latest: dict[str, Run] = {}
+    for run in runs:
+        for method in run.about["costs"]:
+            latest[label(run, method)] = run
+    dataset, header = runs[-1].dataset, runs[-1].shortlist.header
+    difficulties = tuple(PROTOCOLS[dataset.protocol])
+    # the difficulty that the headroom, the interval and the order of rows are about
+    main = "Medium" if "Medium" in difficulties else difficulties[0]
+    columns = _columns(dataset.protocol, difficulties, main)
+    values: dict[str, dict[str, float]] = {}
+    cache = {run.folder: run.metrics(blend) for run in dict.fromkeys(latest.values())}
+    for name, run in latest.items():
+        values[name] = _row(run, name.partition(" ")[0], cache[run.folder], difficulties, main, dataset.protocol)
+    rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
+    cards = {name: latest[name].about["cards"][name.partition(" ")[0]] for name in latest}
+    controls = frozenset(name for name in latest if cards[name]["control"])
+    order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"mAP {main}"]))
+    title = (f"{header.dataset} · {len(dataset.queries)} queries · gallery {len(dataset.gallery)} · {header.features} · "
+             f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}")
+    return Table(title, columns, rows.loc[order], controls,
+                 _notes(latest, cards, controls, cache, main, blend),
+                 {"seal": runs[-1].seal, "dataset": header.dataset, "image_set": header.image_set,
+                  "features": header.features, "policy": header.policy, "k": header.k, "query_crop": header.query_crop,
+                  "blend": str(blend), "hardware": runs[-1].about["identity"]["hardware"]})
+
+
+def label(run: Run, method: str) -> str:
+    """The row's name: the method, with the options that are not the defaults."""
+    options = run.about["identity"]["methods"][method]["options"]
+    defaults = run.about["defaults"].get(method, {})
+    changed = [f"{key}={value}" for key, value in options.items() if value != defaults.get(key)]
+    return " ".join([method, *changed])
+
+
+def _columns(protocol: str, difficulties: Sequence[str], main: str) -> tuple[Column, ...]:
+    quality = [Column(f"mAP {d}", f"mean average precision, {d}, percent", 1, 1) for d in difficulties]
+    quality += [Column(f"{m} {main}", f"{m}, {main}, percent", 1, 1) for m in PRECISION[protocol]]
+    return (*quality,
+            Column(f"headroom {main}", "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
+            Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
+            Column("ms/query p95", "95th percentile of the same", 1, -1),
+            Column("ms/pair", "median wall ms of scoring alone, per candidate", 2, -1),
+            Column("desc/image", "local descriptors used per gallery image, mean", 0, -1),
+            Column("desc max", "local descriptors used per gallery image, most", 0, -1),
+            Column("KiB/image", "stored bytes of what the method reads of one gallery image", 1, -1),
+            Column("peak MiB", "memory on top of the process while scoring a query, most", 0, -1))
+
+
+def per_query(metrics: pd.DataFrame, method: str, difficulty: str, measure: str) -> pd.Series:
+    """Values by query; NaN for queries without positives."""
+    kept = metrics[(metrics.method == method) & (metrics.difficulty == difficulty) & (metrics.measure == measure)]
+    return kept.set_index("query")["value"]
+
+
+def _row(run: Run, method: str, metrics: pd.DataFrame, difficulties: Sequence[str], main: str,
+         protocol: str) -> dict[str, float]:
+    row = {f"mAP {d}": 100 * per_query(metrics, method, d, "mAP").mean() for d in difficulties}
+    row |= {f"{m} {main}": 100 * per_query(metrics, method, main, m).mean() for m in PRECISION[protocol]}
+    floor, top = (100 * per_query(metrics, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
+    row[f"headroom {main}"] = 100 * (row[f"mAP {main}"] - floor) / (top - floor) if top > floor else float("nan")
+    ledger = run.ledger[run.ledger.method == method]
+    total = ledger.load_ms + ledger.transfer_ms + ledger.score_ms
+    cost = run.about["costs"][method]
+    return row | {"ms/query p50": total.median(), "ms/query p95": float(np.percentile(total, 95)),
+                  "ms/pair": (ledger.score_ms / ledger.pairs).median(), "desc/image": cost["descriptors_mean"],
+                  "desc max": cost["descriptors_max"], "KiB/image": cost["kib_per_image"],
+                  "peak MiB": ledger.peak_mib.max()}
+
+
+def _notes(latest: Mapping[str, Run], cards: Mapping[str, dict], controls: frozenset[str],
+           cache: Mapping[object, pd.DataFrame], main: str, blend: Blend) -> tuple[str, ...]:
+    runs = list(dict.fromkeys(latest.values()))
+    metrics = cache[runs[-1].folder]
+    floor, top = (100 * per_query(metrics, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
+    machine = runs[-1].about["identity"]["hardware"]
+    notes = [f"First stage {floor:.1f}, ceiling of these lists {top:.1f} (mAP {main}, percent). Controls are marked *: "
+             "they are floors and ceilings, not contenders."]
+    contenders = [name for name in latest if name not in controls]
+    if contenders:
+        gains = []
+        for name in contenders:
+            method, m = name.partition(" ")[0], cache[latest[name].folder]
+            d = difference(per_query(m, method, main, "mAP"), per_query(m, FIRST_STAGE, main, "mAP"))
+            gains.append(f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
+                         f"better/equal/worse {d.wins}/{d.ties}/{d.losses}")
+        notes.append(f"mAP {main} over the first stage, with a 95 % bootstrap interval over queries: "
+                     + "; ".join(gains) + ".")
+        best = max(contenders, key=lambda n: per_query(cache[latest[n].folder], n.partition(" ")[0], main, "mAP").mean())
+        best_values = per_query(cache[latest[best].folder], best.partition(" ")[0], main, "mAP")
+        tied = [n for n in contenders if n != best and difference(
+            best_values, per_query(cache[latest[n].folder], n.partition(" ")[0], main, "mAP")).low <= 0]
+        notes.append(f"Best: {best}" + (f"; not separable from it on these queries: {', '.join(tied)}." if tied else
+                                        "; every other interval of the difference excludes zero."))
+    notes.append(f"Measured on {machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
+                 "features were cached, extraction is not in the times."
+                 + ("" if len(runs) == 1 else " Rows come from several runs: their times were not interleaved."))
+    if blend != Blend():
+        notes.append(f"Order by blend {blend}, replayed from stored scores.")
+    for run in runs:
+        notes += [f"{method} did not run: {reason}" for method, reason in run.about["skipped"].items()
+                  if not any(n.partition(" ")[0] == method for n in latest)]
+        notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
+        if run.about["unreadable"]:
+            notes.append(f"{len(run.about['unreadable'])} gallery images could not be read and have no features.")
+    for name in contenders:
+        card = cards[name]
+        trained = f"; trained on {card['trained_on']}" if card["trained_on"] else ""
+        terms = f"; NOT FOR COMMERCIAL USE ({card['noncommercial']})" if card["noncommercial"] else ""
+        notes.append(f"{name}: {card['paper']}; {card['licence']}{trained}{terms}")
+    return tuple(dict.fromkeys(notes))
+
+
+def _text(value: float, digits: int) -> str:
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The table as text, a list a row, without its header."""
+    return [[name + ("*" if name in table.controls else ""),
+             *(_text(float(table.rows.loc[name, c.name]), c.digits) for c in table.columns)] for name in table.rows.index]
+
+
+def to_markdown(table: Table) -> str:
+    header = ["method", *(c.name for c in table.columns)]
+    lines = [f"### {table.title}", "", "| " + " | ".join(header) + " |",
+             "|" + "|".join(["---", *["---:"] * len(table.columns)]) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in cells(table)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+
+
+def to_csv(table: Table) -> str:
+    """Unrounded values, one line a method."""
+    about = {key: table.about[key] for key in ("dataset", "features", "policy", "k", "seal", "blend")}
+    return table.rows.rename_axis("method").reset_index().assign(
+        control=[name in table.controls for name in table.rows.index], **about).to_csv(index=False)
+
+
+def to_json(table: Table) -> str:
+    rows = [{"method": name, "control": name in table.controls,
+             **{c.name: None if np.isnan(v := float(table.rows.loc[name, c.name])) else v for c in table.columns}}
+            for name in table.rows.index]
+    return json.dumps({**table.about, "rows": rows, "notes": table.notes}, indent=1)
+
+
+def to_latex(table: Table) -> str:
+    def safe(text: str) -> str:
+        return "".join({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "~": r"\~{}", "–": "--",
+                        "·": r"$\cdot$"}.get(c, c) for c in text)
+
+    lines = [r"\begin{tabular}{l" + "r" * len(table.columns) + "}", r"\hline",
+             " & ".join(["method", *(safe(c.name) for c in table.columns)]) + r" \\", r"\hline"]
+    lines += [" & ".join(map(safe, row)) + r" \\" for row in cells(table)]
+    return "\n".join([f"% {table.title}", *lines, r"\hline", r"\end{tabular}", *(f"% {n}" for n in table.notes), ""])
+
+
+FORMATS = {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}

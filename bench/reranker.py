@@ -1,0 +1,109 @@
+"""What an author of a reranker writes: one class with `Options`, `score`, and what it needs to know about itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError, unknown
+from bench.features import FeatureBatch, Features
+
+if TYPE_CHECKING:
+    from bench.features.extractors import FeatureCard
+    from bench.registry import Spec
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a method comes from and what may be done with it; printed under every table it appears in."""
+
+    paper: str | None
+    licence: str
+    trained_on: str | None = None
+    noncommercial: str | None = None  # the licence name that `--accept-licence` must repeat
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a method that has none."""
+
+
+class Reranker:
+    """Scores the candidates of one query; higher is better. Everything else is the harness's.
+
+    Subclasses set `Options` (a frozen dataclass; its fields are the command line's `-o name.field=value`) and implement
+    `score`. A pairwise method scores each candidate on its own; a listwise one (`pairwise = False`) sees a whole list.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    pairwise: ClassVar[bool] = True
+    spec: ClassVar[Spec]
+
+    def __init__(self, options: Any = None, device: torch.device | str = "cpu"):
+        self.options = self.Options() if options is None else options
+        self.device = torch.device(device)
+
+    def skip(self, features: FeatureCard) -> str | None:
+        """Why the method cannot run here on this feature set, or None."""
+        return None
+
+    def load(self) -> None:
+        """Load weights and move them to `self.device`; called once, before anything is timed."""
+
+    def weights(self) -> Path | None:
+        """The file whose sha256 goes into the record, if there is one."""
+        return None
+
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        """(k,) one finite score a candidate, in the order given. The only timed call."""
+        raise NotImplementedError
+
+    def descriptors_used(self, available: int) -> int:
+        """How many of an image's local descriptors are read."""
+        if "local" not in self.spec.needs:
+            return 0
+        return min(available, getattr(self.options, "descriptors", available))
+
+
+def parse_options(cls: type[Reranker], given: Mapping[str, str]) -> Any:
+    """The method's `Options` from command-line text; unknown names and values of another type are user errors."""
+    types = typing.get_type_hints(cls.Options)
+    known = {field.name: types[field.name] for field in dataclasses.fields(cls.Options)}
+    name = cls.spec.name
+    values = {}
+    for key, text in given.items():
+        if key not in known:
+            raise unknown(f"option of {name}", key, known)
+        values[key] = _parse(text, known[key], f"{name}.{key}")
+    try:
+        return cls.Options(**values)
+    except ValueError as error:
+        raise UserError(f"options of {name}: {error}") from error
+
+
+def _parse(text: str, kind: Any, option: str) -> Any:
+    choices = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in choices:
+            raise unknown(f"value of -o {option}:", text, choices)
+        return text
+    if type(None) in choices:  # an optional value: `none` or the other type
+        if text.lower() == "none":
+            return None
+        kind = next(c for c in choices if c is not type(None))
+    if kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in words:
+            raise UserError(f"-o {option}={text}: expected true or false")
+        return words[text.lower()]
+    try:
+        return kind(text)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"-o {option}={text}: expected {getattr(kind, '__name__', kind)}") from error

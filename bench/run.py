@@ -1,0 +1,234 @@
+"""From a command to a finished run: data set, features, sealed shortlist, scores, metrics."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import provenance, registry, results
+from bench.datasets import Dataset
+from bench.datasets.catalogue import load as load_dataset
+from bench.errors import UserError, unknown
+from bench.features.extractors import ExtractOptions, FeatureExtractor
+from bench.features.extractors import card as feature_card
+from bench.features.store import ExtractReport, FeatureStore, extract, items, query_key
+from bench.places import Places, slug
+from bench.reranker import Reranker, parse_options
+from bench.scores import Journal, Scorer, score_all
+from bench.shortlist import Policy, Shortlist, first_stage, search
+from bench.whitening import Whitening, learn
+
+DEFAULT_TOP_K = 100
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    dataset: str
+    methods: tuple[str, ...]  # names, or ("all",)
+    features: str = "xfeat"
+    top_k: int | None = None  # None: 100, or the gallery's size where it is smaller
+    policy: Policy = "blind"
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # method -> option -> text
+    extract: ExtractOptions = ExtractOptions()
+    whiten: str | None = None  # data set to learn PCA whitening on
+    device: str = "cpu"
+    accept_licence: frozenset[str] = frozenset()
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise UserError("--method: no method given", hint="name one or more, or all")
+        if self.whiten == self.dataset:
+            raise UserError(f"--whiten {self.whiten}: whitening must be learned on another data set than the one tested")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The finished run and what happened on the way that the user should hear."""
+
+    run: results.Run
+    notes: tuple[str, ...]
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch sees no CUDA device", hint="use --device cpu, or see `doctor`")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: not a device", hint="auto, cpu, cuda or cuda:N") from error
+
+
+def feature_folder(dataset: str, features: str, options: ExtractOptions, places: Places) -> Path:
+    return places.cache / "features" / f"{slug(dataset)}-{features}-{options.max_side}px-{options.descriptors}"
+
+
+def features_of(dataset: Dataset, name: str, options: ExtractOptions, device: torch.device, places: Places,
+                progress: Progress | None = None) -> tuple[FeatureStore, ExtractReport]:
+    """The data set's feature store, brought up to date."""
+    folder = feature_folder(dataset.name, name, options, places)
+    made: list[FeatureExtractor] = []
+
+    def make() -> FeatureExtractor:
+        made.append(FeatureExtractor(name, options, device))
+        return made[0]
+
+    card = feature_card(name)
+    if reason := card.skip():
+        raise UserError(f"feature set {name!r} cannot run here: {reason}")
+    identity = FeatureExtractor.identity_of(card, options)
+    report = extract(items(dataset), folder, make, identity,
+                     None if progress is None else lambda done, total: progress("extracting features", done, total))
+    return FeatureStore(folder), report
+
+
+def seal_shortlist(dataset: Dataset, store: FeatureStore, request: Request, whitening: Whitening | None,
+                   notes: list[str]) -> Shortlist:
+    """First stage on the stored global descriptors, sealed."""
+    gallery = store.global_descriptors(list(dataset.gallery))
+    queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
+    name = f"{request.features}+gem-lite0"
+    if whitening is not None:
+        gallery, queries, name = whitening(gallery), whitening(queries), f"{name}+{whitening.name}"
+    possible = len(dataset.gallery) - any(query.id in dataset.gallery for query in dataset.queries)
+    k = request.top_k
+    if k is None:
+        k = min(DEFAULT_TOP_K, possible)
+        if k < DEFAULT_TOP_K:
+            notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
+    return first_stage(dataset, search(queries, gallery), features=name,
+                       features_content=store.content([i.key for i in items(dataset)]), policy=request.policy, k=k)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    methods: list[Reranker]
+    skipped: dict[str, str]  # method -> reason
+
+
+def choose(request: Request, device: torch.device) -> _Chosen:
+    """The requested methods that can run here; with `all`, a method that cannot be loaded is a reported skip."""
+    everything = request.methods == ("all",)
+    names = registry.names() if everything else list(dict.fromkeys(request.methods))
+    for name in request.options:
+        if name not in names:
+            raise UserError(f"-o {name}.…: method {name!r} is not part of this run", hint=f"running: {', '.join(names)}") \
+                if name in registry.names() else unknown("method", name, registry.names())
+    chosen, skipped = [], {}
+    for name in names:
+        try:
+            cls = registry.get(name)
+        except UserError as error:
+            if not everything:
+                raise
+            skipped[name] = str(error)
+            continue
+        method = cls(parse_options(cls, request.options.get(name, {})), device)
+        terms = cls.spec.card.noncommercial
+        reason = method.skip(feature_card(request.features))
+        if reason is None and terms is not None and terms not in request.accept_licence:
+            reason = f"its weights may not be used commercially: run with --accept-licence {terms}"
+        if reason is None:
+            chosen.append(method)
+        else:
+            skipped[name] = reason
+    if not chosen:
+        raise UserError("no requested method can run here:\n" + "\n".join(f"  {n}: {r}" for n, r in skipped.items()))
+    return _Chosen(chosen, skipped)
+
+
+def _plain(options: Any) -> dict[str, object]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+
+
+def _method_identity(method: Reranker) -> dict[str, object]:
+    weights = method.weights()
+    return {"options": _plain(method.options),
+            "weights_sha256": None if weights is None else provenance.file_hash(weights),
+            "source_sha256": provenance.source_hash(type(method))}
+
+
+def costs(method: Reranker, store: FeatureStore, gallery: Sequence[str]) -> dict[str, float]:
+    """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image."""
+    used = np.array([method.descriptors_used(store.count(key)) for key in gallery])
+    whole, local = store.bytes_per_image(method.spec.needs)
+    return {"descriptors_mean": float(used.mean()), "descriptors_max": float(used.max()),
+            "kib_per_image": float((whole + used * local).mean() / 1024)}
+
+
+def execute(request: Request, places: Places, progress: Progress | None = None) -> Outcome:
+    """Run it, or finish a run of the same identity that was interrupted, or give back one that is finished."""
+    notes: list[str] = []
+    device = resolve_device(request.device)
+    chosen = choose(request, device)
+    dataset = load_dataset(request.dataset, places,
+                           None if progress is None else lambda d, t: progress("generating images", d, t))
+    store, report = features_of(dataset, request.features, request.extract, device, places, progress)
+    notes += report.notes
+    if report.unreadable:
+        notes.append(f"{len(report.unreadable)} gallery images cannot be read and have no features: "
+                     + "; ".join(list(report.unreadable.values())[:5]))
+    whitening = None if request.whiten is None else _whitening(request, device, places, progress)
+    shortlist = seal_shortlist(dataset, store, request, whitening, notes)
+
+    identity = {"seal": shortlist.seal, "shortlist": asdict(shortlist.header), "hardware": provenance.hardware(device),
+                "methods": {method.spec.name: _method_identity(method) for method in chosen.methods}}
+    folder = places.runs / results.run_name(identity)
+    if request.force:
+        shutil.rmtree(folder, ignore_errors=True)
+    if (folder / "run.json").is_file():
+        before = results.Run.load(folder)
+        if before.finished and not before.about["failed"]:
+            notes.append(f"already finished on {before.about['finished']}; --force measures again")
+            return Outcome(before, tuple(notes))
+        notes.append("resuming an interrupted run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shortlist.save(folder / "shortlist.npz")
+        results.save_dataset(folder / "dataset.json", dataset)
+        about: dict[str, Any] = {"status": "running", "identity": identity, "skipped": chosen.skipped, "failed": {},
+                 "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
+                 "provenance": provenance.record(device), "unreadable": dict(report.unreadable)}
+        results.write_json(folder / "run.json", about)
+
+        journal = Journal(folder / "journal.jsonl")
+        cold, failures = score_all(Scorer(dataset, shortlist, store, device), chosen.methods, journal,
+                                   None if progress is None else lambda name, d, t: progress("scoring", d, t))
+        failed = {failure.method: failure.reason for failure in failures}
+        done = [method for method in chosen.methods if method.spec.name not in failed]
+        if not done:
+            raise UserError("every method failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()))
+        records = [r for r in journal.records.values() if r.method not in failed]
+        scores, ledger = results.tables(records, shortlist)
+        results.write_parquet(folder / "scores.parquet", scores)
+        results.write_parquet(folder / "ledger.parquet", ledger)
+        results.write_parquet(folder / "metrics.parquet", results.evaluate(scores, shortlist, dataset))
+        about |= {"status": "finished", "finished": datetime.now(UTC).isoformat(timespec="seconds"), "failed": failed,
+                  "cold_ms": cold, "costs": {m.spec.name: costs(m, store, shortlist.gallery) for m in done},
+                  "cards": {m.spec.name: {**asdict(m.spec.card), "control": m.spec.control,
+                                          "needs": sorted(m.spec.needs)} for m in done}}
+        results.write_json(folder / "run.json", about)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write ({error.strerror or error})",
+                        hint="finished queries are kept; make room and run the same command again") from error
+    return Outcome(results.Run.load(folder), tuple(notes))
+
+
+def _whitening(request: Request, device: torch.device, places: Places, progress: Progress | None) -> Whitening:
+    assert request.whiten is not None
+    other = load_dataset(request.whiten, places)
+    store, _ = features_of(other, request.features, request.extract, device, places, progress)
+    return learn(store.global_descriptors(list(other.gallery)), other.name)

@@ -1,0 +1,198 @@
+"""Scoring: every method on the same sealed candidates, interleaved query by query, journaled as it goes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.datasets import Dataset
+from bench.errors import UserError
+from bench.features import FeatureBatch, Features
+from bench.features.store import FeatureStore, query_key
+from bench.reranker import Reranker
+from bench.shortlist import Shortlist
+from bench.timing import kept_torch_flags, peak_memory, synchronize, timed
+
+UNION = "union"  # the list a pairwise method scores: every candidate of any of the query's lists, once
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one method did for one query. Times are wall milliseconds over all `pairs`, device work included."""
+
+    method: str
+    query: str
+    scores: Mapping[str, tuple[float, ...]]  # list -> one finite score a candidate, in the list's order
+    load_ms: float  # features from the store into memory
+    transfer_ms: float  # memory to device
+    score_ms: float  # the method's `score`
+    peak_mib: float | None  # memory above that before `score`
+
+    def __post_init__(self) -> None:
+        for name, values in self.scores.items():
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"{self.method}: scores of query {self.query!r} (list {name!r}) are not all finite")
+
+    @property
+    def pairs(self) -> int:
+        return sum(len(values) for values in self.scores.values())
+
+
+class Journal:
+    """One JSON line a record, flushed to disk before the next query; a torn last line (a kill) is dropped on resume."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.records: dict[tuple[str, str], Record] = {}
+        whole = 0
+        if path.is_file():
+            for line in path.read_bytes().splitlines(keepends=True):
+                try:
+                    if not line.endswith(b"\n"):
+                        break
+                    content = json.loads(line)
+                    record = Record(**{**content, "scores": {k: tuple(v) for k, v in content["scores"].items()}})
+                except (ValueError, TypeError, KeyError):
+                    break
+                self.records[record.method, record.query] = record
+                whole += len(line)
+            os.truncate(path, whole)
+
+    def append(self, record: Record) -> None:
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write ({error.strerror or error})",
+                            hint="finished queries are kept; make room and run the same command again") from error
+        self.records[record.method, record.query] = record
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A method that stopped, and why; the others went on."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The data every method is given: nothing here depends on a method."""
+
+    dataset: Dataset
+    shortlist: Shortlist
+    store: FeatureStore
+    device: torch.device
+
+    def score(self, method: Reranker, query: int) -> Record:
+        """Score one query with one method. Raises ValueError for scores that are not k finite numbers."""
+        needs = method.spec.needs
+        lists = {UNION: self.shortlist.union(query)} if method.pairwise else \
+            {name: self.shortlist.candidates(name, query) for name in self.shortlist.rankings}
+        scores, load_ms, transfer_ms, score_ms, peaks = {}, 0.0, 0.0, 0.0, []
+        for name, candidates in lists.items():
+            (one, images), ms = timed(lambda c=candidates: self._load(method, query, c), self.device)
+            load_ms += ms
+            (one, images), ms = timed(lambda o=one, i=images: self._transfer(o, i), self.device)
+            transfer_ms += ms
+            similarities = torch.from_numpy(self.shortlist.similarities[query][candidates]).to(self.device)
+            positives = self._positives(query, candidates) if "truth" in needs else None
+            batch = FeatureBatch(images, similarities, positives)
+            with kept_torch_flags(), peak_memory(self.device) as peak:
+                found, ms = timed(lambda b=batch, o=one: method.score(o, b), self.device)
+            score_ms += ms
+            peaks.append(peak.mib)
+            scores[name] = _checked(found, len(candidates), method.spec.name)
+        peak_mib = None if None in peaks else max(p for p in peaks if p is not None)
+        return Record(method.spec.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms, peak_mib)
+
+    def _load(self, method: Reranker, query: int, candidates: Sequence[int]) -> tuple[Features, tuple[Features, ...]]:
+        needs, gallery = method.spec.needs, self.shortlist.gallery
+
+        def read(key: str) -> Features:
+            return self.store.read(key, needs, method.descriptors_used(self.store.count(key)))
+
+        return read(query_key(self.dataset, query)), tuple(read(gallery[c]) for c in candidates)
+
+    def _transfer(self, one: Features, images: tuple[Features, ...]) -> tuple[Features, tuple[Features, ...]]:
+        if self.device.type == "cpu":
+            return one, images
+        return one.to(self.device), tuple(image.to(self.device) for image in images)
+
+    def _positives(self, query: int, candidates: np.ndarray) -> torch.Tensor:
+        """Positive in any difficulty: what one difficulty ignores is dropped when it is scored."""
+        grades = self.dataset.grades.get(self.shortlist.queries[query], {})
+        good = [grades.get(self.shortlist.gallery[c]) in ("easy", "hard") for c in candidates]
+        return torch.tensor(good, device=self.device)
+
+
+def _checked(found: torch.Tensor, k: int, name: str) -> tuple[float, ...]:
+    if not isinstance(found, torch.Tensor) or tuple(found.shape) != (k,):
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise ValueError(f"{name}.score returned {shape}, expected a tensor of shape ({k},)")
+    return tuple(found.detach().double().cpu().tolist())
+
+
+def warm_up(scorer: Scorer, method: Reranker) -> float:
+    """Wall milliseconds of the method's very first query (its cold start); a second, unmeasured call follows."""
+    cold = scorer.score(method, 0)
+    scorer.score(method, 0)
+    synchronize(scorer.device)
+    return cold.load_ms + cold.transfer_ms + cold.score_ms
+
+
+def score_all(scorer: Scorer, methods: Sequence[Reranker], journal: Journal,
+              progress: Callable[[str, int, int], None] | None = None) -> tuple[dict[str, float], list[Failure]]:
+    """Score every query with every method, skipping what the journal holds; cold starts in ms, and failures.
+
+    Methods take turns query by query, each query beginning with another method, so that a machine that slows down
+    slows all of them alike.
+    """
+    alive = list(methods)
+    cold: dict[str, float] = {}
+    failures: list[Failure] = []
+    queries = scorer.shortlist.queries
+    total = len(queries) * len(methods)
+    for method in methods:
+        if all((method.spec.name, query) in journal.records for query in queries):
+            continue
+        with _reported(method, alive, failures):
+            method.load()
+            cold[method.spec.name] = warm_up(scorer, method)
+    for number, query in enumerate(queries):
+        turn = number % max(1, len(alive))
+        for method in [*alive[turn:], *alive[:turn]]:
+            if (method.spec.name, query) not in journal.records:
+                with _reported(method, alive, failures):
+                    journal.append(scorer.score(method, number))
+            if progress:
+                progress(method.spec.name, len(journal.records), total)
+    return cold, failures
+
+
+@contextmanager
+def _reported(method: Reranker, alive: list[Reranker], failures: list[Failure]) -> Iterator[None]:
+    """A method that raises is taken out and reported; a full disk stops everything, since nothing could be kept."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        alive.remove(method)
+        failures.append(Failure(method.spec.name, str(error)))
+    except Exception as error:  # noqa: BLE001 - a method may fail in any way, and must not take the others with it
+        alive.remove(method)
+        failures.append(Failure(method.spec.name, f"{type(error).__name__}: {error}"))
+
+

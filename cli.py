@@ -1,0 +1,321 @@
+"""The commands: argument handling and messages, no logic. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.places import Places
+    from bench.report.tables import Table
+
+
+class _Commands(click.Group):
+    """Turns the project's own errors into click's: a message and a hint, exit status 1, no traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from bench.errors import UserError
+
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted; run the same command again to go on where it stopped") from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="rerankbench")
+def main() -> None:
+    """Compare image-retrieval rerankers on identical, sealed shortlists.
+
+    \b
+    rerankbench run --method all --dataset demo      every reranker on the embedded data set
+    rerankbench report                               the tables again, in other formats, with plots
+    """
+
+
+def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where things are, handed on as `places`."""
+
+    @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False),
+                  help="Generated images and features. [RERANKBENCH_CACHE]")
+    @click.option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+                  help="Official data sets. [RERANKBENCH_DATA]")
+    @click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Results. [RERANKBENCH_RUNS]")
+    @wraps(command)
+    def wrapped(*args: Any, cache_dir: Path | None, data_root: Path | None, runs: Path | None, **kwargs: Any) -> Any:
+        from bench.places import Places
+
+        return command(*args, places=Places.of(cache_dir, data_root, runs), **kwargs)
+
+    return wrapped
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    plain = Console(stderr=stderr)
+    return plain if plain.is_terminal else Console(stderr=stderr, width=170, soft_wrap=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                  TimeRemainingColumn(), console=_console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+def _options(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """-o method.option=value, several times, by method."""
+    from bench.errors import UserError
+
+    found: dict[str, dict[str, str]] = {}
+    for text in values:
+        target, equals, value = text.partition("=")
+        method, dot, option = target.partition(".")
+        if not (equals and dot and method and option):
+            raise UserError(f"-o {text}: expected METHOD.OPTION=VALUE", hint="for example -o rrt.descriptors=100")
+        found.setdefault(method, {})[option] = value
+    return found
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@main.command()
+@click.option("--method", "-m", required=True, help="Names, separated by commas, or all. See `methods`.")
+@click.option("--dataset", "-d", required=True, help="demo, roxford, rparis or folder:PATH. See `datasets`.")
+@click.option("--features", "-f", default="xfeat", show_default=True, help="Feature set. See `features`.")
+@click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
+@click.option("--policy", type=click.Choice(["blind", "paper"]), default="blind", show_default=True,
+              help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.")
+@click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Option of a method; repeatable.")
+@click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
+@click.option("--max-side", type=click.IntRange(32), default=640, show_default=True, help="Longer image side, pixels.")
+@click.option("--keep-descriptors", type=click.IntRange(1), default=1000, show_default=True,
+              help="Local descriptors stored per image.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
+@click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
+@click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
+@_folders
+def run(method: str, dataset: str, features: str, top_k: int | None, policy: Any, options: tuple[str, ...],
+        whiten: str | None, max_side: int, keep_descriptors: int, device: str, threads: int | None,
+        accept_licence: tuple[str, ...], force: bool, places: Places) -> None:
+    """Run rerankers on one sealed shortlist and print the comparison.
+
+    Killed or interrupted, the same command goes on where it stopped.
+    """
+    from bench.features.extractors import ExtractOptions
+    from bench.report.tables import compare
+    from bench.run import Request, execute
+
+    _set_threads(threads)
+    request = Request(dataset, tuple(m.strip() for m in method.split(",") if m.strip()), features, top_k, policy,
+                      _options(options), ExtractOptions(max_side, keep_descriptors), whiten, device,
+                      frozenset(accept_licence), force)
+    with _progress() as progress:
+        outcome = execute(request, places, progress)
+    for note in outcome.notes:
+        click.echo(f"note: {note}", err=True)
+    _print(compare([outcome.run]))
+    click.echo(f"\nrun: {outcome.run.folder}")
+
+
+def _print(table: Table) -> None:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    from bench.report.tables import cells
+
+    shown = RichTable(title=table.title, box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
+    shown.add_column("method", no_wrap=True)
+    for column in table.columns:
+        shown.add_column(column.name, justify="right")
+    best = {c.name: c.better * table.rows.loc[[n for n in table.rows.index if n not in table.controls], c.name]
+            for c in table.columns if c.better > 0}
+    for name, row in zip(table.rows.index, cells(table), strict=True):
+        marked = [f"[bold]{text}[/bold]" if c.name in best and len(best[c.name]) > 1 and name in best[c.name].index
+                  and best[c.name][name] == best[c.name].max() else text
+                  for c, text in zip(table.columns, row[1:], strict=True)]
+        shown.add_row(row[0], *marked, style="dim" if name in table.controls else "")
+    console = _console()
+    console.print(shown)
+    for note in table.notes:
+        console.print(f"  {note}", highlight=False, markup=False)
+    for column in table.columns:
+        console.print(f"  {column.name}: {column.meaning}", style="dim", highlight=False, markup=False)
+
+
+@main.command()
+@click.option("--format", "form", type=click.Choice(["terminal", "md", "csv", "latex", "json"]), default="terminal",
+              show_default=True)
+@click.option("--dataset", "-d", help="Only this data set.")
+@click.option("--seal", help="Only the shortlist whose seal begins so.")
+@click.option("--blend", default="replace", show_default=True,
+              help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write pictures into this folder.")
+@_folders
+def report(form: str, dataset: str | None, seal: str | None, blend: str, plots: Path | None, places: Places) -> None:
+    """Tables of all finished runs: one per seal and machine, never two seals in one."""
+    from bench.blend import Blend
+    from bench.errors import UserError
+    from bench.places import slug
+    from bench.report.tables import FORMATS, compare, table_groups
+    from bench.results import finished_runs
+
+    runs = [r for r in finished_runs(places.runs)
+            if (dataset is None or r.about["identity"]["shortlist"]["dataset"] in (dataset, _absolute(dataset)))
+            and (seal is None or r.seal.startswith(seal))]
+    if not runs:
+        raise UserError(f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
+                        hint="python cli.py run --method all --dataset demo")
+    how = Blend.parse(blend)
+    for group in table_groups(runs):
+        table = compare(group, how)
+        if form == "terminal":
+            _print(table)
+        else:
+            click.echo(FORMATS[form](table))
+        if plots is not None:
+            from bench.report.plots import quality_against_time
+
+            name = f"{slug(str(table.about['dataset']))}-{str(table.about['seal'])[:8]}"
+            click.echo(f"plot: {quality_against_time(table, plots, name)}", err=True)
+
+
+def _absolute(dataset: str) -> str:
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}:{Path(path).expanduser().resolve()}" if colon else dataset
+
+
+@main.command()
+@click.option("--baseline", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="For example results/baseline/demo.json.")
+@click.option("--run", "folder", type=click.Path(path_type=Path, file_okay=False), help="[default: the newest that fits]")
+@click.option("--write", is_flag=True, help="Make the run the new baseline instead of checking it.")
+@_folders
+def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> None:
+    """Compare a finished run with a baseline; exit 1 and say what changed on a regression."""
+    from bench.errors import UserError
+    from bench.report import check as checks
+    from bench.results import Run, finished_runs
+
+    runs = [Run.load(folder)] if folder else finished_runs(places.runs)
+    if write:
+        if not runs:
+            raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all --dataset demo")
+        checks.write_baseline(runs[-1], baseline)
+        click.echo(f"baseline {baseline} written from {runs[-1].folder}")
+        return
+    content = checks.read_baseline(baseline)
+    checked = checks.matching_run(runs, content)
+    findings = checks.compare(checked, content)
+    for finding in findings:
+        click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}")
+    failed = sum(not finding.ok for finding in findings)
+    click.echo(f"{checked.folder} against {baseline}: {len(findings) - failed} ok, {failed} failed")
+    if failed:
+        raise SystemExit(1)
+
+
+def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    table = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table, markup=False)
+
+
+@main.command()
+@click.option("--features", "-f", default="xfeat", show_default=True, help="Say what can run on this feature set.")
+def methods(features: str) -> None:
+    """List the rerankers: what they read, their options and licences, and whether they can run here."""
+    import dataclasses
+
+    from bench import registry
+    from bench.errors import UserError
+    from bench.features.extractors import card as feature_card
+
+    card, rows = feature_card(features), []
+    for name in registry.names():
+        try:
+            cls = registry.get(name)
+        except UserError as error:
+            rows.append((name, "", "", "", error.message))
+            continue
+        options = ", ".join(f"{f.name}={getattr(cls.Options(), f.name)}" for f in dataclasses.fields(cls.Options))
+        rows.append((name + ("*" if cls.spec.control else ""), ", ".join(sorted(cls.spec.needs)),
+                     options.replace(str(Path.cwd()) + os.sep, ""), cls.spec.card.licence,
+                     cls().skip(card) or "ready"))
+    _listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
+    click.echo("* control: a floor, a ceiling or a sentinel")
+
+
+@main.command()
+@_folders
+def datasets(places: Places) -> None:
+    """List the data sets and whether they are here."""
+    from bench.datasets.catalogue import ENTRIES, state
+
+    rows = [(name, e.summary, e.licence, e.needs, state(name, places)) for name, e in ENTRIES.items()]
+    rows.append(("folder:PATH", "your images: gallery/, queries/ and gnd.json, or one folder per instance", "yours",
+                 "the folder", "ready"))
+    _listing(("data set", "what", "licence", "needs", "here"), rows)
+
+
+@main.command()
+def features() -> None:
+    """List the feature sets and whether they can be extracted here."""
+    from bench.features.extractors import CARDS
+
+    _listing(("feature set", "what", "local", "global", "licence", "here"),
+             [(c.name, c.summary, f"{c.local_dim}-d", f"{c.global_dim}-d", c.licence, c.skip() or "ready")
+              for c in CARDS.values()])
+
+
+@main.group()
+def train() -> None:
+    """Train the weights of a reranker."""
+
+
+@main.command()
+@_folders
+def doctor(places: Places) -> None:
+    """Examine environment, devices, threads, packages and folders; exit 1 if something must be mended."""
+    from bench.doctor import examine
+
+    answers = examine(places)
+    for answer in answers:
+        click.echo(f"{'ok  ' if answer.ok else 'FAIL'}  {answer.what}: {answer.found}"
+                   + ("" if answer.ok else f"  -> {answer.todo}"))
+    if not all(answer.ok for answer in answers):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The training bank: features of many views of photographs and of generated buildings, extracted once to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file, save
+
+from bench.errors import UserError
+from methods.rrt.views import GRID, ViewOptions, make_view, overlap
+
+KEPT = 160  # best-scored descriptors stored per view
+SHARD = 25  # photographs per shard
+VERSION = 1
+Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Views with features; n views, KEPT descriptors, of which the first `counts` are real."""
+
+    global_: np.ndarray  # (n, D) float16
+    local: np.ndarray  # (n, KEPT, d) float16
+    xy: np.ndarray  # (n, KEPT, 2) float32 place in the source photograph (its longer side = 1); NaN: unknown or not of it
+    counts: np.ndarray  # (n,) int32
+    coverage: np.ndarray  # (n, GRID * GRID) bool cells seen of the source photograph; all True where not recorded
+    groups: np.ndarray  # (n,) int64: views of one photograph or building
+    held_out: np.ndarray  # (n,) bool: for validation only
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def positives(self, view: int, members: np.ndarray, least: float) -> np.ndarray:
+        """Those of `members` (indices into the bank) that share at least `least` of the smaller view with `view`."""
+        others = members[members != view]
+        return others[overlap(self.coverage[view], self.coverage[others]) >= least]
+
+    def digest(self) -> str:
+        """Fingerprint of what training depends on."""
+        sha = hashlib.sha256()
+        for array in (self.global_, self.local, self.counts, self.coverage, self.groups, self.held_out):
+            sha.update(np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class BankOptions:
+    """What is in a bank; the shards' names follow from it, so that a changed option never reads old ones."""
+
+    photos: Path | None = None
+    limit: int | None = None  # only the first so many photographs, by name (the others still appear as fillers)
+    views: int = 6  # per photograph
+    generated: tuple[int, ...] = ()  # seeds of generated buildings
+    landmarks: int = 120  # per seed
+    landmark_views: int = 9
+    distractors: int = 400
+    features: str = "xfeat"
+    seed: int = 0
+    view: ViewOptions = ViewOptions()
+
+
+def build_bank(options: BankOptions, folder: Path, workers: int = 1, progress: Progress | None = None) -> Bank:
+    """The bank of `options`, extracting what `folder` does not hold yet; finished shards survive an interruption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = _photo_jobs(options, folder) + _generated_jobs(options, folder, workers, progress)
+    todo = [job for job in jobs if not job[0].exists()]
+    if workers == 1:
+        for i, job in enumerate(todo):
+            _run(job)
+            if progress:
+                progress("extracting", i + 1, len(todo))
+    elif todo:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for i, future in enumerate(as_completed([pool.submit(_run, job) for job in todo])):
+                future.result()
+                if progress:
+                    progress("extracting", i + 1, len(todo))
+    return load_bank([job[0] for job in jobs])
+
+
+def load_bank(shards: Sequence[Path]) -> Bank:
+    """The views of `shards` in that order; groups are renumbered so that no two shards share one."""
+    parts: dict[str, list[np.ndarray]] = {}
+    start = 0
+    for shard in shards:
+        arrays = load_file(shard)
+        _, arrays["groups"] = np.unique(arrays["groups"], return_inverse=True)
+        arrays["groups"] = arrays["groups"].astype(np.int64) + start
+        start = int(arrays["groups"].max()) + 1
+        for name, array in arrays.items():
+            parts.setdefault(name, []).append(array)
+    if not parts:
+        raise UserError("nothing to train on: no photographs and no generated buildings",
+                        hint="name a folder of photographs or seeds of generated buildings")
+    return Bank(**{name: np.concatenate(arrays) for name, arrays in parts.items()})
+
+
+# A job: the shard to write, the options, and ("photos", files, fillers) or ("generated", folder, seed).
+_Job = tuple[Path, BankOptions, tuple]
+
+
+def _photo_jobs(options: BankOptions, folder: Path) -> list[_Job]:
+    if options.photos is None:
+        return []
+    from bench.images import SUFFIXES
+
+    if not options.photos.is_dir():
+        raise UserError(f"{options.photos}: no such folder of photographs")
+    files = sorted(f for f in options.photos.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if len(files) < 2:
+        raise UserError(f"{options.photos}: {len(files)} photographs, expected at least 2",
+                        hint="training needs other photographs as negatives")
+    described = [f"{f.relative_to(options.photos)}:{f.stat().st_size}" for f in files]
+    key = _key(described, options.views, asdict(options.view), options.features, options.seed)
+    return [(folder / f"photos-{key}-{i // SHARD:04d}.safetensors", options, ("photos", files[i:i + SHARD], i, files))
+            for i in range(0, min(len(files), options.limit or len(files)), SHARD)]
+
+
+def _generated_jobs(options: BankOptions, folder: Path, workers: int, progress: Progress | None) -> list[_Job]:
+    jobs: list[_Job] = []
+    for seed in options.generated:
+        sizes = (seed, options.landmarks, options.landmark_views, options.distractors)
+        shard = folder / f"generated-{_key(*sizes, options.features)}.safetensors"
+        pictures = folder / f"pictures-{_key(*sizes)}"
+        if not shard.exists() and not (pictures / "gnd.json").exists():
+            from bench.datasets.landmarks import DemoSpec, generate
+
+            def tell(done: int, total: int, seed: int = seed) -> None:
+                if progress:
+                    progress(f"drawing buildings of seed {seed}", done, total)
+
+            generate(pictures, DemoSpec(*sizes), workers=workers, progress=tell)
+        jobs.append((shard, options, ("generated", pictures, seed)))
+    return jobs
+
+
+def _key(*what: object) -> str:
+    return hashlib.sha256(json.dumps([VERSION, *what], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _run(job: _Job) -> None:
+    import torch
+
+    from bench.features.extractors import ExtractOptions, FeatureExtractor
+
+    torch.set_num_threads(1)
+    shard, options, (kind, *what) = job
+    extractor = FeatureExtractor(options.features, ExtractOptions(descriptors=KEPT))
+    rows = _photo_views(options, extractor, *what) if kind == "photos" else _generated_views(extractor, *what)
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    part = shard.with_name(shard.name + ".part")
+    part.write_bytes(save(arrays))
+    part.replace(shard)
+
+
+def _photo_views(options: BankOptions, extractor: Callable, files: list[Path], first: int,
+                 everything: list[Path]) -> list[dict[str, np.ndarray]]:
+    rows = []
+    for number, file in enumerate(files, first):
+        photo = _open(file)
+        for view in range(options.views):
+            rng = np.random.default_rng([options.seed, number, view])
+            fillers = [_open(everything[int(i)]) for i in rng.integers(len(everything), size=2)]
+            seen = make_view(photo, fillers, rng, options.view)
+            found = extractor(seen.image)
+            place = np.column_stack([found["keypoints"], np.ones(len(found["keypoints"]))]) @ seen.to_photo.T
+            x, y = found["keypoints"].astype(int).T if len(place) else np.zeros((2, 0), int)
+            xy = np.where(seen.visible[y, x, None], place[:, :2] / place[:, 2:], np.nan)
+            # every 20th photograph validates
+            rows.append(_row(found, xy, seen.coverage, number, number % 20 == 0))
+    return rows
+
+
+def _generated_views(extractor: Callable, pictures: Path, seed: int) -> list[dict[str, np.ndarray]]:
+    from bench.images import crop, decode, read_bytes
+
+    gnd = json.loads((pictures / "gnd.json").read_text())
+    members: dict[str, tuple[int, bool]] = {}
+    left_out: set[str] = set()
+    rows = []
+    everywhere = np.ones(GRID * GRID, dtype=bool)
+
+    def add(file: Path, box: Sequence[float] | None, group: int, held_out: bool) -> None:
+        image, ratio = crop(decode(read_bytes(file), file), tuple(box) if box else None, file)  # type: ignore[arg-type]
+        found = extractor(image, ratio)
+        rows.append(_row(found, np.full((len(found["descriptors"]), 2), np.nan), everywhere, group, held_out))
+
+    for number, query in enumerate(gnd["queries"]):
+        held_out = number % 20 == 0
+        members |= {name: (number, held_out) for name in [*query["easy"], *query["hard"]]}
+        left_out |= set(query["junk"])  # shows hardly anything of its building: neither the same nor another
+        add(pictures / "queries" / f"{query['query']}.jpg", query["box"], number, held_out)
+    others = len(gnd["queries"])
+    for name in gnd["gallery"]:
+        if name not in left_out:
+            group, held_out = members.get(name, (others, others % 20 == 0))
+            others += name not in members
+            add(pictures / "gallery" / f"{name}.jpg", None, group, held_out)
+    return rows
+
+
+def _row(found: dict[str, np.ndarray], xy: np.ndarray, coverage: np.ndarray, group: int,
+         held_out: bool) -> dict[str, np.ndarray]:
+    count = min(KEPT, len(found["descriptors"]))
+    local = np.zeros((KEPT, found["descriptors"].shape[1]), dtype=np.float16)
+    place = np.full((KEPT, 2), np.nan, dtype=np.float32)
+    local[:count], place[:count] = found["descriptors"][:count], xy[:count]
+    return {"global_": found["global_descriptor"].astype(np.float16), "local": local, "xy": place,
+            "counts": np.array(count, np.int32), "coverage": coverage, "groups": np.array(group, np.int64),
+            "held_out": np.array(held_out)}
+
+
+def _open(file: Path) -> Image.Image:
+    from bench.images import decode, read_bytes
+
+    return Image.fromarray(decode(read_bytes(file), file))

@@ -1,0 +1,350 @@
+"""Training RRT on a bank of views: the recipe behind the shipped weights (`python cli.py train rrt`).
+
+Pairs of views of one photograph or building against pairs with the neighbours nearest by global similarity, binary
+cross-entropy; plus the training-only loss of FACTS section 6 (each local token: does it have a match in the other
+image?), without which this network stays at chance for very long.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.errors import UserError
+from methods.rrt.bank import KEPT, Bank, BankOptions, build_bank
+from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
+
+Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
+STATE = "training"  # suffix of the resumable state beside the weights
+SAME_COSINE = 0.8  # least cosine of a match in the auxiliary loss
+SAME_PLACE = 0.02  # and, where places are known, how near they must be (fraction of the photograph's longer side)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What is trained on, for how long and how."""
+
+    photos: Path | None = None  # folder of photographs, warped into views
+    limit: int | None = None  # use only the first so many of them, by name
+    generated: tuple[int, ...] = (1,)  # seeds of generated buildings; 0 is the demo test set and refused
+    views: int = 6  # per photograph
+    landmarks: int = 120  # generated buildings per seed
+    bank: Path = Path("build/rrt-bank")  # where extracted views are kept
+    features: str = "xfeat"
+    pairs: int = 300_000
+    descriptors: int = 100  # local descriptors per image
+    depth: int = 3
+    feedforward: int = 256
+    batch: int = 32  # pairs per step, half of them positive
+    lr: float = 5e-4
+    warmup: int = 500  # steps
+    decay: float = 0.2  # last part of the run, in which the learning rate falls to 0
+    weight_decay: float = 5e-4
+    auxiliary: float = 1.0  # weight of the auxiliary loss
+    least_overlap: float = 0.3  # of the smaller view, for a positive pair
+    hardest: int = 60  # negatives come from so many nearest neighbours by global similarity…
+    hard: float = 0.8  # …this often, else from anywhere
+    hide_global: float = 0.5  # probability that a pair's global descriptors are hidden
+    start: Path | None = None  # weights to go on from (then depth and feedforward must be theirs)
+    seed: int = 0
+    threads: int = 2
+    every: int = 500  # steps between saved states
+
+    def __post_init__(self) -> None:
+        if 0 in self.generated:
+            raise UserError("generated seed 0 is the demo test set: training on it would spoil the comparison",
+                            hint="use other seeds, for example 1,2")
+        if self.photos is None and not self.generated:
+            raise UserError("nothing to train on", hint="name a folder of photographs or seeds of generated buildings")
+        whole = ("views", "landmarks", "pairs", "descriptors", "batch", "hardest", "threads", "every")
+        for name in whole:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}: expected at least 1")
+        if self.views < 2:
+            raise UserError(f"views {self.views}: expected at least 2, a positive pair needs two")
+        if self.descriptors > KEPT:
+            raise UserError(f"descriptors {self.descriptors}: the bank keeps {KEPT} per view")
+        if self.batch % 2:
+            raise UserError(f"batch {self.batch}: expected an even number, half of the pairs are positive")
+        if not self.lr > 0 or self.weight_decay < 0 or self.auxiliary < 0 or self.warmup < 0:
+            raise UserError("expected lr above 0, and weight_decay, auxiliary and warmup of at least 0")
+        for name in ("decay", "least_overlap", "hard", "hide_global"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)}: expected a fraction from 0 to 1")
+        try:
+            RRTConfig(depth=self.depth, feedforward=self.feedforward)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.pairs / self.batch)
+
+    def identity(self) -> dict[str, object]:
+        """What decides the final weights: everything but where files are, the threads and the run's length."""
+        spared = ("photos", "bank", "start", "threads", "every", "pairs")
+        return {name: value for name, value in json.loads(json.dumps(asdict(self), default=str)).items()
+                if name not in spared}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch of b pairs of views, each with the same number n of descriptors."""
+
+    query: TokenBatch
+    candidate: TokenBatch
+    labels: Tensor  # (b,) 1 = same
+    places: tuple[Tensor, Tensor]  # (b, n, 2) each, NaN where unknown
+
+
+class Sampler:
+    """Draws pairs; what step s draws depends on the seed and s alone, so that a resumed run sees the same pairs."""
+
+    def __init__(self, bank: Bank, options: TrainOptions, held_out: bool = False):
+        self.bank, self.options = bank, options
+        usable = np.flatnonzero((bank.held_out == held_out) & (bank.counts >= options.descriptors))
+        members = {group: usable[bank.groups[usable] == group] for group in np.unique(bank.groups[usable])}
+        self.positives = {int(view): found for view in usable
+                          if len(found := bank.positives(view, members[bank.groups[view]], options.least_overlap))}
+        self.anchors = np.array(sorted(self.positives), dtype=np.int64)
+        if not len(self.anchors) or len(members) < 2:
+            raise UserError(f"too little to {'validate' if held_out else 'train'} on: {len(self.anchors)} views with "
+                            f"{options.descriptors} descriptors that overlap another, of {len(members)} scenes",
+                            hint="give more photographs or buildings, more views, or fewer descriptors")
+        self.usable = usable
+        self.neighbours = self._neighbours(usable)
+
+    def _neighbours(self, usable: np.ndarray) -> dict[int, np.ndarray]:
+        """The `hardest` views of other scenes nearest to each anchor by global similarity."""
+        vectors = torch.from_numpy(self.bank.global_[usable].astype(np.float32))
+        groups = torch.from_numpy(self.bank.groups[usable])
+        found = {}
+        for anchors in np.array_split(self.anchors, max(1, len(self.anchors) // 512)):
+            similar = torch.from_numpy(self.bank.global_[anchors].astype(np.float32)) @ vectors.T
+            same = torch.from_numpy(self.bank.groups[anchors])[:, None] == groups
+            similar[same] = -math.inf
+            others = len(usable) - int(same.sum(1).max())
+            top = similar.topk(min(self.options.hardest, others), dim=1).indices.numpy()
+            found |= {int(anchor): usable[row] for anchor, row in zip(anchors, top, strict=True)}
+        return found
+
+    def draw(self, step: int) -> Pairs:
+        """The pairs of one step: each anchor once with a positive and once with a negative."""
+        rng = np.random.default_rng([self.options.seed, step])
+        anchors = rng.choice(self.anchors, self.options.batch // 2)
+        positive = np.array([rng.choice(self.positives[int(a)]) for a in anchors])
+        negative = np.array([self._negative(int(a), rng) for a in anchors])
+        first, second = np.concatenate([anchors, anchors]), np.concatenate([positive, negative])
+        swap = rng.random(len(first)) < 0.5
+        first, second = np.where(swap, second, first), np.where(swap, first, second)
+        labels = np.repeat([1.0, 0.0], len(anchors)).astype(np.float32)
+        return Pairs(self.tokens(first), self.tokens(second), torch.from_numpy(labels),
+                     (self.places(first), self.places(second)))
+
+    def _negative(self, anchor: int, rng: np.random.Generator) -> int:
+        if rng.random() < self.options.hard:
+            return int(rng.choice(self.neighbours[anchor]))
+        while True:
+            other = int(rng.choice(self.usable))
+            if self.bank.groups[other] != self.bank.groups[anchor]:
+                return other
+
+    def tokens(self, views: np.ndarray) -> TokenBatch:
+        local = torch.from_numpy(self.bank.local[views, :self.options.descriptors].astype(np.float32))
+        return TokenBatch(local, torch.full(local.shape[:2], SINGLE_SCALE),
+                          torch.from_numpy(self.bank.global_[views].astype(np.float32)))
+
+    def places(self, views: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.bank.xy[views, :self.options.descriptors])
+
+
+def has_match(first: Tensor, second: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    """(b, n + m, 2) in {0, 1}: has the token a mutual nearest neighbour of cosine above SAME_COSINE in the other image;
+    and is that match right: of a positive pair and, where places are known, in the same place.
+
+    first (b, n, d) and second (b, m, d) unit vectors; places (b, n, 2) and (b, m, 2).
+    """
+    similar = first @ second.transpose(1, 2)
+    best, there = similar.max(dim=2)
+    back = similar.argmax(dim=1)
+    n, m = similar.shape[1:]
+    mutual = (back.gather(1, there) == torch.arange(n)) & (best > SAME_COSINE)
+    other_place = places[1].gather(1, there[..., None].expand(-1, -1, 2))
+    unknown = places[0].isnan().all(dim=(1, 2)) | places[1].isnan().all(dim=(1, 2))
+    near = ((places[0] - other_place).norm(dim=-1) < SAME_PLACE) | unknown[:, None]
+    right = mutual & near & (labels[:, None] > 0.5)
+    source = torch.stack([mutual, right], dim=-1)
+    # a token of the second image is matched if a mutual one of the first points at it
+    target = torch.zeros(len(first), m, 2, dtype=torch.bool)
+    batch, index = mutual.nonzero(as_tuple=True)
+    target[batch, there[batch, index]] = source[batch, index]
+    return torch.cat([source, target], dim=1).float()
+
+
+def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
+    """The network and the auxiliary head at step 0."""
+    torch.manual_seed(options.seed)
+    config = RRTConfig(depth=options.depth, feedforward=options.feedforward, global_dim=bank.global_.shape[1],
+                       local_dim=bank.local.shape[2])
+    if options.start is not None:
+        model = load_checkpoint(options.start)
+        if model.config != config:
+            raise UserError(f"{options.start}: has {model.config}, expected {config}",
+                            hint="set depth and feedforward to those of the weights to start from")
+    else:
+        model = RRT(config)
+        with torch.no_grad():
+            # embeddings small beside unit-norm descriptors, which they would drown otherwise
+            for table in (model.seg_encoder, model.scale_encoder):
+                nn.init.normal_(table.weight, std=0.5 / math.sqrt(config.dim))
+            if config.local_dim != config.dim:
+                nn.init.orthogonal_(model.local_remap.weight)  # keeps cosines where the space grows
+                nn.init.zeros_(model.local_remap.bias)
+    return model.train(), nn.Linear(config.dim, 2)
+
+
+def _hide(batch: TokenBatch, hidden: Tensor, noise: Tensor) -> TokenBatch:
+    """Globals noised, and zeroed in `hidden` (b,) pairs: otherwise the network leans on them and reads no locals."""
+    return replace(batch, global_=(batch.global_ + noise) * (~hidden)[:, None])
+
+
+def loss_of(model: RRT, head: nn.Linear, pairs: Pairs, options: TrainOptions, step: int) -> tuple[Tensor, Tensor]:
+    """Training loss and the pairs' logits (b,)."""
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+    hidden = torch.rand(len(pairs.labels), generator=generator) < options.hide_global
+    scale = 0.3 / math.sqrt(pairs.query.global_.shape[1])
+    query, candidate = (_hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator))
+                        for b in (pairs.query, pairs.candidate))
+    tokens = model.encode(query, candidate)
+    logits = model.classify(tokens[:, 0])
+    loss = F.binary_cross_entropy_with_logits(logits, pairs.labels)
+    if options.auxiliary:
+        n = pairs.query.local.shape[1]
+        local = torch.cat([tokens[:, 2:2 + n], tokens[:, 4 + n:]], dim=1)
+        target = has_match(pairs.query.local, pairs.candidate.local, pairs.places, pairs.labels)
+        loss = loss + options.auxiliary * F.binary_cross_entropy_with_logits(head(local), target)
+    return loss, logits
+
+
+def rate(options: TrainOptions, step: int) -> float:
+    """Learning rate: linear warm-up, constant, linear fall to 0 over the last `decay` of the run."""
+    left = (options.steps - step) / max(1.0, options.decay * options.steps)
+    return options.lr * min(1.0, (step + 1) / max(1, options.warmup), left)
+
+
+def train(options: TrainOptions, out: Path, progress: Progress | None = None) -> dict[str, object]:
+    """Train, and write `out` (safetensors); returns the card stored in it.
+
+    An interrupted run goes on from its last saved state when called again, and ends at the same weights. The state
+    (`OUT.training`) is removed at the end.
+    """
+    torch.set_num_threads(options.threads)
+    bank = build_bank(BankOptions(photos=options.photos, limit=options.limit, views=options.views, generated=options.generated,
+                                  landmarks=options.landmarks, features=options.features),
+                      options.bank, workers=options.threads, progress=progress)
+    return train_on(bank, options, out, progress)
+
+
+def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | None = None) -> dict[str, object]:
+    """`train` on a bank already in memory."""
+    sampler, checker = Sampler(bank, options), Sampler(bank, options, held_out=True)
+    model, head = _initial(options, bank)
+    parameters = [*model.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    state = out.with_name(out.name + "." + STATE)
+    identity = {"options": options.identity(), "bank": bank.digest()}
+    first = _resume(state, identity, options, model, head, optimiser)
+    history: list[str] = []
+    seen: list[float] = []
+    for step in range(first, options.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(options, step)
+        pairs = sampler.draw(step)
+        loss, logits = loss_of(model, head, pairs, options, step)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        seen.append(float(((logits > 0) == (pairs.labels > 0.5)).float().mean()))
+        if (step + 1) % options.every == 0:
+            _save_state(state, step + 1, identity, options, model, head, optimiser)
+            history.append(f"{np.mean(seen):.3f}")
+            seen.clear()
+        if progress and (step + 1) % 20 == 0:
+            progress(f"training (accuracy {history[-1] if history else '-'})", step + 1, options.steps)
+    checks = validate(model, checker)
+    card = {"features": options.features, "descriptors": options.descriptors, "recipe": identity["options"],
+            "photos": options.photos is not None, "pairs": options.steps * options.batch, "bank": identity["bank"],
+            "views": len(bank), "validation": checks}
+    save_checkpoint(model, out, card)
+    state.unlink(missing_ok=True)
+    return card
+
+
+@torch.inference_mode()
+def validate(model: RRT, checker: Sampler, batches: int = 40) -> dict[str, float]:
+    """Accuracy and area under the ROC curve on pairs of held-out scenes, globals shown."""
+    model.eval()
+    scores, labels = [], []
+    for step in range(batches):
+        pairs = checker.draw(step)
+        scores.append(model(pairs.query, pairs.candidate))
+        labels.append(pairs.labels)
+    model.train()
+    score, label = torch.cat(scores), torch.cat(labels) > 0.5
+    above = (score[label][:, None] > score[~label]).double() + 0.5 * (score[label][:, None] == score[~label]).double()
+    return {"pairs": len(label), "accuracy": round(float(((score > 0) == label).double().mean()), 4),
+            "auc": round(float(above.mean()), 4)}
+
+
+def _save_state(path: Path, step: int, identity: dict, options: TrainOptions, model: nn.Module, head: nn.Module,
+                optimiser: torch.optim.Optimizer) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"head.{k}": v for k, v in head.state_dict().items()}
+    for index, entry in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
+    metadata = {"step": str(step), "steps": str(options.steps), "identity": json.dumps(identity)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(save({k: v.detach().contiguous() for k, v in tensors.items()}, metadata=metadata))
+    part.replace(path)
+
+
+def _resume(path: Path, identity: dict, options: TrainOptions, model: nn.Module, head: nn.Module,
+            optimiser: torch.optim.Optimizer) -> int:
+    """Restore the saved state, if there is one; the step to go on from."""
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: the saved training state cannot be read ({error})",
+                        hint="delete it to start afresh") from error
+    step, steps = int(metadata["step"]), int(metadata["steps"])
+    # another length is the same run as long as the learning rate had not begun to fall
+    stretched = steps == options.steps or all(
+        rate(o, step) == rate(replace(o, decay=0.0), step) for o in (options, replace(options, pairs=steps * options.batch)))
+    if json.loads(metadata["identity"]) != identity or not stretched:
+        raise UserError(f"{path}: an unfinished run with other options or other views is here",
+                        hint="repeat its options, delete it, or write to another file")
+    for prefix, module in (("model.", model), ("head.", head)):
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    content = optimiser.state_dict()
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            content["state"].setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict(content)
+    return step
