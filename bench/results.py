@@ -5,7 +5,7 @@
     dataset.json      queries, gallery and ground truth as they were
     journal.jsonl     per query and method, while it runs and afterwards
     scores.parquet    method, list, query, candidate, score
-    ledger.parquet    method, query, pairs, load_ms, transfer_ms, score_ms, peak_mib
+    ledger.parquet    method, query, pairs, load_ms, transfer_ms, score_ms
     metrics.parquet   method, query, difficulty, measure, value
 """
 
@@ -79,8 +79,7 @@ def tables(records: Iterable[Record], shortlist: Shortlist) -> tuple[pd.DataFram
             scores.append(pd.DataFrame({"method": record.method, "list": name, "query": record.query,
                                         "candidate": [shortlist.gallery[c] for c in candidates], "score": values}))
         ledger.append({"method": record.method, "query": record.query, "pairs": record.pairs,
-                       "load_ms": record.load_ms, "transfer_ms": record.transfer_ms, "score_ms": record.score_ms,
-                       "peak_mib": record.peak_mib})
+                       "load_ms": record.load_ms, "transfer_ms": record.transfer_ms, "score_ms": record.score_ms})
     return pd.concat(scores, ignore_index=True), pd.DataFrame(ledger)
 
 
@@ -120,7 +119,7 @@ def evaluate(scores: pd.DataFrame, shortlist: Shortlist, dataset: Dataset, blend
     return pd.DataFrame(rows, columns=["method", "query", "difficulty", "measure", "value"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A finished run, read from its folder; the tables are read when first asked for."""
 

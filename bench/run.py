@@ -189,6 +189,7 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
     folder = places.runs / results.run_name(identity)
     if request.force:
         shutil.rmtree(folder, ignore_errors=True)
+    before: results.Run | None = None
     if (folder / "run.json").is_file():
         before = results.Run.load(folder)
         if before.finished and not before.about["failed"]:
@@ -201,6 +202,7 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
         results.save_dataset(folder / "dataset.json", dataset)
         about: dict[str, Any] = {"status": "running", "identity": identity, "skipped": chosen.skipped, "failed": {},
                  "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
+                 "cold": before.about.get("cold", {}) if before else {},
                  "provenance": provenance.record(device), "unreadable": dict(report.unreadable)}
         results.write_json(folder / "run.json", about)
 
@@ -217,7 +219,7 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
         results.write_parquet(folder / "ledger.parquet", ledger)
         results.write_parquet(folder / "metrics.parquet", results.evaluate(scores, shortlist, dataset))
         about |= {"status": "finished", "finished": datetime.now(UTC).isoformat(timespec="seconds"), "failed": failed,
-                  "cold_ms": cold, "costs": {m.spec.name: costs(m, store, shortlist.gallery) for m in done},
+                  "cold": about.get("cold", {}) | {name: asdict(start) for name, start in cold.items()}, "costs": {m.spec.name: costs(m, store, shortlist.gallery) for m in done},
                   "cards": {m.spec.name: {**asdict(m.spec.card), "control": m.spec.control,
                                           "needs": sorted(m.spec.needs)} for m in done}}
         results.write_json(folder / "run.json", about)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from bench.features import FeatureBatch, Features
 from bench.features.store import FeatureStore, query_key
 from bench.reranker import Reranker
 from bench.shortlist import Shortlist
-from bench.timing import kept_torch_flags, peak_memory, synchronize, timed
+from bench.timing import kept_torch_flags, peak_memory, timed
 
 UNION = "union"  # the list a pairwise method scores: every candidate of any of the query's lists, once
 
@@ -34,7 +35,6 @@ class Record:
     load_ms: float  # features from the store into memory
     transfer_ms: float  # memory to device
     score_ms: float  # the method's `score`
-    peak_mib: float | None  # memory above that before `score`
 
     def __post_init__(self) -> None:
         for name, values in self.scores.items():
@@ -100,24 +100,22 @@ class Scorer:
         needs = method.spec.needs
         lists = {UNION: self.shortlist.union(query)} if method.pairwise else \
             {name: self.shortlist.candidates(name, query) for name in self.shortlist.rankings}
-        scores, load_ms, transfer_ms, score_ms, peaks = {}, 0.0, 0.0, 0.0, []
+        scores, load_ms, transfer_ms, score_ms = {}, 0.0, 0.0, 0.0
         for name, candidates in lists.items():
-            (one, images), ms = timed(lambda c=candidates: self._load(method, query, c), self.device)
+            (one, images), ms = timed(partial(self._load, method, query, candidates), self.device)
             load_ms += ms
-            (one, images), ms = timed(lambda o=one, i=images: self._transfer(o, i), self.device)
+            (one, images), ms = timed(partial(self._transfer, one, images), self.device)
             transfer_ms += ms
             similarities = torch.from_numpy(self.shortlist.similarities[query][candidates]).to(self.device)
             positives = self._positives(query, candidates) if "truth" in needs else None
             batch = FeatureBatch(images, similarities, positives)
-            with kept_torch_flags(), peak_memory(self.device) as peak:
-                found, ms = timed(lambda b=batch, o=one: method.score(o, b), self.device)
+            with kept_torch_flags():
+                found, ms = timed(partial(method.score, one, batch), self.device)
             score_ms += ms
-            peaks.append(peak.mib)
             scores[name] = _checked(found, len(candidates), method.spec.name)
-        peak_mib = None if None in peaks else max(p for p in peaks if p is not None)
-        return Record(method.spec.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms, peak_mib)
+        return Record(method.spec.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms)
 
-    def _load(self, method: Reranker, query: int, candidates: Sequence[int]) -> tuple[Features, tuple[Features, ...]]:
+    def _load(self, method: Reranker, query: int, candidates: np.ndarray) -> tuple[Features, tuple[Features, ...]]:
         needs, gallery = method.spec.needs, self.shortlist.gallery
 
         def read(key: str) -> Features:
@@ -144,23 +142,32 @@ def _checked(found: torch.Tensor, k: int, name: str) -> tuple[float, ...]:
     return tuple(found.detach().double().cpu().tolist())
 
 
-def warm_up(scorer: Scorer, method: Reranker) -> float:
-    """Wall milliseconds of the method's very first query (its cold start); a second, unmeasured call follows."""
-    cold = scorer.score(method, 0)
+@dataclass(frozen=True)
+class ColdStart:
+    """A method's first query, with nothing loaded: wall milliseconds, and MiB from loading to the end of it."""
+
+    ms: float
+    peak_mib: float | None
+
+
+def warm_up(scorer: Scorer, method: Reranker) -> ColdStart:
+    """Load the method and run its first query, measured apart; a second, unmeasured query follows."""
+    with peak_memory(scorer.device) as peak:
+        _, load_ms = timed(method.load, scorer.device)
+        first = scorer.score(method, 0)
     scorer.score(method, 0)
-    synchronize(scorer.device)
-    return cold.load_ms + cold.transfer_ms + cold.score_ms
+    return ColdStart(load_ms + first.load_ms + first.transfer_ms + first.score_ms, peak.mib)
 
 
 def score_all(scorer: Scorer, methods: Sequence[Reranker], journal: Journal,
-              progress: Callable[[str, int, int], None] | None = None) -> tuple[dict[str, float], list[Failure]]:
-    """Score every query with every method, skipping what the journal holds; cold starts in ms, and failures.
+              progress: Callable[[str, int, int], None] | None = None) -> tuple[dict[str, ColdStart], list[Failure]]:
+    """Score every query with every method, skipping what the journal holds; cold starts and failures.
 
     Methods take turns query by query, each query beginning with another method, so that a machine that slows down
     slows all of them alike.
     """
     alive = list(methods)
-    cold: dict[str, float] = {}
+    cold: dict[str, ColdStart] = {}
     failures: list[Failure] = []
     queries = scorer.shortlist.queries
     total = len(queries) * len(methods)
@@ -168,7 +175,6 @@ def score_all(scorer: Scorer, methods: Sequence[Reranker], journal: Journal,
         if all((method.spec.name, query) in journal.records for query in queries):
             continue
         with _reported(method, alive, failures):
-            method.load()
             cold[method.spec.name] = warm_up(scorer, method)
     for number, query in enumerate(queries):
         turn = number % max(1, len(alive))
@@ -191,7 +197,7 @@ def _reported(method: Reranker, alive: list[Reranker], failures: list[Failure]) 
             raise
         alive.remove(method)
         failures.append(Failure(method.spec.name, str(error)))
-    except Exception as error:  # noqa: BLE001 - a method may fail in any way, and must not take the others with it
+    except Exception as error:
         alive.remove(method)
         failures.append(Failure(method.spec.name, f"{type(error).__name__}: {error}"))
 

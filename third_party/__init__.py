@@ -1,1 +1,1 @@
-"""Adapters to other people's weights and formats, one file each, with origin and licence; never copies of their code."""
+"""Adapters to other people's weights and formats, one file each, with origin and licence; no code is copied."""

@@ -20,7 +20,7 @@ class GemLite0:
     dim = 1280
 
     def __init__(self, device: torch.device):
-        self._trunk = load_trunk(device).to(memory_format=torch.channels_last)
+        self._trunk = load_trunk(device)
         self._device = device
 
     @torch.inference_mode()

@@ -25,13 +25,13 @@ from bench.features import Features
 from bench.features.extractors import FeatureExtractor
 from bench.images import UnreadableImage, content_hash, crop, decode, read_bytes
 
-LOCAL = {"descriptors": np.float16, "keypoints": np.float32, "scales": np.float16, "orientations": np.float16,
+LOCAL: Mapping[str, type] = {"descriptors": np.float16, "keypoints": np.float32, "scales": np.float16, "orientations": np.float16,
          "scores": np.float16}
 # what a method's declared needs make it read, and so what a deployed system would have to store for it
 READS = {"local": ("descriptors", "scales", "scores"), "keypoints": ("keypoints", "orientations"),
          "global": ("global_descriptor",)}
 ALL = frozenset(READS)
-WHOLE = {"global_descriptor": np.float16, "image_size": np.int32}
+WHOLE: Mapping[str, type] = {"global_descriptor": np.float16, "image_size": np.int32}
 SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
 
 
@@ -204,7 +204,8 @@ def _read_shard_list(path: Path) -> list[dict] | str:
 def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[str, np.ndarray]]:
     """Entry of the shard list and arrays of one image; an unreadable image has an error and empty arrays."""
     card = extractor.card
-    stat, sha256, error = _stat(item.path), "", None
+    stat, sha256 = _stat(item.path), ""
+    error: str | None = None
     try:
         data = read_bytes(item.path)
         sha256 = content_hash(data)
@@ -231,10 +232,10 @@ def _write_shard(folder: Path, entries: list[dict], arrays: list[dict[str, np.nd
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        for name, dtype in LOCAL.items():
-            np.save(temporary / f"{name}.npy", np.concatenate([a[name] for a in arrays]).astype(dtype))
-        for name, dtype in WHOLE.items():
-            np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(dtype))
+        for name in LOCAL:
+            np.save(temporary / f"{name}.npy", np.concatenate([a[name] for a in arrays]).astype(LOCAL[name]))
+        for name in WHOLE:
+            np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(WHOLE[name]))
         np.save(temporary / "offsets.npy", np.cumsum([0, *(len(a["scores"]) for a in arrays)]).astype(np.int64))
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         (temporary / "shard.json").write_text(json.dumps({"files": files, "images": entries}))

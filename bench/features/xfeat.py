@@ -13,7 +13,7 @@ class XFeat:
     dim = 64
 
     def __init__(self, descriptors: int, device: torch.device):
-        self._model = load_xfeat(descriptors, device).to(memory_format=torch.channels_last)
+        self._model = load_xfeat(descriptors, device)
         self._device = device
 
     def __call__(self, image: np.ndarray) -> LocalFeatures:

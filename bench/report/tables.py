@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,8 @@ import pandas as pd
 from bench.blend import Blend
 from bench.datasets import PROTOCOLS
 from bench.errors import UserError
-from bench.results import CEILING, FIRST_STAGE, Run
 from bench.report.statistics import difference
+from bench.results import CEILING, FIRST_STAGE, Run
 
 PRECISION = {"revisited": ("mP@10",), "instance": ("R@1", "R@10", "R@100")}
 
@@ -105,7 +106,7 @@ def _columns(protocol: str, difficulties: Sequence[str], main: str) -> tuple[Col
             Column("desc/image", "local descriptors used per gallery image, mean", 0, -1),
             Column("desc max", "local descriptors used per gallery image, most", 0, -1),
             Column("KiB/image", "stored bytes of what the method reads of one gallery image", 1, -1),
-            Column("peak MiB", "memory on top of the process while scoring a query, most", 0, -1))
+            Column("peak MiB", "memory on top of the process's from loading the method to the end of its first query", 0, -1))
 
 
 def per_query(metrics: pd.DataFrame, method: str, difficulty: str, measure: str) -> pd.Series:
@@ -126,11 +127,15 @@ def _row(run: Run, method: str, metrics: pd.DataFrame, difficulties: Sequence[st
     return row | {"ms/query p50": total.median(), "ms/query p95": float(np.percentile(total, 95)),
                   "ms/pair": (ledger.score_ms / ledger.pairs).median(), "desc/image": cost["descriptors_mean"],
                   "desc max": cost["descriptors_max"], "KiB/image": cost["kib_per_image"],
-                  "peak MiB": ledger.peak_mib.max()}
+                  "peak MiB": _number(run.about["cold"].get(method, {}).get("peak_mib"))}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def _notes(latest: Mapping[str, Run], cards: Mapping[str, dict], controls: frozenset[str],
-           cache: Mapping[object, pd.DataFrame], main: str, blend: Blend) -> tuple[str, ...]:
+           cache: Mapping[Path, pd.DataFrame], main: str, blend: Blend) -> tuple[str, ...]:
     runs = list(dict.fromkeys(latest.values()))
     metrics = cache[runs[-1].folder]
     floor, top = (100 * per_query(metrics, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
@@ -192,7 +197,7 @@ def to_markdown(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """Unrounded values, one line a method."""
-    about = {key: table.about[key] for key in ("dataset", "features", "policy", "k", "seal", "blend")}
+    about = {key: str(table.about[key]) for key in ("dataset", "features", "policy", "k", "seal", "blend")}
     return table.rows.rename_axis("method").reset_index().assign(
         control=[name in table.controls for name in table.rows.index], **about).to_csv(index=False)
 

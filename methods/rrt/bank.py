@@ -195,7 +195,7 @@ def _generated_views(extractor: Callable, pictures: Path, seed: int) -> list[dic
 
     for number, query in enumerate(gnd["queries"]):
         held_out = number % 20 == 0
-        members |= {name: (number, held_out) for name in [*query["easy"], *query["hard"]]}
+        members |= dict.fromkeys([*query["easy"], *query["hard"]], (number, held_out))
         left_out |= set(query["junk"])  # shows hardly anything of its building: neither the same nor another
         add(pictures / "queries" / f"{query['query']}.jpg", query["box"], number, held_out)
     others = len(gnd["queries"])

@@ -131,18 +131,21 @@ class RRT(nn.Module):
 
     def forward(self, query: TokenBatch, candidates: TokenBatch) -> Tensor:
         """(b,) logits of b pairs."""
-        return self.classify(self.encode(query, candidates)[:, 0])
-
-    def classify(self, token: Tensor) -> Tensor:
-        return self.classifier(token).squeeze(-1)
-
-    def encode(self, query: TokenBatch, candidates: TokenBatch) -> Tensor:
-        """(b, 4 + n + m, dim) all tokens of b pairs after the encoder."""
-        source, target = self.embed(query, "src"), self.embed(candidates, "tgt")
-        x = self._join(source, target)
+        x, keep = self._join(self.embed(query, "src"), self.embed(candidates, "tgt")), _keep(query, candidates)
         for layer in self.encoder.layers:
-            x = layer(x, _keep(query, candidates))
-        return x
+            x = layer(x, keep)
+        return self.classifier(x[:, 0]).squeeze(-1)
+
+    def encode(self, query: TokenBatch, candidates: TokenBatch) -> tuple[Tensor, Tensor]:
+        """(b, 4 + n + m, dim) tokens before the last layer, [CLS, g_s, L_s, SEP, g_t, L_t], and (b,) logits."""
+        return self._read(self._join(self.embed(query, "src"), self.embed(candidates, "tgt")), _keep(query, candidates))
+
+    def _read(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        for layer in self.encoder.layers[:-1]:
+            x = layer(x, keep)
+        # the logit reads the first token only, so the last layer computes that query alone
+        first = self.encoder.layers[-1](x, keep, first_only=True)
+        return x, self.classifier(first[:, 0]).squeeze(-1)
 
     def embed(self, batch: TokenBatch, side: str) -> Tensor:
         """(b, 1 + n, dim) global and local tokens of one side, "src" (query) or "tgt" (candidate)."""
@@ -175,12 +178,7 @@ class RRT(nn.Module):
             for start in range(0, len(same), batch):
                 chosen = same[start:start + batch]
                 target = self.embed(_stack([candidates[i] for i in chosen], device), "tgt")
-                x = self._join(source.expand(len(chosen), -1, -1), target)
-                for layer in self.encoder.layers[:-1]:
-                    x = layer(x, None)
-                # only the first token is read: the last layer computes that query alone
-                x = self.encoder.layers[-1](x, None, first_only=True)
-                scores[chosen] = self.classify(x[:, 0]).float()
+                _, scores[chosen] = self._read(self._join(source.expand(len(chosen), -1, -1), target), None)
         return scores
 
 

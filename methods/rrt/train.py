@@ -210,6 +210,13 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
             if config.local_dim != config.dim:
                 nn.init.orthogonal_(model.local_remap.weight)  # keeps cosines where the space grows
                 nn.init.zeros_(model.local_remap.bias)
+            # Attention starts as a soft search for like descriptors: keys equal to queries, and sharper in the first
+            # layer, whose tokens have unit norm (later ones are normalised to sqrt(dim)). Otherwise it starts as a mean
+            # over all tokens, from which this network takes very long to find matches.
+            for layer, gain in zip(model.encoder.layers[:-1], [12.0] + [1.0] * config.depth, strict=False):
+                query, key, _ = layer.self_attn.in_proj_weight.split(config.dim)
+                query.mul_(gain)
+                key.copy_(query)
     return model.train(), nn.Linear(config.dim, 2)
 
 
@@ -225,8 +232,7 @@ def loss_of(model: RRT, head: nn.Linear, pairs: Pairs, options: TrainOptions, st
     scale = 0.3 / math.sqrt(pairs.query.global_.shape[1])
     query, candidate = (_hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator))
                         for b in (pairs.query, pairs.candidate))
-    tokens = model.encode(query, candidate)
-    logits = model.classify(tokens[:, 0])
+    tokens, logits = model.encode(query, candidate)
     loss = F.binary_cross_entropy_with_logits(logits, pairs.labels)
     if options.auxiliary:
         n = pairs.query.local.shape[1]
@@ -275,6 +281,7 @@ def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | 
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
+        if step % 50 == 49: print(step, float(loss), np.mean(seen[-50:]), flush=True)  # TEMP
         seen.append(float(((logits > 0) == (pairs.labels > 0.5)).float().mean()))
         if (step + 1) % options.every == 0:
             _save_state(state, step + 1, identity, options, model, head, optimiser)
