@@ -305,7 +305,43 @@ def features() -> None:
               for c in CARDS.values()])
 
 
-@main.group()
+class _Trainers(click.Group):
+    """`train METHOD`, its options made from that method's `TrainOptions` when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["rrt"]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        import dataclasses
+        import importlib
+        import typing
+
+        module = importlib.import_module(f"methods.{name}.train")
+        kinds = typing.get_type_hints(module.TrainOptions)
+
+        def run_training(out: Path, **given: str | None) -> None:
+            from bench.reranker import parse_value
+
+            values = {key: parse_value(text, kinds[key], f"--{key.replace('_', '-')}")
+                      for key, text in given.items() if text is not None}
+            with _progress() as progress:
+                figures = module.train(module.TrainOptions(**values), out, progress)
+            click.echo(f"weights: {out}")
+            for key, value in figures.items():
+                click.echo(f"  {key}: {value}")
+
+        shown = {f.name: ",".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default)
+                 for f in dataclasses.fields(module.TrainOptions)}
+        options = [click.Option([f"--{field.replace('_', '-')}"], metavar="VALUE", help=f"[default: {text}]")
+                   for field, text in shown.items()]
+        out = click.Option(["--out"], required=True, type=click.Path(path_type=Path, dir_okay=False),
+                           help="Weights to write; training resumes from the state kept beside them.")
+        return click.Command(name, params=[out, *options], callback=run_training, help=module.train.__doc__)
+
+
+@main.group(cls=_Trainers)
 def train() -> None:
     """Train the weights of a reranker."""
 

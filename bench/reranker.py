@@ -81,18 +81,22 @@ def parse_options(cls: type[Reranker], given: Mapping[str, str]) -> Any:
     for key, text in given.items():
         if key not in known:
             raise unknown(f"option of {name}", key, known)
-        values[key] = _parse(text, known[key], f"{name}.{key}")
+        values[key] = parse_value(text, known[key], f"-o {name}.{key}")
     try:
         return cls.Options(**values)
     except ValueError as error:
         raise UserError(f"options of {name}: {error}") from error
 
 
-def _parse(text: str, kind: Any, option: str) -> Any:
+def parse_value(text: str, kind: Any, option: str) -> Any:
+    """The value of a field of type `kind` from text; a UserError names the `option` and what was expected."""
     choices = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:  # of any length: comma-separated, or `none`
+        parts = [] if text.lower() == "none" else text.split(",")
+        return tuple(parse_value(part.strip(), choices[0], option) for part in parts)
     if typing.get_origin(kind) is typing.Literal:
         if text not in choices:
-            raise unknown(f"value of -o {option}:", text, choices)
+            raise unknown(f"value of {option}:", text, choices)
         return text
     if type(None) in choices:  # an optional value: `none` or the other type
         if text.lower() == "none":
@@ -101,9 +105,9 @@ def _parse(text: str, kind: Any, option: str) -> Any:
     if kind is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if text.lower() not in words:
-            raise UserError(f"-o {option}={text}: expected true or false")
+            raise UserError(f"{option}={text}: expected true or false")
         return words[text.lower()]
     try:
         return kind(text)
     except (TypeError, ValueError) as error:
-        raise UserError(f"-o {option}={text}: expected {getattr(kind, '__name__', kind)}") from error
+        raise UserError(f"{option}={text}: expected {getattr(kind, '__name__', kind)}") from error

@@ -35,7 +35,7 @@ class DemoSpec:
     views: int = 9  # gallery views per landmark
     distractors: int = 400
     queries_per_landmark: int = 1
-    twins: float = 0.5
+    twins: float = 0.3
 
     def __post_init__(self) -> None:
         for field, low in (("seed", 0), ("landmarks", 1), ("views", 2), ("distractors", 0), ("queries_per_landmark", 1)):

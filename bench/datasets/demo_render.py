@@ -54,8 +54,8 @@ class Taste:
 
 TASTES: dict[str, Taste] = {
     "query": Taste((0, 12), (0.85, 1.15), 0.1, 3, 2, 0.0, 0.1, (0.4, 0.8), (75, 92)),
-    "easy": Taste((3, 22), (0.7, 1.3), 0.18, 4, 2.5, 0.1, 0.15, (0.4, 1.0), (65, 92)),
-    "hard": Taste((26, 58), (0.42, 2.4), 0.35, 9, 4, 0.4, 0.45, (0.5, 1.7), (40, 85)),
+    "easy": Taste((3, 20), (0.75, 1.3), 0.15, 4, 2, 0.05, 0.1, (0.4, 1.0), (65, 92)),
+    "hard": Taste((22, 48), (0.55, 1.9), 0.25, 7, 2.5, 0.25, 0.25, (0.5, 1.4), (50, 88)),
     "junk": Taste((30, 75), (0.12, 0.3), 1.2, 8, 4, 0.6, 0.4, (0.6, 1.8), (40, 85)),
 }
 
@@ -118,7 +118,7 @@ def _light(rng: np.random.Generator, gloom: float) -> _Light:
         kind = int(rng.integers(3))
         if kind == 0:  # dusk or night
             tint = np.asarray((1.1, 0.95, 0.75)) if rng.random() < 0.5 else np.asarray((0.75, 0.9, 1.2))
-            dark = rng.uniform(0.35, 0.6)
+            dark = rng.uniform(0.5, 0.8)
             return _Light(sun, tint * 0.2 * dark, tint * 0.75 * dark, ((18, 22, 44), (70, 62, 78)))
         if kind == 1:  # against the light, or glare
             tint *= rng.choice((0.6, 1.5))

@@ -208,7 +208,7 @@ def _glass(rng: np.random.Generator, style: Style, width: int, height: int) -> I
 
 def ornament(rng: np.random.Generator, width: int, height: int, colour: Colour) -> Image.Image:
     """RGBX relief, mosaic, sign, clock or mural: no two alike."""
-    w, h = max(width, 6) * 2, max(height, 6) * 2
+    w, h = max(width, 12) * 2, max(height, 12) * 2
     image = Image.new("RGBX", (w, h), (*_tint(colour, 0.8), 255))
     draw = ImageDraw.Draw(image)
     kind = rng.choice(("relief", "relief", "mosaic", "sign", "clock", "mural"))
@@ -257,8 +257,8 @@ def make_style(rng: np.random.Generator) -> Style:
     """A draw from the vocabulary."""
     pick = [int(rng.integers(len(options))) for options in (WALLS, TRIMS, FRAMES, ROOFS, SHAPES, ROOF_KINDS)]
     material = ("brick", "brick", "ashlar", "rubble", "panel", "plaster", "plaster")[int(rng.integers(7))]
-    return Style(material, _vary(rng, WALLS[pick[0]], 0.03), TRIMS[pick[1]], FRAMES[pick[2]],
-                 _vary(rng, ROOFS[pick[3]], 0.05), ROOF_KINDS[pick[5]], SHAPES[pick[4]],
+    return Style(material, _vary(rng, WALLS[pick[0]], 0.13), _vary(rng, TRIMS[pick[1]], 0.1),
+                 _vary(rng, FRAMES[pick[2]], 0.15), _vary(rng, ROOFS[pick[3]], 0.15), ROOF_KINDS[pick[5]], SHAPES[pick[4]],
                  ((1, 2), (2, 2), (2, 3), (3, 4), (2, 1))[int(rng.integers(5))],
                  (rng.uniform(0.9, 1.5), rng.uniform(1.5, 2.3)), ("none", "flat", "gable")[int(rng.integers(3))],
                  bool(rng.random() < 0.25), rng.uniform(2.3, 3.4), rng.uniform(3.1, 3.9))
