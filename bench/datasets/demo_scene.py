@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,7 +22,8 @@ RECESS, RELIEF = -0.35, 0.18  # depth of the glass behind the wall, of mouldings
 
 # The vocabulary every building of every seed is put together from.
 WALLS: tuple[Colour, ...] = ((176, 96, 72), (202, 184, 150), (222, 212, 190), (150, 142, 134), (206, 160, 112),
-                             (190, 120, 96), (228, 200, 150), (168, 178, 172))
+                             (190, 120, 96), (228, 200, 150), (168, 178, 172), (120, 140, 172), (132, 156, 110),
+                             (206, 136, 136), (98, 92, 96), (236, 232, 224), (212, 150, 60))
 TRIMS: tuple[Colour, ...] = ((226, 218, 202), (196, 180, 152), (120, 112, 106), (236, 232, 226), (150, 96, 74))
 FRAMES: tuple[Colour, ...] = ((240, 238, 232), (70, 52, 40), (46, 66, 58), (60, 66, 78), (130, 60, 48))
 ROOFS: tuple[Colour, ...] = ((150, 74, 54), (78, 82, 92), (96, 132, 116), (110, 84, 66))
@@ -30,7 +31,9 @@ GROUNDS: tuple[Colour, ...] = ((128, 126, 122), (142, 132, 120), (108, 122, 84),
                                (136, 130, 126))
 SIGNS: tuple[Colour, ...] = ((176, 40, 40), (32, 70, 130), (30, 96, 66), (226, 180, 50), (40, 38, 42), (230, 226, 214))
 MATERIALS = {"brick": (0.15, 0.42), "ashlar": (0.48, 0.9), "rubble": (0.34, 0.5), "panel": (1.2, 1.5), "plaster": (0, 0)}
+PATTERNS = ("none", "none", "stripes", "checks", "lozenges", "timber", "bands")
 SHAPES = ("rect", "rect", "arch", "pointed")
+MOTIFS = ("relief", "mosaic", "sign", "clock", "mural")
 ROOF_KINDS = ("gable", "front", "flat", "mansard")
 
 
@@ -39,7 +42,10 @@ class Style:
     """What buildings may share: materials, colours, kinds of parts. Says nothing of where the parts are."""
 
     material: str
+    grain: float  # size of the stones, 1: usual
+    pattern: str
     wall: Colour
+    second: Colour  # of the pattern
     trim: Colour
     frame: Colour
     roof: Colour
@@ -51,6 +57,8 @@ class Style:
     shutters: bool
     bay: float
     storey: float
+    motif: str  # the ornament it likes best
+    richness: float  # of ornament, 1: usual
 
 
 class Panel(NamedTuple):
@@ -150,9 +158,12 @@ def wall_texture(rng: np.random.Generator, style: Style, width: int, height: int
         bricks = _stones(rng, width, height, (0.15 * ppm, 0.42 * ppm), WALLS[0], 0.12, 0.0)
         rgb[bare] = bricks[bare]  # plaster fallen off
     else:
-        rgb = _stones(rng, width, height, (stone[0] * ppm, stone[1] * ppm), style.wall,
+        rgb = _stones(rng, width, height, (stone[0] * ppm * style.grain, stone[1] * ppm * style.grain), style.wall,
                       0.05 if style.material == "panel" else 0.11, 0.9 if style.material == "rubble" else 0.0)
         rgb *= 0.94 + 0.12 * _noise(rng, width, height, ppm * 0.07)[..., None]
+    if style.pattern != "none":
+        ratio = (np.asarray(style.second, np.float32) + 8) / (np.asarray(style.wall, np.float32) + 8)
+        rgb[_pattern(style, width, height, ppm)] *= ratio
     dirt = 0.78 + 0.34 * _noise(rng, width, height, ppm * 2.2)
     for _ in range(rng.poisson(5)):  # dark streaks where water runs
         x, y = int(rng.integers(width)), int(rng.integers(height))
@@ -161,6 +172,22 @@ def wall_texture(rng: np.random.Generator, style: Style, width: int, height: int
         patch *= 1 - rng.uniform(0.15, 0.4) * np.linspace(1, 0, h)[:len(patch), None]
     dirt[-int(ppm * 0.8):] *= np.linspace(1, 0.75, int(ppm * 0.8))[:, None]
     return (rgb * dirt[..., None]).clip(0, 255).astype(np.uint8)
+
+
+def _pattern(style: Style, width: int, height: int, ppm: float) -> np.ndarray:
+    """(height, width) bool: where the wall has its second colour."""
+    step = 1.1 * ppm * style.grain
+    y, x = np.arange(height)[::-1, None] / step, np.arange(width)[None] / step
+    if style.pattern == "stripes":
+        return np.broadcast_to(y % 1 < 0.4, (height, width))
+    if style.pattern == "bands":
+        return np.broadcast_to(x % 2 < 0.5, (height, width))
+    if style.pattern == "checks":
+        return (np.floor(x) + np.floor(y)) % 2 == 0
+    if style.pattern == "lozenges":
+        return np.abs(x % 1 - 0.5) + np.abs(y % 1 - 0.5) < 0.3
+    bar = 0.16
+    return (x % 2 < bar) | (y % 2 < bar) | (np.abs(x % 2 - y % 2) < bar)  # timber frame with braces
 
 
 def _opening(shape: str, width: int, height: int) -> Image.Image:
@@ -206,12 +233,12 @@ def _glass(rng: np.random.Generator, style: Style, width: int, height: int) -> I
     return image.reduce(2)
 
 
-def ornament(rng: np.random.Generator, width: int, height: int, colour: Colour) -> Image.Image:
-    """RGBX relief, mosaic, sign, clock or mural: no two alike."""
+def ornament(rng: np.random.Generator, width: int, height: int, colour: Colour, motif: str) -> Image.Image:
+    """RGBX `motif`, or another: relief, mosaic, sign, clock or mural: no two alike."""
     w, h = max(width, 12) * 2, max(height, 12) * 2
     image = Image.new("RGBX", (w, h), (*_tint(colour, 0.8), 255))
     draw = ImageDraw.Draw(image)
-    kind = rng.choice(("relief", "relief", "mosaic", "sign", "clock", "mural"))
+    kind = motif if rng.random() < 0.6 else MOTIFS[int(rng.integers(len(MOTIFS)))]
     if kind == "mosaic":
         n, m = int(rng.integers(4, 9)), int(rng.integers(4, 9))
         colours = [_vary(rng, SIGNS[int(rng.integers(len(SIGNS)))], 0.2) for _ in range(4)]
@@ -255,13 +282,16 @@ def ornament(rng: np.random.Generator, width: int, height: int, colour: Colour) 
 
 def make_style(rng: np.random.Generator) -> Style:
     """A draw from the vocabulary."""
-    pick = [int(rng.integers(len(options))) for options in (WALLS, TRIMS, FRAMES, ROOFS, SHAPES, ROOF_KINDS)]
-    material = ("brick", "brick", "ashlar", "rubble", "panel", "plaster", "plaster")[int(rng.integers(7))]
-    return Style(material, _vary(rng, WALLS[pick[0]], 0.13), _vary(rng, TRIMS[pick[1]], 0.1),
-                 _vary(rng, FRAMES[pick[2]], 0.15), _vary(rng, ROOFS[pick[3]], 0.15), ROOF_KINDS[pick[5]], SHAPES[pick[4]],
-                 ((1, 2), (2, 2), (2, 3), (3, 4), (2, 1))[int(rng.integers(5))],
-                 (rng.uniform(0.9, 1.5), rng.uniform(1.5, 2.3)), ("none", "flat", "gable")[int(rng.integers(3))],
-                 bool(rng.random() < 0.25), rng.uniform(2.3, 3.4), rng.uniform(3.1, 3.9))
+    def one(options: Sequence[Any]) -> Any:
+        return options[int(rng.integers(len(options)))]
+
+    return Style(material=one(tuple(MATERIALS)), grain=float(np.exp(rng.uniform(-0.5, 0.6))), pattern=one(PATTERNS),
+                 wall=_vary(rng, one(WALLS), 0.1), second=_vary(rng, one(WALLS), 0.1), trim=_vary(rng, one(TRIMS), 0.1),
+                 frame=_vary(rng, one(FRAMES), 0.15), roof=_vary(rng, one(ROOFS), 0.15), roof_kind=one(ROOF_KINDS),
+                 shape=one(SHAPES), panes=one(((1, 1), (1, 2), (2, 2), (2, 3), (3, 5), (2, 1), (4, 3))),
+                 window=(rng.uniform(0.7, 2.0), rng.uniform(1.1, 2.7)), hood=one(("none", "flat", "gable")),
+                 shutters=bool(rng.random() < 0.25), bay=rng.uniform(1.8, 4.2), storey=rng.uniform(2.8, 4.3),
+                 motif=one(MOTIFS), richness=rng.uniform(0.3, 1.8))
 
 
 def _frame_of(draw: ImageDraw.ImageDraw, style: Style, box: tuple[int, int, int, int], border: int) -> None:
@@ -283,7 +313,7 @@ def _frame_of(draw: ImageDraw.ImageDraw, style: Style, box: tuple[int, int, int,
 def make_facade(rng: np.random.Generator, style: Style, width: float, height: float, ppm: float,
                 doors: bool = True, richness: float = 1.0) -> Facade:
     """A wall of `width` x `height` metres: an arrangement of the style's parts that is drawn from `rng`."""
-    w, h = round(width * ppm), round(height * ppm)
+    w, h, richness = round(width * ppm), round(height * ppm), richness * style.richness
     wall = _rgbx(wall_texture(rng, style, w, h, ppm))
     recess = Image.new("RGBX", (w, h), (*_tint(style.wall, 0.5), 255))
     relief = Image.new("RGBX", (w, h), (*style.trim, 0))
@@ -327,14 +357,14 @@ def make_facade(rng: np.random.Generator, style: Style, width: float, height: fl
             if kind == 1 and not door:
                 continue
             if kind == 2 and not door:
-                relief.paste(part := ornament(rng, *size, style.trim), (x0, y0), part.getchannel(3))
+                relief.paste(part := ornament(rng, *size, style.trim, style.motif), (x0, y0), part.getchannel(3))
                 continue
             mask = _opening("round" if kind == 4 and not door else style.shape, *size)
             holes.paste(0, (x0, y0), mask)
             box = (x0, y0, x0 + size[0], y0 + size[1])
             if door:
                 recess.paste(_tint(style.frame, 0.8), box)
-                recess.paste(ornament(rng, size[0], max(3, size[1] // 4), style.trim), box[:2])
+                recess.paste(ornament(rng, size[0], max(3, size[1] // 4), style.trim, style.motif), box[:2])
                 recess_draw = ImageDraw.Draw(recess)
                 for k in range(1, 4):
                     y = y0 + size[1] * (k + 1) // 5
@@ -355,7 +385,8 @@ def make_facade(rng: np.random.Generator, style: Style, width: float, height: fl
     for _ in range(rng.poisson(3.0 * richness)):  # what this house alone has
         ow, oh = rng.uniform(0.7, 2.6), rng.uniform(0.6, 1.6)
         x, y = rng.uniform(0, max(width - ow, 0.1)), rng.uniform(0.2, max(height - oh, 0.3))
-        art = ornament(rng, round(ow * ppm), round(oh * ppm), _vary(rng, style.trim, 0.1))
+        art = ornament(rng, round(ow * ppm), round(oh * ppm), _vary(rng, style.trim, 0.1),
+                       style.motif)
         if rng.random() < 0.5:
             parts.append((x, y, ow, oh, rng.uniform(0.3, 0.9), art))
         else:

@@ -29,7 +29,7 @@ class Bank:
 
     global_: np.ndarray  # (n, D) float16
     local: np.ndarray  # (n, KEPT, d) float16
-    xy: np.ndarray  # (n, KEPT, 2) float32 place in the source photograph (its longer side = 1); NaN: unknown or not of it
+    xy: np.ndarray  # (n, KEPT, 2) float32 place in the source photograph (longer side 1); NaN: unknown, or not of it
     counts: np.ndarray  # (n,) int32
     coverage: np.ndarray  # (n, GRID * GRID) bool cells seen of the source photograph; all True where not recorded
     groups: np.ndarray  # (n,) int64: views of one photograph or building
@@ -59,9 +59,9 @@ class BankOptions:
     limit: int | None = None  # only the first so many photographs, by name (the others still appear as fillers)
     views: int = 6  # per photograph
     generated: tuple[int, ...] = ()  # seeds of generated buildings
-    landmarks: int = 120  # per seed
+    landmarks: int = 60  # per seed
     landmark_views: int = 9
-    distractors: int = 400
+    distractors: int = 150
     features: str = "xfeat"
     seed: int = 0
     view: ViewOptions = ViewOptions()
@@ -70,7 +70,7 @@ class BankOptions:
 def build_bank(options: BankOptions, folder: Path, workers: int = 1, progress: Progress | None = None) -> Bank:
     """The bank of `options`, extracting what `folder` does not hold yet; finished shards survive an interruption."""
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = _photo_jobs(options, folder) + _generated_jobs(options, folder, workers, progress)
+    jobs = _photo_jobs(options, folder) + _generated_jobs(options, folder, progress)
     todo = [job for job in jobs if not job[0].exists()]
     if workers == 1:
         for i, job in enumerate(todo):
@@ -124,20 +124,22 @@ def _photo_jobs(options: BankOptions, folder: Path) -> list[_Job]:
             for i in range(0, min(len(files), options.limit or len(files)), SHARD)]
 
 
-def _generated_jobs(options: BankOptions, folder: Path, workers: int, progress: Progress | None) -> list[_Job]:
+def _generated_jobs(options: BankOptions, folder: Path, progress: Progress | None) -> list[_Job]:
     jobs: list[_Job] = []
     for seed in options.generated:
         sizes = (seed, options.landmarks, options.landmark_views, options.distractors)
         shard = folder / f"generated-{_key(*sizes, options.features)}.safetensors"
-        pictures = folder / f"pictures-{_key(*sizes)}"
-        if not shard.exists() and not (pictures / "gnd.json").exists():
-            from bench.datasets.landmarks import DemoSpec, generate
+        pictures = Path()
+        if not shard.exists():
+            from bench.datasets import demo
 
             def tell(done: int, total: int, seed: int = seed) -> None:
                 if progress:
                     progress(f"drawing buildings of seed {seed}", done, total)
 
-            generate(pictures, DemoSpec(*sizes), workers=workers, progress=tell)
+            spec = demo.DemoSpec(seed=seed, landmarks=options.landmarks, views=options.landmark_views,
+                                 distractors=options.distractors)
+            pictures = demo.make(folder, spec, tell)
         jobs.append((shard, options, ("generated", pictures, seed)))
     return jobs
 

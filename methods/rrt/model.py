@@ -215,7 +215,7 @@ def load_checkpoint(path: Path | str) -> RRT:
     """RRT in eval mode from our safetensors or from a released `.pt`; every problem is a UserError naming the file."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file", hint="give a .safetensors of `train rrt` or a released RRT .pt")
+        raise UserError(f"{path}: no such weights file", hint="give one written by `train rrt` or a released RRT .pt")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the weights file is empty (0 bytes)", hint="copy or download it again")
     if path.suffix == ".safetensors":
@@ -233,9 +233,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], RRTConfig, dict[st
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})", hint="copy or download it again") from error
+        raise UserError(f"{path}: not a readable safetensors file ({error})",
+                        hint="copy or download it again") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: not RRT weights: format {metadata.get('format')!r}, expected {FORMAT!r}",
                         hint="give a file written by `train rrt`")
@@ -269,7 +270,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 def _config_of(state: Mapping[str, Tensor], path: Path) -> RRTConfig:
     """The sizes of a released checkpoint, which stores none; its number of heads is always 4."""
     if any(name.startswith("matcher.") for name in state):
-        raise UserError(f"{path}: this is RRT's other architecture (Stanford Online Products, weights under 'matcher.')",
+        raise UserError(f"{path}: RRT's other architecture (Stanford Online Products, weights under 'matcher.')",
                         hint="give a Google Landmarks checkpoint")
     layers = {int(m[1]) for name in state if (m := re.match(r"encoder\.layers\.(\d+)\.", name))}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -38,7 +38,7 @@ class TrainOptions:
     limit: int | None = None  # use only the first so many of them, by name
     generated: tuple[int, ...] = (1,)  # seeds of generated buildings; 0 is the demo test set and refused
     views: int = 6  # per photograph
-    landmarks: int = 120  # generated buildings per seed
+    landmarks: int = 60  # generated buildings per seed
     bank: Path = Path("build/rrt-bank")  # where extracted views are kept
     features: str = "xfeat"
     pairs: int = 300_000
@@ -255,9 +255,9 @@ def train(options: TrainOptions, out: Path, progress: Progress | None = None) ->
     (`OUT.training`) is removed at the end.
     """
     torch.set_num_threads(options.threads)
-    bank = build_bank(BankOptions(photos=options.photos, limit=options.limit, views=options.views, generated=options.generated,
-                                  landmarks=options.landmarks, features=options.features),
-                      options.bank, workers=options.threads, progress=progress)
+    material = BankOptions(photos=options.photos, limit=options.limit, views=options.views,
+                           generated=options.generated, landmarks=options.landmarks, features=options.features)
+    bank = build_bank(material, options.bank, workers=options.threads, progress=progress)
     return train_on(bank, options, out, progress)
 
 
@@ -270,7 +270,7 @@ def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | 
     state = out.with_name(out.name + "." + STATE)
     identity = {"options": options.identity(), "bank": bank.digest()}
     first = _resume(state, identity, options, model, head, optimiser)
-    history: list[str] = []
+    history: list[float] = []  # accuracy on training pairs between saved states
     seen: list[float] = []
     for step in range(first, options.steps):
         for group in optimiser.param_groups:
@@ -281,14 +281,13 @@ def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | 
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        if step % 50 == 49: print(step, float(loss), np.mean(seen[-50:]), flush=True)  # TEMP
         seen.append(float(((logits > 0) == (pairs.labels > 0.5)).float().mean()))
         if (step + 1) % options.every == 0:
             _save_state(state, step + 1, identity, options, model, head, optimiser)
-            history.append(f"{np.mean(seen):.3f}")
+            history.append(round(float(np.mean(seen)), 3))
             seen.clear()
         if progress and (step + 1) % 20 == 0:
-            progress(f"training (accuracy {history[-1] if history else '-'})", step + 1, options.steps)
+            progress("training", step + 1, options.steps)
     checks = validate(model, checker)
     card = {"features": options.features, "descriptors": options.descriptors, "recipe": identity["options"],
             "photos": options.photos is not None, "pairs": options.steps * options.batch, "bank": identity["bank"],
@@ -335,14 +334,14 @@ def _resume(path: Path, identity: dict, options: TrainOptions, model: nn.Module,
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: the saved training state cannot be read ({error})",
                         hint="delete it to start afresh") from error
     step, steps = int(metadata["step"]), int(metadata["steps"])
     # another length is the same run as long as the learning rate had not begun to fall
-    stretched = steps == options.steps or all(
-        rate(o, step) == rate(replace(o, decay=0.0), step) for o in (options, replace(options, pairs=steps * options.batch)))
+    lengths = (options, replace(options, pairs=steps * options.batch))
+    stretched = steps == options.steps or all(rate(o, step) == rate(replace(o, decay=0.0), step) for o in lengths)
     if json.loads(metadata["identity"]) != identity or not stretched:
         raise UserError(f"{path}: an unfinished run with other options or other views is here",
                         hint="repeat its options, delete it, or write to another file")
