@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,8 +49,6 @@ class Request:
     def __post_init__(self) -> None:
         if not self.methods:
             raise UserError("--method: no method given", hint="name one or more, or all")
-        if self.whiten == self.dataset:
-            raise UserError(f"--whiten {self.whiten}: whitening must be learned on another data set than the one tested")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def feature_folder(dataset: str, features: str, options: ExtractOptions, places: Places) -> Path:
-    return places.cache / "features" / f"{slug(dataset)}-{features}-{options.max_side}px-{options.descriptors}"
+    name = slug(dataset)
+    if name != dataset:  # folders: two paths may become one slug
+        name += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:8]
+    return places.cache / "features" / f"{name}-{features}-{options.max_side}px-{options.descriptors}"
 
 
 def features_of(dataset: Dataset, name: str, options: ExtractOptions, device: torch.device, places: Places,
@@ -176,12 +178,15 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
     chosen = choose(request, device)
     dataset = load_dataset(request.dataset, places,
                            None if progress is None else lambda d, t: progress("generating images", d, t))
+    other = None if request.whiten is None else load_dataset(request.whiten, places)
+    if other is not None and other.name == dataset.name:
+        raise UserError(f"--whiten {request.whiten}: whitening must be learned on another data set than the one tested")
     store, report = features_of(dataset, request.features, request.extract, device, places, progress)
     notes += report.notes
     if report.unreadable:
         notes.append(f"{len(report.unreadable)} gallery images cannot be read and have no features: "
                      + "; ".join(list(report.unreadable.values())[:5]))
-    whitening = None if request.whiten is None else _whitening(request, device, places, progress)
+    whitening = None if other is None else _whitening(other, request, device, places, progress)
     shortlist = seal_shortlist(dataset, store, request, whitening, notes)
 
     identity = {"seal": shortlist.seal, "shortlist": asdict(shortlist.header), "hardware": provenance.hardware(device),
@@ -229,8 +234,7 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
     return Outcome(results.Run.load(folder), tuple(notes))
 
 
-def _whitening(request: Request, device: torch.device, places: Places, progress: Progress | None) -> Whitening:
-    assert request.whiten is not None
-    other = load_dataset(request.whiten, places)
+def _whitening(other: Dataset, request: Request, device: torch.device, places: Places,
+               progress: Progress | None) -> Whitening:
     store, _ = features_of(other, request.features, request.extract, device, places, progress)
     return learn(store.global_descriptors(list(other.gallery)), other.name)

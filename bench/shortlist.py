@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -116,7 +117,7 @@ class Shortlist:
                             for name in about["lists"]}
                 loaded = Shortlist(Header(**about["header"]), tuple(about["queries"]), tuple(about["gallery"]),
                                    file["similarities"], rankings)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise UserError(f"{path}: not a readable shortlist ({error})", hint="run again to make it anew") from error
         if loaded.seal != about["seal"]:
             raise UserError(f"{path}: content does not fit its seal {about['seal'][:8]} (found {loaded.seal[:8]})",

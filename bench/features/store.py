@@ -42,18 +42,21 @@ class Item:
     key: str
     path: Path
     box: Box | None = None
+    required: bool = False  # a query: if it cannot be read, nothing can be compared
 
 
 def query_key(dataset: Dataset, query: int) -> str:
     """The store's key of a query image: the gallery's own where the query is an uncropped gallery image."""
     q = dataset.queries[query]
-    return q.id if q.box is None and dataset.gallery.get(q.id) == q.image else f"query/{q.id}"
+    shared = q.box is None and dataset.gallery.get(q.id) == q.image
+    return q.id if shared else f"query/{q.id}/"  # no gallery id ends with a slash
 
 
 def items(dataset: Dataset) -> list[Item]:
     """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
-    queries = [Item(query_key(dataset, i), q.image, q.box) for i, q in enumerate(dataset.queries)]
-    return [i for i in queries if i.key.startswith("query/")] + [Item(k, p) for k, p in dataset.gallery.items()]
+    queries = {key: Item(key, q.image, q.box, required=True)
+               for i, q in enumerate(dataset.queries) for key in [query_key(dataset, i)]}
+    return [*queries.values(), *(Item(k, path) for k, path in dataset.gallery.items() if k not in queries)]
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,10 @@ def _read_shard_list(path: Path) -> list[dict] | str:
         return f"{type(error).__name__}: {error}"
 
 
+def _unreadable_query(reason: str) -> UserError:
+    return UserError(f"query image cannot be read: {reason}", hint="replace the file, or take it out of the data set")
+
+
 def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[str, np.ndarray]]:
     """Entry of the shard list and arrays of one image; an unreadable image has an error and empty arrays."""
     card = extractor.card
@@ -212,9 +219,8 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[st
         image, ratio = crop(decode(data, item.path), item.box, item.path)
         arrays = extractor(image, ratio)
     except UnreadableImage as problem:
-        if item.key.startswith("query/"):
-            raise UserError(f"query image cannot be read: {problem.message}", hint=problem.hint or
-                            "replace the file, or take the query out of the ground truth") from problem
+        if item.required:
+            raise _unreadable_query(problem.message) from problem
         error = problem.message
         arrays = {"global_descriptor": np.zeros(card.global_dim), "descriptors": np.zeros((0, card.local_dim)),
                   "keypoints": np.zeros((0, 2)), "scales": np.zeros(0), "orientations": np.zeros(0),
@@ -285,4 +291,7 @@ def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], F
                             ) from error
         store = FeatureStore(folder)
     failed = {item.key: reason for item in wanted if (reason := store.error(item.key)) is not None}
+    for item in wanted:
+        if item.required and item.key in failed:
+            raise _unreadable_query(failed[item.key])
     return ExtractReport(len(todo), failed, tuple(notes))

@@ -143,19 +143,21 @@ def _notes(latest: Mapping[str, Run], cards: Mapping[str, dict], controls: froze
     notes = [f"First stage {floor:.1f}, ceiling of these lists {top:.1f} (mAP {main}, percent). Controls are marked *: "
              "they are floors and ceilings, not contenders."]
     contenders = [name for name in latest if name not in controls]
+
+    def values(name: str) -> pd.Series:
+        return per_query(cache[latest[name].folder], name.partition(" ")[0], main, "mAP")
+
     if contenders:
         gains = []
         for name in contenders:
-            method, m = name.partition(" ")[0], cache[latest[name].folder]
-            d = difference(per_query(m, method, main, "mAP"), per_query(m, FIRST_STAGE, main, "mAP"))
+            d = difference(values(name), per_query(metrics, FIRST_STAGE, main, "mAP"))
             gains.append(f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
                          f"better/equal/worse {d.wins}/{d.ties}/{d.losses}")
         notes.append(f"mAP {main} over the first stage, with a 95 % bootstrap interval over queries: "
                      + "; ".join(gains) + ".")
-        best = max(contenders, key=lambda n: per_query(cache[latest[n].folder], n.partition(" ")[0], main, "mAP").mean())
-        best_values = per_query(cache[latest[best].folder], best.partition(" ")[0], main, "mAP")
-        tied = [n for n in contenders if n != best and difference(
-            best_values, per_query(cache[latest[n].folder], n.partition(" ")[0], main, "mAP")).low <= 0]
+    if len(contenders) > 1:
+        best = max(contenders, key=lambda name: values(name).mean())
+        tied = [name for name in contenders if name != best and difference(values(best), values(name)).low <= 0]
         notes.append(f"Best: {best}" + (f"; not separable from it on these queries: {', '.join(tied)}." if tied else
                                         "; every other interval of the difference excludes zero."))
     notes.append(f"Measured on {machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "

@@ -270,22 +270,17 @@ def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | 
     state = out.with_name(out.name + "." + STATE)
     identity = {"options": options.identity(), "bank": bank.digest()}
     first = _resume(state, identity, options, model, head, optimiser)
-    history: list[float] = []  # accuracy on training pairs between saved states
-    seen: list[float] = []
     for step in range(first, options.steps):
         for group in optimiser.param_groups:
             group["lr"] = rate(options, step)
         pairs = sampler.draw(step)
-        loss, logits = loss_of(model, head, pairs, options, step)
+        loss, _ = loss_of(model, head, pairs, options, step)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        seen.append(float(((logits > 0) == (pairs.labels > 0.5)).float().mean()))
         if (step + 1) % options.every == 0:
             _save_state(state, step + 1, identity, options, model, head, optimiser)
-            history.append(round(float(np.mean(seen)), 3))
-            seen.clear()
         if progress and (step + 1) % 20 == 0:
             progress("training", step + 1, options.steps)
     checks = validate(model, checker)

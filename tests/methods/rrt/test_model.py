@@ -52,7 +52,8 @@ def test_reference_logits_in_both_orders_with_padding(tmp_path):
 
     def images(batch: TokenBatch) -> list[Tokens]:
         kept = [~mask for mask in batch.mask]
-        return [Tokens(x[k], s[k], g) for x, s, g, k in zip(batch.local, batch.scale_ids, batch.global_, kept, strict=True)]
+        rows = zip(batch.local, batch.scale_ids, batch.global_, kept, strict=True)
+        return [Tokens(x[k], s[k], g) for x, s, g, k in rows]
 
     for first, second, name in ((source, target, "logits"), (target, source, "logits_swapped")):
         expected = arrays[name].flatten()

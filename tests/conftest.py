@@ -1,0 +1,191 @@
+"""Small real image sets, one feature cache for the whole session, and a way to run the harness on them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import methods
+from bench.datasets import Dataset, folder
+from bench.features.extractors import ExtractOptions
+from bench.features.store import FeatureStore
+from bench.places import Places
+from bench.run import Outcome, Request, execute, features_of
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared" / "data"
+EXTRACT = ExtractOptions(max_side=160, descriptors=150)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Features and scores of subprocesses (run with --threads 1) must equal those computed here."""
+    torch.set_num_threads(1)
+
+
+def _scene(seed: int, width: int = 240, height: int = 180) -> np.ndarray:
+    """A picture full of corners: overlapping rectangles on noise; equal seeds give equal pictures."""
+    draw = np.random.default_rng(seed)
+    picture = draw.integers(90, 160, (height, width, 3)).astype(np.float64)
+    for _ in range(60):
+        x, y = draw.integers(0, width - 8), draw.integers(0, height - 8)
+        w, h = draw.integers(6, 50, 2)
+        picture[y : y + h, x : x + w] = draw.integers(0, 255, 3) * 0.9 + draw.normal(0, 8, 3)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def _view(seed: int, number: int) -> np.ndarray:
+    """160x120 view of a scene: shifted, brighter or darker, with noise."""
+    draw = np.random.default_rng((seed, number))
+    x, y = draw.integers(0, 80), draw.integers(0, 60)
+    part = _scene(seed)[y : y + 120, x : x + 160].astype(np.float64)
+    return (part * draw.uniform(0.8, 1.15) + draw.normal(0, 4, part.shape)).clip(0, 255).astype(np.uint8)
+
+
+def _write_instances(root: Path, instances: int = 3, views: int = 3) -> Path:
+    for instance in range(instances):
+        (root / f"object{instance}").mkdir(parents=True)
+        for view in range(views):
+            Image.fromarray(_view(instance, view)).save(root / f"object{instance}" / f"view{view}.png")
+    return root
+
+
+def _write_buildings(root: Path) -> Path:
+    """gallery/, queries/ and gnd.json: 2 queries with boxes; easy, hard and junk for both; 12 gallery images."""
+    (root / "gallery").mkdir(parents=True)
+    (root / "queries").mkdir()
+    truth: dict = {"gallery": [], "queries": []}
+    for landmark in range(2):
+        names = [f"landmark{landmark}_{view}" for view in range(4)]
+        for view, name in enumerate(names):
+            Image.fromarray(_view(landmark, view + 1)).save(root / "gallery" / f"{name}.png")
+        Image.fromarray(_view(landmark, 0)).save(root / "queries" / f"query{landmark}.png")
+        truth["gallery"] += names
+        truth["queries"].append({"query": f"query{landmark}", "box": [10, 5, 150, 115], "easy": names[:1],
+                                 "hard": names[1:3], "junk": names[3:]})
+    for other in range(4):
+        Image.fromarray(_view(100 + other, 0)).save(root / "gallery" / f"other{other}.png")
+        truth["gallery"].append(f"other{other}")
+    (root / "gnd.json").write_text(json.dumps(truth))
+    return root
+
+
+@pytest.fixture(scope="session")
+def view() -> Callable[[int, int], np.ndarray]:
+    """`view(scene, number)`: (120, 160, 3) uint8; views of one scene overlap."""
+    return _view
+
+
+@pytest.fixture(scope="session")
+def write_instances() -> Callable[..., Path]:
+    return _write_instances
+
+
+@pytest.fixture(scope="session")
+def write_buildings() -> Callable[[Path], Path]:
+    return _write_buildings
+
+
+@pytest.fixture(scope="session")
+def instances(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 instances of 3 views, one folder each. Read only."""
+    return _write_instances(tmp_path_factory.mktemp("instances") / "set")
+
+
+@pytest.fixture(scope="session")
+def buildings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2 queries with boxes and 12 gallery images, with gnd.json. Read only."""
+    return _write_buildings(tmp_path_factory.mktemp("buildings") / "set")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the session: every image set is extracted once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def stored(instances: Path, cache: Path) -> tuple[Dataset, FeatureStore]:
+    """The instance set and its feature store."""
+    dataset = folder.load(instances)
+    store, _ = features_of(dataset, "xfeat", EXTRACT, torch.device("cpu"), Places.of(cache))
+    return dataset, store
+
+
+@pytest.fixture
+def places(cache: Path, tmp_path: Path) -> Places:
+    """The session's cache, this test's own runs, and no official data."""
+    return Places(cache, tmp_path / "data", tmp_path / "runs")
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(places: Places) -> Run:
+    """`run(folder, "identity,oracle", top_k=5, …)`: `bench.run.execute` with the session's cache."""
+
+    def go(path: Path, names: str, where: Places = places, **more: object) -> Outcome:
+        more.setdefault("extract", EXTRACT)
+        return execute(Request(f"folder:{path}", tuple(names.split(",")), **more), where)  # type: ignore[arg-type]
+
+    return go
+
+
+METHOD = '''
+import os, time
+import torch
+from dataclasses import dataclass
+from bench.registry import register
+from bench.reranker import Card, Reranker
+
+@register("{name}", needs={needs}, card=Card(paper=None, licence="Apache-2.0"))
+class Added(Reranker):
+{body}
+'''
+
+
+@pytest.fixture
+def add_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """`add_method(name, body, needs)` puts a real file where methods are looked for, until the test ends."""
+    place = tmp_path / "more_methods"
+    place.mkdir()
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(place)])
+    known = set(sys.modules)
+
+    def add(name: str, body: str, needs: set[str] | frozenset[str] = frozenset()) -> Path:
+        lines = "\n".join("    " + line for line in body.strip("\n").splitlines())
+        (place / f"{name}.py").write_text(METHOD.format(name=name, body=lines, needs=sorted(needs)))
+        importlib.invalidate_caches()
+        return place
+
+    yield add
+    for module in set(sys.modules) - known:
+        if module.startswith("methods."):
+            del sys.modules[module]
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Inputs and outputs of the public reference implementations."""
+    path = Path(os.environ.get("RERANKBENCH_REFERENCE", SHARED / "reference"))
+    if not path.is_dir():
+        pytest.skip(f"no reference data in {path}; set RERANKBENCH_REFERENCE")
+    return path
+
+
+@pytest.fixture(scope="session")
+def official() -> Path:
+    """Folder with roxford5k/gnd_roxford5k.pkl and rparis6k/gnd_rparis6k.pkl."""
+    if not (SHARED / "roxford5k" / "gnd_roxford5k.pkl").is_file():
+        pytest.skip(f"the official ground truth is not in {SHARED}")
+    return SHARED

@@ -1,0 +1,655 @@
+"""A run, end to end on real images: exact controls, resuming, failures, reports and the regression check."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from bench.blend import Blend
+from bench.datasets import Dataset, folder
+from bench.errors import UserError
+from bench.features.store import FeatureStore
+from bench.places import Places
+from bench.report import check
+from bench.report.tables import FORMATS, compare, table_groups
+from bench.results import CEILING, FIRST_STAGE, Run, evaluate, finished_runs
+from bench.run import Outcome, feature_folder
+from cli import main
+
+Go = Callable[..., Outcome]
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def aps(run: Run, method: str, blend: Blend = Blend()) -> pd.Series:
+    rows = run.metrics(blend)
+    rows = rows[rows.method == method].set_index(["query", "difficulty", "measure"])["value"]
+    assert len(rows)
+    return rows
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values([c for c in table.columns if c not in ("score", "value")]).reset_index(drop=True)
+
+
+@pytest.fixture(params=["instances", "buildings"])
+def images(request: pytest.FixtureRequest) -> Path:
+    """Both layouts in turn."""
+    return request.getfixturevalue(request.param)
+
+
+# --- what every run must keep -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["blind", "paper"])
+def test_constant_equals_identity(run: Go, images: Path, policy: str) -> None:
+    done = run(images, "constant,identity", policy=policy, top_k=5).run
+    pd.testing.assert_series_equal(aps(done, "constant"), aps(done, "identity"), check_exact=True)
+    pd.testing.assert_series_equal(aps(done, "identity"), aps(done, FIRST_STAGE), check_exact=True)
+
+
+@pytest.mark.parametrize("policy", ["blind", "paper"])
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_oracle_reaches_the_ceiling_in_every_difficulty(run: Go, images: Path, policy: str, k: int) -> None:
+    done = run(images, "oracle,identity,reverse,random", policy=policy, top_k=k).run
+    ceiling = aps(done, CEILING)
+    pd.testing.assert_series_equal(aps(done, "oracle"), ceiling, check_exact=True)
+    for method in ("identity", "reverse", "random"):
+        below = ceiling - aps(done, method)
+        assert below[below.index.get_level_values("measure") == "mAP"].dropna().min() >= -1e-12
+
+
+def test_reverse_is_the_first_stage_backwards_and_the_tail_stays(run: Go, buildings: Path) -> None:
+    done = run(buildings, "reverse,identity", top_k=6).run
+    scores = done.scores.set_index(["method", "query"]).sort_index()
+    for query in done.shortlist.queries:
+        back, front = (scores.loc[m, query].sort_values("score", ascending=False)["candidate"].tolist()
+                       for m in ("reverse", "identity"))
+        assert back == front[::-1]
+    assert set(done.scores["candidate"]) <= set(done.shortlist.gallery)
+    assert done.scores.groupby(["method", "query"]).size().eq(6).all()
+
+
+def test_random_depends_on_its_seed_alone(run: Go, instances: Path, places: Places, tmp_path: Path) -> None:
+    first = run(instances, "random", options={"random": {"seed": "1"}}).run.scores
+    again = run(instances, "random", Places(places.cache, places.data, tmp_path / "again"),
+                options={"random": {"seed": "1"}}).run.scores
+    other = run(instances, "random", options={"random": {"seed": "2"}}).run.scores
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    assert not first.score.equals(other.score)
+
+
+def test_a_query_is_never_scored_against_itself(run: Go, instances: Path) -> None:
+    scores = run(instances, "identity").run.scores
+    assert not (scores["query"] == scores["candidate"]).any()
+    assert scores.groupby("query").size().eq(8).all()
+
+
+def test_the_paper_policy_scores_the_union_once_and_gives_every_difficulty_its_own_list(run: Go, buildings: Path,
+                                                                                        ) -> None:
+    done = run(buildings, "identity", policy="paper", top_k=3).run
+    assert list(done.shortlist.rankings) == ["Easy", "Medium", "Hard"]
+    for number, query in enumerate(done.shortlist.queries):
+        listed = done.scores[done.scores["query"] == query]["candidate"].tolist()
+        assert len(listed) == len(set(listed))
+        assert set(listed) == {done.shortlist.gallery[c] for d in done.shortlist.rankings
+                               for c in done.shortlist.candidates(d, number)}
+
+
+def test_a_listwise_method_scores_each_list(run: Go, buildings: Path, add_method: Callable) -> None:
+    add_method("listwise", "pairwise = False\ndef score(self, query, candidates):\n"
+                           "    assert len(candidates) == 3\n    return candidates.similarities")
+    done = run(buildings, "listwise,identity", policy="paper", top_k=3).run
+    pd.testing.assert_series_equal(aps(done, "listwise"), aps(done, "identity"), check_exact=True)
+    assert done.ledger.set_index("method").pairs["listwise"].eq(9).all()
+
+
+def test_real_methods_find_the_other_views(run: Go, instances: Path) -> None:
+    """A sanity check of the whole chain: geometry tells these scenes apart, whatever the first stage does."""
+    table = compare([run(instances, "ransac,identity,reverse").run])
+    assert table.rows.loc["ransac", "mAP All"] > 95
+    assert table.rows.loc["ransac", "mAP All"] >= table.rows.loc["identity", "mAP All"] \
+        > table.rows.loc["reverse", "mAP All"]
+
+
+def test_blends_are_replayed_from_stored_scores(run: Go, instances: Path) -> None:
+    done = run(instances, "ransac,identity").run
+    same = evaluate(done.scores, done.shortlist, done.dataset)
+    pd.testing.assert_frame_equal(plain(same), plain(done.metrics()), check_exact=True)
+    pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("add:0")), aps(done, "identity"), check_exact=True)
+    pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("sigmoid:1,1")), aps(done, "identity"),
+                                   check_exact=True)
+    pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("add:1e6")), aps(done, "ransac"), check_exact=True)
+
+
+# --- finished, forced, other identities ---------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_given_back_and_force_measures_again(run: Go, instances: Path) -> None:
+    first = run(instances, "identity")
+    before = (first.run.folder / "journal.jsonl").read_bytes()
+    again = run(instances, "identity")
+    assert again.run.folder == first.run.folder and any("already finished" in note for note in again.notes)
+    assert (again.run.folder / "journal.jsonl").read_bytes() == before
+    forced = run(instances, "identity", force=True)
+    assert forced.run.folder == first.run.folder
+    assert (forced.run.folder / "journal.jsonl").read_bytes() != before  # other times
+    pd.testing.assert_frame_equal(forced.run.scores, first.run.scores, check_exact=True)
+
+
+def test_another_question_is_another_run(run: Go, instances: Path) -> None:
+    folders = [run(instances, *a, **k).run.folder for a, k in (
+        (("identity",), {}), (("identity",), {"top_k": 5}), (("identity",), {"policy": "paper"}),
+        (("identity,constant",), {}), (("random",), {"options": {"random": {"seed": "3"}}}))]
+    assert len(set(folders)) == 5
+
+
+def test_changed_source_of_a_method_is_another_run(run: Go, instances: Path, add_method: Callable) -> None:
+    body = "def score(self, query, candidates):\n    return {}candidates.similarities"
+    add_method("edited", body.format(""))
+    first = run(instances, "edited").run
+    sys.modules.pop("methods.edited")
+    add_method("edited", body.format("-"))
+    second = run(instances, "edited").run
+    assert first.folder != second.folder and not first.scores.score.equals(second.scores.score)
+
+
+def test_top_k_beyond_the_gallery_is_refused_when_asked_for_and_clamped_by_default(run: Go, images: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        run(images, "identity", top_k=13)
+    most = 8 if images.parent.name.startswith("instances") else 12
+    assert f"--top-k {most} or less" in str(refusal.value)
+    outcome = run(images, "identity")
+    assert outcome.run.shortlist.header.k == most
+    assert any(f"top-k is {most}" in note for note in outcome.notes)
+
+
+# --- failures -----------------------------------------------------------------------------------------------------
+
+
+BAD = {
+    "raises": ("def score(self, query, candidates):\n    raise RuntimeError('out of luck')", "out of luck"),
+    "loads-not": ("def load(self):\n    raise OSError('no weights here')\n"
+                  "def score(self, query, candidates):\n    return candidates.similarities", "no weights here"),
+    "nan": ("def score(self, query, candidates):\n    return candidates.similarities * float('nan')", "not all finite"),
+    "infinite": ("def score(self, query, candidates):\n    return candidates.similarities / 0", "not all finite"),
+    "short": ("def score(self, query, candidates):\n    return candidates.similarities[1:]", "expected a tensor of shape"),
+    "column": ("def score(self, query, candidates):\n    return candidates.similarities[:, None]", "shape"),
+    "list": ("def score(self, query, candidates):\n    return candidates.similarities.tolist()", "list"),
+    "none": ("def score(self, query, candidates):\n    pass", "NoneType"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD))
+def test_a_method_that_breaks_is_reported_and_the_others_finish(run: Go, instances: Path, add_method: Callable,
+                                                                kind: str) -> None:
+    body, said = BAD[kind]
+    add_method("broken", body)
+    done = run(instances, "identity,broken,constant").run
+    assert said in done.about["failed"]["broken"]
+    assert set(done.scores.method) == set(done.ledger.method) == {"identity", "constant"}
+    table = compare([done])
+    assert set(table.rows.index) == {"identity", "constant"}
+    assert any(note.startswith("broken failed:") and said in note for note in table.notes)
+
+
+BREAKS_LATE = """
+calls = 0
+def score(self, query, candidates):
+    type(self).calls += 1
+    if self.calls == {at} and os.environ.get("BREAK") == "1":
+        raise RuntimeError("broke in the middle")
+    return -candidates.similarities
+"""
+
+
+def test_a_method_that_breaks_in_the_middle_is_finished_later(run: Go, instances: Path, add_method: Callable,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    add_method("late", BREAKS_LATE.format(at=6))
+    monkeypatch.setenv("BREAK", "1")
+    broken = run(instances, "identity,late,reverse").run
+    assert "broke in the middle" in broken.about["failed"]["late"]
+    assert set(broken.scores.method) == {"identity", "reverse"}
+    kept = [json.loads(line) for line in (broken.folder / "journal.jsonl").read_text().splitlines()]
+    assert sum(record["method"] == "late" for record in kept) == 3  # two calls warm up, the sixth raised
+    monkeypatch.setenv("BREAK", "0")
+    mended = run(instances, "identity,late,reverse").run
+    assert mended.folder == broken.folder and not mended.about["failed"]
+    pd.testing.assert_series_equal(aps(mended, "late"), aps(mended, "reverse"), check_exact=True)
+    after = [json.loads(line) for line in (mended.folder / "journal.jsonl").read_text().splitlines()]
+    assert after[: len(kept)] == kept
+
+
+def test_when_every_method_breaks_the_run_says_so_and_is_not_finished(run: Go, instances: Path, places: Places,
+                                                                      add_method: Callable) -> None:
+    add_method("broken", BAD["raises"][0])
+    with pytest.raises(UserError, match="every method failed:\n  broken: RuntimeError: out of luck"):
+        run(instances, "broken")
+    assert finished_runs(places.runs) == []
+
+
+def test_a_method_that_changes_torchs_threads_changes_nothing_for_the_others(run: Go, instances: Path,
+                                                                             add_method: Callable) -> None:
+    add_method("greedy", "def score(self, query, candidates):\n    torch.set_num_threads(2)\n"
+                         "    torch.set_grad_enabled(False)\n    return candidates.similarities")
+    run(instances, "greedy,identity")
+    assert torch.get_num_threads() == 1 and torch.is_grad_enabled()
+
+
+def test_a_method_that_cannot_run_here_is_a_reported_skip(run: Go, instances: Path, add_method: Callable) -> None:
+    add_method("picky", "def skip(self, features):\n    return 'not on Mondays'\n"
+                        "def score(self, query, candidates):\n    return candidates.similarities")
+    done = run(instances, "identity,picky").run
+    assert done.about["skipped"] == {"picky": "not on Mondays"}
+    assert any("picky did not run: not on Mondays" in note for note in compare([done]).notes)
+    with pytest.raises(UserError, match="no requested method can run here"):
+        run(instances, "picky")
+
+
+def test_truth_is_given_to_controls_only(add_method: Callable) -> None:
+    from bench import registry
+
+    add_method("peeking", "def score(self, query, candidates):\n    return candidates.positives", {"truth"})
+    with pytest.raises(UserError, match="only a control may read the ground truth"):
+        registry.get("peeking")
+
+
+def test_a_method_is_given_only_what_it_needs(run: Go, instances: Path, add_method: Callable) -> None:
+    add_method("modest", """
+def score(self, query, candidates):
+    assert candidates.positives is None
+    for image in (query, *candidates):
+        assert len(image.global_descriptor) == 0
+        assert len(image) > 0 and image.keypoints.abs().sum() == 0
+        assert image.scores.min() > 0
+    return candidates.similarities""", {"local"})
+    add_method("blindfolded", """
+def score(self, query, candidates):
+    assert all(len(image) == 0 and len(image.global_descriptor) == 0 for image in (query, *candidates))
+    return candidates.similarities""")
+    assert not run(instances, "modest,blindfolded").run.about["failed"]
+
+
+# --- costs --------------------------------------------------------------------------------------------------------
+
+
+def test_descriptors_and_bytes_are_those_of_the_store(run: Go, instances: Path,
+                                                      stored: tuple[Dataset, FeatureStore]) -> None:
+    dataset, store = stored
+    counts = np.array([store.count(key) for key in dataset.gallery])
+    costs = run(instances, "ransac,random,identity", options={"ransac": {"descriptors": "20"}}).run.about["costs"]
+    used = np.minimum(counts, 20)
+    per_row = 64 * 2 + 2 + 2 + 2 * 4 + 2  # descriptor, scale and score in half precision; x, y single; orientation half
+    assert costs["ransac"] == {"descriptors_mean": pytest.approx(used.mean()), "descriptors_max": used.max(),
+                               "kib_per_image": pytest.approx(used.mean() * per_row / 1024)}
+    assert costs["random"] == {"descriptors_mean": 0, "descriptors_max": 0,
+                               "kib_per_image": pytest.approx(1280 * 2 / 1024)}
+    assert costs["identity"] == {"descriptors_mean": 0, "descriptors_max": 0, "kib_per_image": 0}
+
+
+def test_the_ledger_has_a_row_a_query_and_its_times_are_times(run: Go, instances: Path) -> None:
+    done = run(instances, "ransac,identity", top_k=5).run
+    assert done.ledger.groupby("method").size().to_dict() == {"ransac": 9, "identity": 9}
+    assert done.ledger.pairs.eq(5).all()
+    assert (done.ledger[["load_ms", "transfer_ms", "score_ms"]] >= 0).all(axis=None)
+    by_method = done.ledger.groupby("method").score_ms.median()
+    assert by_method["ransac"] > by_method["identity"]
+
+
+def test_a_run_records_what_it_was_made_with(run: Go, instances: Path) -> None:
+    about = run(instances, "ransac,identity").run.about
+    record = about["provenance"]
+    assert record["versions"]["torch"] and record["hardware"]["threads"] == 1 and record["torch_flags"]
+    assert about["identity"]["methods"]["ransac"]["options"]["seed"] == 0
+    assert len(about["identity"]["methods"]["ransac"]["source_sha256"]) == 64
+    assert about["cards"]["identity"]["control"] and not about["cards"]["ransac"]["control"]
+
+
+# --- killed and resumed -------------------------------------------------------------------------------------------
+
+
+SLOW = "def score(self, query, candidates):\n    time.sleep(float(os.environ.get('NAP', '0')))\n" \
+       "    return -candidates.similarities"
+
+DRIVER = """
+import sys, time
+import methods
+methods.__path__.append({methods!r})
+import bench.features.store as store
+store.SHARD_IMAGES = 2
+from bench.features.extractors import FeatureExtractor
+plain = FeatureExtractor.__call__
+def slow(self, *given):
+    time.sleep({nap})
+    return plain(self, *given)
+FeatureExtractor.__call__ = slow
+from cli import main
+main()
+"""
+
+
+def start(tmp_path: Path, places: Places, images: Path, names: str, nap: float = 0.0) -> subprocess.Popen:
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER.format(methods=str(tmp_path / "more_methods"), nap=nap))
+    return subprocess.Popen(
+        [sys.executable, str(driver), "run", "--dataset", f"folder:{images}", "--method", names, "--threads", "1",
+         "--max-side", "160", "--keep-descriptors", "150", "--cache-dir", str(places.cache), "--runs", str(places.runs)],
+        env={**os.environ, "NAP": "0.15", "PYTHONPATH": str(REPOSITORY)}, cwd=REPOSITORY,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 100
+    while not reached():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(f"never got there: {process.communicate()[0].decode()[-2000:]}")
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_run_killed_while_scoring_goes_on_where_it_stopped(run: Go, instances: Path, places: Places, tmp_path: Path,
+                                                             add_method: Callable,
+                                                             stored: tuple[Dataset, FeatureStore]) -> None:
+    add_method("napping", SLOW)
+
+    def journal() -> bytes:
+        return b"".join(path.read_bytes() for path in places.runs.glob("*/journal.jsonl"))
+
+    names = "identity,napping,ransac"
+    kill_when(start(tmp_path, places, instances, names), lambda: journal().count(b"\n") >= 8)
+    kept = journal()
+    assert 8 <= kept.count(b"\n") < 27
+    assert finished_runs(places.runs) == []
+    resumed = run(instances, names)
+    assert any("resuming" in note for note in resumed.notes)
+    whole = kept[: kept.rfind(b"\n") + 1]
+    assert (resumed.run.folder / "journal.jsonl").read_bytes().startswith(whole)  # nothing was done twice
+    undisturbed = run(instances, names, Places(places.cache, places.data, tmp_path / "undisturbed"))
+    assert undisturbed.run.folder.name == resumed.run.folder.name
+    pd.testing.assert_frame_equal(plain(resumed.run.scores), plain(undisturbed.run.scores), check_exact=True)
+    pd.testing.assert_frame_equal(plain(resumed.run.metrics()), plain(undisturbed.run.metrics()), check_exact=True)
+
+
+def test_an_extraction_killed_in_the_middle_keeps_its_shards(run: Go, instances: Path, tmp_path: Path,
+                                                             stored: tuple[Dataset, FeatureStore],
+                                                             add_method: Callable) -> None:
+    places = Places(tmp_path / "cache", tmp_path / "data", tmp_path / "runs")
+
+    def shards() -> list[Path]:
+        return sorted(places.cache.glob("features/*/shards/[0-9]*"))
+
+    kill_when(start(tmp_path, places, instances, "identity", nap=0.2), lambda: len(shards()) >= 2)
+    before = {path: (path / "shard.json").stat().st_mtime_ns for path in shards()}
+    told: list[tuple[str, int, int]] = []
+    from bench.run import Request, execute
+
+    extract = __import__("bench.features.extractors", fromlist=["ExtractOptions"]).ExtractOptions(160, 150)
+    resumed = execute(Request(f"folder:{instances}", ("identity",), extract=extract), places,
+                      lambda what, done, total: told.append((what, done, total)))
+    assert {path: (path / "shard.json").stat().st_mtime_ns for path in before} == before
+    assert max(total for what, _, total in told if what == "extracting features") == 9 - 2 * len(before)
+    dataset, whole = stored
+    store = FeatureStore(feature_folder(dataset.name, "xfeat", extract, places))
+    for key in dataset.gallery:
+        for name, value in vars(whole.read(key)).items():
+            assert torch.equal(getattr(store.read(key), name), value), (key, name)
+    assert resumed.run.seal == run(instances, "identity").run.seal
+
+
+@pytest.mark.parametrize("torn", [b'{"method": "identity", "query": "obj', b"\0" * 40, b"\xff\xfe\n", b"{}\n", b"3\n",
+                                  b'{"method": "identity", "query": "object0/view0", "scores": {"union": [NaN]}, '
+                                  b'"load_ms": 0, "transfer_ms": 0, "score_ms": 0}\n'])
+def test_a_torn_last_journal_line_is_dropped(run: Go, instances: Path, torn: bytes) -> None:
+    done = run(instances, "identity,reverse").run
+    path = done.folder / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:7]) + torn)
+    about = json.loads((done.folder / "run.json").read_text())
+    (done.folder / "run.json").write_text(json.dumps({**about, "status": "running"}))
+    resumed = run(instances, "identity,reverse").run
+    now = path.read_bytes().splitlines(keepends=True)
+    assert now[:7] == lines[:7] and len(now) == len(lines)
+    pd.testing.assert_frame_equal(plain(resumed.scores), plain(done.scores), check_exact=True)
+
+
+# --- reports ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_different_seals_never_share_a_table(run: Go, instances: Path, places: Places) -> None:
+    a, b = run(instances, "identity").run, run(instances, "reverse").run
+    c = run(instances, "identity", top_k=5).run
+    assert a.seal == b.seal != c.seal
+    groups = table_groups(finished_runs(places.runs))
+    assert sorted(len(group) for group in groups) == [1, 2]
+    for group in groups:
+        assert len({r.seal for r in group}) == 1
+    with pytest.raises(UserError, match="different shortlists"):
+        compare([a, c])
+    assert set(compare([a, b]).rows.index) == {"identity", "reverse"}
+
+
+def test_runs_of_different_machines_never_share_a_table(run: Go, instances: Path, places: Places) -> None:
+    a = run(instances, "identity").run
+    b = run(instances, "reverse").run
+    about = json.loads((b.folder / "run.json").read_text())
+    about["identity"]["hardware"]["threads"] = 7
+    (b.folder / "run.json").write_text(json.dumps(about))
+    assert [len(group) for group in table_groups([a, Run.load(b.folder)])] == [1, 1]
+
+
+def test_the_newest_row_of_a_method_stands_and_other_options_are_another_row(run: Go, instances: Path) -> None:
+    a = run(instances, "random").run
+    b = run(instances, "random", options={"random": {"seed": "4"}}).run
+    assert set(compare([a, b]).rows.index) == {"random", "random seed=4"}
+
+
+@pytest.fixture
+def reported(run: Go, images: Path, places: Places) -> Callable[..., Result]:
+    """`report` on the command line, after a run with several methods."""
+    run(images, "identity,oracle,ransac,reverse", top_k=5)
+
+    def report(*more: str) -> Result:
+        return CliRunner().invoke(main, ["report", "--runs", str(places.runs), "--cache-dir", str(places.cache), *more])
+
+    return report
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_every_format_holds_the_same_table(reported: Callable[..., Result], places: Places, form: str) -> None:
+    result = reported("--format", form)
+    assert result.exit_code == 0, result.output
+    text = result.stdout
+    table = compare(finished_runs(places.runs))
+    names, columns = list(table.rows.index), [c.name for c in table.columns]
+    if form == "json":
+        content = json.loads(text)
+        assert content["seal"] == table.about["seal"] and [row["method"] for row in content["rows"]] == names
+        assert all(set(columns) <= row.keys() for row in content["rows"])
+    elif form == "csv":
+        read = pd.read_csv(io.StringIO(text))
+        assert read.method.tolist() == names
+        np.testing.assert_allclose(read[columns].to_numpy(), table.rows[columns].to_numpy(), rtol=1e-12)
+    elif form == "md":
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(lines) == 2 + len(names)
+        assert {line.count("|") for line in lines} == {len(columns) + 2}
+        assert [line.split("|")[1].strip().rstrip("*") for line in lines[2:]] == names
+    else:
+        body = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(body) == 1 + len(names) and {line.count(" & ") for line in body} == {len(columns)}
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+
+
+def test_the_terminal_table_names_policy_seal_and_every_method(reported: Callable[..., Result], places: Places) -> None:
+    text = reported().output
+    done = finished_runs(places.runs)[0]
+    assert done.seal[:8] in text and "policy blind" in text
+    for name in ("identity*", "oracle*", "reverse*", "ransac"):
+        assert name in text
+
+
+def test_plots_are_written(reported: Callable[..., Result], tmp_path: Path) -> None:
+    result = reported("--plots", str(tmp_path / "plots"), "--format", "json")
+    assert result.exit_code == 0, result.output
+    (plot,) = (tmp_path / "plots").iterdir()
+    assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and plot.stat().st_size > 5000
+
+
+def test_a_report_can_be_narrowed_to_a_seal_a_data_set_and_a_blend(reported: Callable[..., Result], places: Places,
+                                                                   images: Path) -> None:
+    seal = finished_runs(places.runs)[0].seal
+    assert reported("--seal", seal[:8], "--format", "json").exit_code == 0
+    assert reported("--dataset", f"folder:{images}", "--format", "json").exit_code == 0
+    blended = reported("--blend", "sigmoid:0.5,0.1", "--format", "json")
+    assert json.loads(blended.stdout)["blend"] == "sigmoid:0.5,0.1"
+    for nothing in (("--seal", "zz"), ("--dataset", "demo")):
+        result = reported(*nothing)
+        assert result.exit_code == 1 and "no finished run of that kind" in result.output
+
+
+def test_a_report_refuses_a_run_whose_shortlist_was_changed(reported: Callable[..., Result], places: Places) -> None:
+    path = finished_runs(places.runs)[0].folder / "shortlist.npz"
+    with np.load(path) as file:
+        content = {key: file[key] for key in file.files}
+    content["ranking/any/0"] = content["ranking/any/0"][::-1]
+    np.savez(path, **content)
+    result = reported("--blend", "add:1")
+    assert result.exit_code == 1 and "seal" in result.output
+
+
+def test_headroom_is_0_for_the_first_stage_and_100_for_the_oracle(run: Go, buildings: Path) -> None:
+    table = compare([run(buildings, "identity,constant,oracle,reverse", top_k=8).run])
+    assert table.rows.loc["identity", table.headroom_column] == 0 == table.rows.loc["constant", table.headroom_column]
+    assert table.rows.loc["oracle", table.headroom_column] == pytest.approx(100)
+    assert table.rows.loc["reverse", table.headroom_column] < 0
+
+
+# --- regression check ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checked(run: Go, instances: Path, places: Places, tmp_path: Path) -> Callable[..., Result]:
+    """`check` on the command line, with a baseline written from a finished run."""
+    run(instances, "identity,constant,ransac,reverse", top_k=8)
+
+    def go(*more: str) -> Result:
+        return CliRunner().invoke(main, ["check", "--baseline", str(tmp_path / "baseline.json"), "--runs",
+                                         str(places.runs), *more])
+
+    assert go("--write").exit_code == 0
+    return go
+
+
+def test_a_run_passes_against_its_own_baseline(checked: Callable[..., Result]) -> None:
+    result = checked()
+    assert result.exit_code == 0, result.output
+    assert "FAIL" not in result.output and "constant equals identity" in result.output
+
+
+def test_a_changed_baseline_accuracy_fails_and_names_the_query(checked: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    content = json.loads(path.read_text())
+    content["accuracy"]["ransac"]["All"]["object1/view2"] -= 0.5
+    path.write_text(json.dumps(content))
+    result = checked()
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith("FAIL")]
+    assert "ransac All" in line and "object1/view2" in line and "+5.56" in line
+
+
+def test_tampered_scores_fail_and_name_the_query(checked: Callable[..., Result], places: Places) -> None:
+    path = finished_runs(places.runs)[0].folder / "scores.parquet"
+    table = pd.read_parquet(path)
+    chosen = (table.method == "ransac") & (table["query"] == "object2/view0")
+    table.loc[chosen, "score"] *= -1
+    table.to_parquet(path, index=False)
+    result = checked()
+    assert result.exit_code == 1
+    assert any(line.startswith("FAIL") and "ransac All" in line and "object2/view0" in line
+               for line in result.output.splitlines())
+
+
+def test_constant_unlike_identity_fails(checked: Callable[..., Result], places: Places) -> None:
+    path = finished_runs(places.runs)[0].folder / "scores.parquet"
+    table = pd.read_parquet(path)
+    table.loc[table.method == "constant", "score"] = table.loc[table.method == "reverse", "score"].to_numpy()
+    table.to_parquet(path, index=False)
+    assert "constant differs from identity" in checked().output
+
+
+def test_relative_times_beyond_the_bound_fail(checked: Callable[..., Result], places: Places, run: Go, instances: Path,
+                                              add_method: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    content = json.loads(path.read_text())
+    assert content["relative_times"] == {"ransac": 1.0}  # controls are no contenders
+    content["relative_times"]["ransac"] = 1 / (content["ratio_bound"] * 1.1)
+    path.write_text(json.dumps(content))
+    result = checked()
+    assert result.exit_code == 1 and "ms per pair" in result.output
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not json", '{"identity": {}}'])
+def test_what_is_not_a_baseline_is_refused(checked: Callable[..., Result], tmp_path: Path, content: str) -> None:
+    (tmp_path / "baseline.json").write_text(content)
+    result = checked()
+    assert result.exit_code == 1 and "not a baseline" in result.output and "Traceback" not in result.output
+
+
+def test_a_baseline_without_a_run_says_which_run_is_missing(checked: Callable[..., Result], places: Places) -> None:
+    shutil.rmtree(places.runs)
+    result = checked()
+    assert result.exit_code == 1 and "no finished run to check" in result.output and "--top-k 8" in result.output
+
+
+def test_the_baseline_of_other_options_fails(checked: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    content = json.loads(path.read_text())
+    content["identity"]["options"]["ransac"]["threshold"] = 3.0
+    path.write_text(json.dumps(content))
+    assert checked().exit_code == 1
+    assert check.read_baseline(path)["reference"] == "ransac"
+
+
+# --- whitening ----------------------------------------------------------------------------------------------------
+
+
+def test_whitening_is_learned_on_another_set_and_named_in_the_record(run: Go, instances: Path, buildings: Path) -> None:
+    plain_run = run(instances, "identity").run
+    white = run(instances, "identity,constant", whiten=f"folder:{buildings}").run
+    assert white.seal != plain_run.seal
+    name = white.about["identity"]["shortlist"]["features"]
+    assert name.startswith("xfeat+gem-lite0+pca11[folder:") and str(buildings) in name
+    with pytest.raises(UserError, match="another data set than the one tested"):
+        run(instances, "identity", whiten=f"folder:{instances}")
+
+
+def test_whitening_on_the_tested_set_under_another_spelling_is_refused(run: Go, instances: Path) -> None:
+    with pytest.raises(UserError, match="another data set than the one tested"):
+        run(instances, "identity", whiten=f"folder:{instances}/../{instances.name}")
+
+
+def test_two_folders_whose_long_names_end_alike_keep_apart(run: Go, write_instances: Callable, tmp_path: Path,
+                                                           places: Places) -> None:
+    tail = Path("a" * 40) / ("b" * 40)
+    first, second = (write_instances(tmp_path / name / tail, 2, 2) for name in ("one", "two"))
+    for path in (first, second):
+        run(path, "identity")
+    assert folder.load(first).name != folder.load(second).name
+    made = {p.name for p in (places.cache / "features").iterdir() if "b" * 40 in p.name}
+    assert len(made) == 2
