@@ -193,7 +193,11 @@ def report(form: str, dataset: str | None, seal: str | None, blend: str, plots: 
     from bench.report.tables import FORMATS, compare, table_groups
     from bench.results import finished_runs
 
-    runs = [r for r in finished_runs(places.runs)
+    finished = finished_runs(places.runs)
+    others = len(list(places.runs.glob("*/run.json"))) - len(finished)
+    if others:
+        click.echo(f"note: {others} runs in {places.runs} are unfinished or of another version and left out", err=True)
+    runs = [r for r in finished
             if (dataset is None or r.about["identity"]["shortlist"]["dataset"] in (dataset, _absolute(dataset)))
             and (seal is None or r.seal.startswith(seal))]
     if not runs:

@@ -31,6 +31,7 @@ from bench.places import slug
 from bench.scores import UNION, Record
 from bench.shortlist import Shortlist, reranked
 
+FORMAT = 1  # of a run's folder; folders of another format are left out of reports
 FIRST_STAGE = "(first stage)"
 CEILING = "(ceiling)"
 
@@ -136,7 +137,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.about.get("status") == "finished"
+        return self.about.get("status") == "finished" and self.about.get("format") == FORMAT
 
     @property
     def seal(self) -> str:

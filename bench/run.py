@@ -205,7 +205,7 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
         folder.mkdir(parents=True, exist_ok=True)
         shortlist.save(folder / "shortlist.npz")
         results.save_dataset(folder / "dataset.json", dataset)
-        about: dict[str, Any] = {"status": "running", "identity": identity, "skipped": chosen.skipped, "failed": {},
+        about: dict[str, Any] = {"format": results.FORMAT, "status": "running", "identity": identity, "skipped": chosen.skipped, "failed": {},
                  "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
                  "cold": before.about.get("cold", {}) if before else {},
                  "provenance": provenance.record(device), "unreadable": dict(report.unreadable)}

@@ -35,10 +35,11 @@ class DemoSpec:
     views: int = 9  # gallery views per landmark
     distractors: int = 400
     queries_per_landmark: int = 1
-    twins: float = 0.3
+    twins: float = 0.25
 
     def __post_init__(self) -> None:
-        for field, low in (("seed", 0), ("landmarks", 1), ("views", 2), ("distractors", 0), ("queries_per_landmark", 1)):
+        least = {"seed": 0, "landmarks": 1, "views": 2, "distractors": 0, "queries_per_landmark": 1}
+        for field, low in least.items():
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"{field} must be a whole number of at least {low}, not {value!r}")
@@ -96,7 +97,8 @@ def generate(folder: Path, spec: DemoSpec = DemoSpec(), workers: int = 1,
     jobs = [(folder, spec, i, -1) for i in range(spec.landmarks)]
     jobs += [(folder, spec, i, min(i + BATCH, spec.distractors)) for i in range(0, spec.distractors, BATCH)]
     total = spec.landmarks * (spec.views + spec.queries_per_landmark) + spec.distractors
-    done, labels = 0, []
+    done = 0
+    labels: list[_Labels] = []
     for images, found in _run(jobs, workers):
         done += images
         labels += found

@@ -55,7 +55,7 @@ class Taste:
 TASTES: dict[str, Taste] = {
     "query": Taste((0, 12), (0.85, 1.15), 0.1, 3, 2, 0.0, 0.1, (0.4, 0.8), (75, 92)),
     "easy": Taste((3, 20), (0.75, 1.3), 0.15, 4, 2, 0.05, 0.1, (0.4, 1.0), (65, 92)),
-    "hard": Taste((22, 48), (0.55, 1.9), 0.25, 7, 2.5, 0.25, 0.25, (0.5, 1.4), (50, 88)),
+    "hard": Taste((22, 50), (0.5, 2.0), 0.25, 7, 2.5, 0.25, 0.2, (0.5, 1.4), (50, 88)),
     "junk": Taste((30, 75), (0.12, 0.3), 1.2, 8, 4, 0.6, 0.4, (0.6, 1.8), (40, 85)),
 }
 
@@ -86,7 +86,8 @@ class _Camera:
 
 
 def _camera(rng: np.random.Generator, building: Building, taste: Taste, azimuth: float) -> _Camera:
-    width, height = (LONG, SHORT) if rng.random() < (0.75 if building.width > building.height else 0.4) else (SHORT, LONG)
+    lying = rng.random() < (0.75 if building.width > building.height else 0.4)
+    width, height = (LONG, SHORT) if lying else (SHORT, LONG)
     zoom = float(np.exp(rng.uniform(*np.log(taste.zoom))))
     focal = rng.uniform(0.85, 1.25) * LONG * (rng.uniform(1.0, 1.5) if zoom > 1.3 else 1.0)
     turn = np.radians(azimuth)
@@ -97,7 +98,8 @@ def _camera(rng: np.random.Generator, building: Building, taste: Taste, azimuth:
     eye = rng.uniform(1.5, 2.2) if rng.random() < 0.7 else rng.uniform(2.5, building.height * 0.9)
     position = np.asarray((np.sin(turn) * distance, eye, np.cos(turn) * distance))
     reach = taste.off * max(1.0, zoom)
-    aim = middle + (rng.uniform(-reach, reach) * building.width * 0.5, rng.uniform(-0.5, 0.6) * reach * building.height, 0)
+    aside, above = rng.uniform(-0.5, 0.5) * reach, rng.uniform(-0.5, 0.6) * reach
+    aim = middle + (aside * building.width, above * building.height, 0)
     ahead = (aim - position) / np.linalg.norm(aim - position)
     right = np.cross(ahead, (0, 1, 0))
     right /= np.linalg.norm(right)
@@ -123,11 +125,13 @@ def _light(rng: np.random.Generator, gloom: float) -> _Light:
         if kind == 1:  # against the light, or glare
             tint *= rng.choice((0.6, 1.5))
         else:  # low, golden, hard shadows
-            return _Light(sun * (1, 0.5, 1), np.asarray((1.1, 0.8, 0.5)) * exposure, np.asarray((0.3, 0.32, 0.42)) * exposure,
-                          ((120, 140, 180), (240, 200, 150)))
+            low = sun * (1, 0.5, 1)
+            return _Light(low / np.linalg.norm(low), np.asarray((1.1, 0.8, 0.5)) * exposure,
+                          np.asarray((0.3, 0.32, 0.42)) * exposure, ((120, 140, 180), (240, 200, 150)))
     if rng.random() < 0.4:  # overcast
         return _Light(sun, 0.15 * tint * exposure, 0.8 * tint * exposure, ((190, 196, 204), (222, 224, 226)))
-    return _Light(sun, 0.75 * tint * exposure, 0.45 * tint * exposure * (0.95, 1, 1.08), ((86, 136, 206), (196, 214, 232)))
+    tint *= exposure
+    return _Light(sun, 0.75 * tint, 0.45 * tint * (0.95, 1, 1.08), ((86, 136, 206), (196, 214, 232)))
 
 
 @lru_cache(maxsize=64)
@@ -180,7 +184,8 @@ def _sprite(kind: str, variant: int) -> Image.Image:
 SIZES = {"tree": (5.0, 7.0), "lamp": (0.8, 4.8), "person": (0.68, 1.75), "car": (4.2, 1.7), "van": (5.2, 3.2)}
 
 
-def _billboard(camera: _Camera, x: float, z: float, size: tuple[float, float], texture: Image.Image, **kind: bool) -> Panel:
+def _billboard(camera: _Camera, x: float, z: float, size: tuple[float, float], texture: Image.Image,
+               **kind: bool) -> Panel:
     """An upright cut-out at (x, 0, z) that faces the camera."""
     aside = np.asarray((camera.position[2] - z, 0, x - camera.position[0]))
     aside *= size[0] / max(float(np.linalg.norm(aside)), 1e-6)
@@ -255,7 +260,8 @@ class _Canvas:
         back[:, 2] += back[:, :2] @ low
         nearness = back[2]  # (3,): 1 / depth as a linear function of the pixel
         back = back / back[2, 2]
-        patch = texture.transform(size, Image.Transform.PERSPECTIVE, back.ravel()[:8].tolist(), Image.Resampling.BILINEAR)
+        patch = texture.transform(size, Image.Transform.PERSPECTIVE, back.ravel()[:8].tolist(),
+                                  Image.Resampling.BILINEAR)
         cover = patch.getchannel(3)
         if not ahead.all():  # behind the camera the same formula paints a ghost
             x, y = np.arange(size[0])[None], np.arange(size[1])[:, None]
@@ -327,8 +333,8 @@ def _develop(rng: np.random.Generator, image: Image.Image, taste: Taste) -> Imag
     blur = rng.uniform(*taste.blur)
     if rng.random() < 0.15 * (taste.blur[1] > 1.2):
         long, turn = rng.uniform(2, 5), rng.uniform(0, 3.14)
-        moved = image.transform(image.size, Image.Transform.AFFINE, (1, 0, np.cos(turn) * long, 0, 1, np.sin(turn) * long),
-                                Image.Resampling.BILINEAR)
+        shake = (1, 0, np.cos(turn) * long, 0, 1, np.sin(turn) * long)
+        moved = image.transform(image.size, Image.Transform.AFFINE, shake, Image.Resampling.BILINEAR)
         image = Image.blend(image, moved, 0.5)
     image = image.filter(ImageFilter.GaussianBlur(blur))
     pixels = np.asarray(image, np.float32)
@@ -342,7 +348,7 @@ def _develop(rng: np.random.Generator, image: Image.Image, taste: Taste) -> Imag
 
 
 def render_view(building: Building, rng: np.random.Generator, role: Role = "query", azimuth: float = 0.0) -> View:
-    """A photograph of the building. `azimuth`: degrees off the facade's normal, -60..60, that the role's turn adds to."""
+    """A photograph of the building. `azimuth`: degrees off the facade's normal, -60..60; the role's turn is added."""
     taste = TASTES[role]
     side = 1.0 if rng.random() < 0.5 - azimuth / 120 else -1.0  # rather across the normal than out to the side
     angle = azimuth + side * rng.uniform(*taste.turn)

@@ -1,4 +1,4 @@
-"""The scenes of the `demo` data set: buildings in three dimensions, generated from numbers, and the camera that sees them.
+"""The scenes of the `demo` data set: buildings in three dimensions, generated from numbers.
 
 World: metres, x right along the main facade, y up, z towards the viewer; the main facade lies in z = 0, centred on
 x = 0, its foot at y = 0. Pictures are drawn back to front with Pillow's perspective transform, in eight-bit integers,
@@ -29,8 +29,10 @@ FRAMES: tuple[Colour, ...] = ((240, 238, 232), (70, 52, 40), (46, 66, 58), (60, 
 ROOFS: tuple[Colour, ...] = ((150, 74, 54), (78, 82, 92), (96, 132, 116), (110, 84, 66))
 GROUNDS: tuple[Colour, ...] = ((128, 126, 122), (142, 132, 120), (108, 122, 84), (150, 146, 140), (120, 114, 112),
                                (136, 130, 126))
-SIGNS: tuple[Colour, ...] = ((176, 40, 40), (32, 70, 130), (30, 96, 66), (226, 180, 50), (40, 38, 42), (230, 226, 214))
-MATERIALS = {"brick": (0.15, 0.42), "ashlar": (0.48, 0.9), "rubble": (0.34, 0.5), "panel": (1.2, 1.5), "plaster": (0, 0)}
+SIGNS: tuple[Colour, ...] = ((176, 40, 40), (32, 70, 130), (30, 96, 66), (226, 180, 50), (40, 38, 42),
+                             (230, 226, 214))
+MATERIALS = {"brick": (0.15, 0.42), "ashlar": (0.48, 0.9), "rubble": (0.34, 0.5), "panel": (1.2, 1.5),
+             "plaster": (0, 0)}
 PATTERNS = ("none", "none", "stripes", "checks", "lozenges", "timber", "bands")
 SHAPES = ("rect", "rect", "arch", "pointed")
 MOTIFS = ("relief", "mosaic", "sign", "clock", "mural")
@@ -119,7 +121,7 @@ def _noise(rng: np.random.Generator, width: int, height: int, cell: float) -> np
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _tint(colour: Sequence[float], factor: float) -> Colour:
+def _tint(colour: Sequence[float] | np.ndarray, factor: float) -> Colour:
     r, g, b = (int(min(max(c * factor, 0), 255)) for c in colour[:3])
     return r, g, b
 
@@ -201,7 +203,8 @@ def _opening(shape: str, width: int, height: int) -> Image.Image:
         draw.rectangle((0, w // 2, w, h), fill=255)
     elif shape == "pointed" and h > w / 2:
         arc = [(w / 2 * t**0.7, min(w * 0.8, h * 0.6) * t) for t in np.linspace(0, 1, 8)]
-        draw.polygon([*[(w / 2 - x, y) for x, y in arc], (0, h), (w, h), *[(w / 2 + x, y) for x, y in arc[::-1]]], fill=255)
+        left, right = [(w / 2 - x, y) for x, y in arc], [(w / 2 + x, y) for x, y in arc[::-1]]
+        draw.polygon([*left, (0, h), (w, h), *right], fill=255)
     else:
         draw.rectangle((0, 0, w, h), fill=255)
     return mask.reduce(2)
@@ -214,7 +217,7 @@ def _glass(rng: np.random.Generator, style: Style, width: int, height: int) -> I
     draw = ImageDraw.Draw(image)
     base = np.asarray((52, 62, 76)) * rng.uniform(0.7, 1.5)
     columns, rows = style.panes
-    bar = max(2, w // 18)
+    bar = max(2, min(w, h) // 18)
     for i in range(columns):
         for j in range(rows):
             box = (bar + i * (w - bar) // columns, bar + j * (h - bar) // rows,
@@ -227,7 +230,7 @@ def _glass(rng: np.random.Generator, style: Style, width: int, height: int) -> I
         for x in (bar, w - bar - w // 5):
             draw.rectangle((x, bar, x + w // 5, h - bar), fill=cloth)
     elif habit < 0.45:  # a blind let down so far
-        draw.rectangle((bar, bar, w - bar, int(h * rng.uniform(0.15, 0.8))), fill=cloth)
+        draw.rectangle((bar, bar, w - bar, int(h * rng.uniform(0.2, 0.8))), fill=cloth)
     elif habit < 0.52:
         draw.rectangle((bar, bar, w - bar, h - bar), fill=_vary(rng, style.trim, 0.2))
     return image.reduce(2)
@@ -353,9 +356,9 @@ def make_facade(rng: np.random.Generator, style: Style, width: float, height: fl
                 ww = hh = min(ww, hh)
             bottom = floor - (0 if door else room * 0.22)
             x0, y0 = round((middle - ww / 2) * ppm), round((bottom - hh) * ppm)
-            size = (max(3, round(ww * ppm)), max(3, round(hh * ppm)))
-            if kind == 1 and not door:
-                continue
+            size = (round(ww * ppm), round(hh * ppm))
+            if min(size) < 8 or kind == 1 and not door:
+                continue  # a blind bay, or no room
             if kind == 2 and not door:
                 relief.paste(part := ornament(rng, *size, style.trim, style.motif), (x0, y0), part.getchannel(3))
                 continue
@@ -369,7 +372,8 @@ def make_facade(rng: np.random.Generator, style: Style, width: float, height: fl
                 for k in range(1, 4):
                     y = y0 + size[1] * (k + 1) // 5
                     recess_draw.rectangle((x0 + border, y, x0 + size[0] - border, y + size[1] // 6),
-                                          outline=(*_tint(style.frame, 1.5), 255), fill=(*_vary(rng, style.frame, 0.1), 255))
+                                          outline=(*_tint(style.frame, 1.5), 255),
+                                          fill=(*_vary(rng, style.frame, 0.1), 255))
             else:
                 recess.paste(_glass(rng, style, *size), box[:2])
             if kind != 4 or door:
@@ -464,8 +468,9 @@ def _roof(rng: np.random.Generator, style: Style, kind: str, x0: float, x1: floa
                       _triangle(tiles(z - back, rise))),
                 Panel(_v(x0, base + rise, mid), _v(wide, 0, 0), _v(0, -rise, z - mid), _triangle(tiles(wide, rise)))]
     if kind == "front":
-        return [Panel(_v(middle, base + rise, back), _v(0, 0, z - back), _v(x0 - middle, -rise, 0), tiles(depth, wide / 2)),
-                Panel(_v(middle, base + rise, z), _v(0, 0, back - z), _v(x1 - middle, -rise, 0), tiles(depth, wide / 2)),
+        along, slope = _v(0, 0, z - back), tiles(depth, wide / 2)
+        return [Panel(_v(middle, base + rise, back), along, _v(x0 - middle, -rise, 0), slope),
+                Panel(_v(middle, base + rise, z), -along, _v(x1 - middle, -rise, 0), slope),
                 Panel(_v(x0, base + rise, z - 0.3), _v(wide, 0, 0), _v(0, -rise, 0), gable(wide, rise))]
     if kind == "flat":
         rail = Image.new("RGBX", (round(wide * 24), 24), (*style.trim, 0))
@@ -478,11 +483,12 @@ def _roof(rng: np.random.Generator, style: Style, kind: str, x0: float, x1: floa
     ridge = z - depth / 2 if kind == "gable" else z - 1.5
     faces = [Panel(_v(x0, base + rise, ridge), _v(wide, 0, 0), _v(0, -rise, z - ridge), tiles(wide, rise * 1.4))]
     if kind == "gable":
-        for x, near, far in ((x0 + 0.3, back, z), (x1 - 0.3, z, back)):
-            faces.insert(0, Panel(_v(x, base + rise, near), _v(0, 0, far - near), _v(0, -rise, 0), gable(depth, rise)))
+        for end, near, far in ((x0 + 0.3, back, z), (x1 - 0.3, z, back)):
+            along = _v(0, 0, far - near)
+            faces.insert(0, Panel(_v(end, base + rise, near), along, _v(0, -rise, 0), gable(depth, rise)))
     for _ in range(int(rng.integers(0, 5))):  # dormers and chimneys break the roof's line
-        x, size = rng.uniform(x0 + 1, x1 - 2), rng.uniform(0.8, 1.5)
-        faces.append(Panel(_v(x, base + rise * 0.2 + size * 1.2, z - 0.4), _v(size, 0, 0), _v(0, -size * 1.2, 0),
+        at, size = rng.uniform(x0 + 1, x1 - 2), rng.uniform(0.8, 1.5)
+        faces.append(Panel(_v(at, base + rise * 0.2 + size * 1.2, z - 0.4), _v(size, 0, 0), _v(0, -size * 1.2, 0),
                            flatten(make_facade(rng, style, size, size * 1.2, 24, doors=False, richness=0))))
     return faces
 
@@ -508,7 +514,8 @@ def make_building(style: Style, seed: Sequence[int]) -> Building:
         wall = flatten(make_facade(rng, style, across, tall, 32, doors=False))
         flank = flatten(make_facade(rng, style, across, tall, 24, doors=False))
         front += _box(x - across / 2, x + across / 2, tall, out, across, wall, flank)
-        front += _roof(rng, style, ("spire", "flat")[int(rng.integers(2))], x - across / 2, x + across / 2, tall, out, across)
+        cap = ("spire", "flat")[int(rng.integers(2))]
+        front += _roof(rng, style, cap, x - across / 2, x + across / 2, tall, out, across)
         top = max(top, max(float(face.corner[1]) for face in front))
     extent = [left - 0.3, right + 0.3]
     for sign in (-1, 1):
@@ -520,7 +527,8 @@ def make_building(style: Style, seed: Sequence[int]) -> Building:
             faces += _roof(rng, style, "gable", x0, x0 + long, tall, -back, depth - back)
             wings.append((x0 + long / 2, tuple(faces)))
             extent = [min(extent[0], x0), max(extent[1], x0 + long)]
-    columns, portico = (), None
+    columns: tuple[tuple[float, float, float, Image.Image], ...] = ()
+    portico = None
     if rng.random() < 0.3:
         columns, portico = _portico(rng, style, rng.uniform(0.4, 0.8) * width, min(height * 0.7, style.storey * 1.6))
     standing = [("tree", int(rng.integers(8)), rng.uniform(-1, 1) * width, rng.uniform(2.5, 7))
@@ -528,8 +536,8 @@ def make_building(style: Style, seed: Sequence[int]) -> Building:
     standing += [("lamp", int(rng.integers(4)), rng.uniform(-0.7, 0.7) * width, rng.uniform(2, 5))
                  for _ in range(rng.poisson(0.8))]
     outline = np.asarray([(x, y, z) for x in extent for y in (0, top) for z in (0, -3)], np.float64)
-    return Building(width, height, facade, GROUNDS[ground], tuple(around), tuple(body), tuple(roof + front), tuple(wings), tuple(standing), columns,
-                    portico, outline)
+    return Building(width, height, facade, GROUNDS[ground], tuple(around), tuple(body), tuple(roof + front),
+                    tuple(wings), tuple(standing), columns, portico, outline)
 
 
 def _portico(rng: np.random.Generator, style: Style, width: float, height: float
@@ -559,8 +567,8 @@ def _far_house(variant: int) -> Image.Image:
 @lru_cache(maxsize=6)
 def _ground(variant: int) -> Image.Image:
     rng = np.random.default_rng([7002, variant])
-    stones = _stones(rng, 1600, 1100, ((8, 14), (12, 12), (6, 9), (20, 30), (5, 8), (14, 22))[variant], GROUNDS[variant],
-                     0.08, float(variant % 2))
+    size = ((8, 14), (12, 12), (6, 9), (20, 30), (5, 8), (14, 22))[variant]
+    stones = _stones(rng, 1600, 1100, size, GROUNDS[variant], 0.08, float(variant % 2))
     stones *= 0.8 + 0.4 * _noise(rng, 1600, 1100, 60)[..., None]
     return _rgbx(stones.clip(0, 255).astype(np.uint8))
 
@@ -571,7 +579,8 @@ def _surroundings(rng: np.random.Generator, width: float, ground: int) -> list[P
     x = -80.0
     while x < 70:
         wide, tall = rng.uniform(10, 22), rng.uniform(5, 15)
-        panels.append(Panel(_v(x, tall, -45), _v(wide, 0, 0), _v(0, -tall, 0), _far_house(int(rng.integers(16))), glow=True))
+        house = _far_house(int(rng.integers(16)))
+        panels.append(Panel(_v(x, tall, -45), _v(wide, 0, 0), _v(0, -tall, 0), house, glow=True))
         x += wide + rng.uniform(0, 12)
     for sign in (-1, 1):
         if rng.random() < 0.6:

@@ -109,9 +109,12 @@ class FeatureStore:
         return self._rows[key].error
 
     @cached_property
-    def identity(self) -> dict[str, object]:
-        """What was extracted and how."""
-        return json.loads((self.folder / "set.json").read_text())
+    def identity(self) -> dict[str, object] | None:
+        """What was extracted and how; None if the record of it is lost."""
+        try:
+            return json.loads((self.folder / "set.json").read_text())
+        except (OSError, ValueError):
+            return None
 
     def content(self, keys: Iterable[str]) -> str:
         """sha256 over the extraction's identity and the image contents of these keys."""
@@ -200,7 +203,7 @@ def _read_shard_list(path: Path) -> list[dict] | str:
             if found != size:
                 return f"{name} has {found} bytes, expected {size}"
         return listed["images"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
 
 
@@ -229,6 +232,12 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[st
         if not np.isfinite(value).all():
             raise UserError(f"{item.path}: the extractor {card.name!r} gave non-finite {name}")
     return {"key": item.key, "sha256": sha256, "stat": stat, "box": item.box, "error": error}, arrays
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def _write_shard(folder: Path, entries: list[dict], arrays: list[dict[str, np.ndarray]]) -> None:
@@ -267,6 +276,7 @@ def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], F
         notes.append(f"{folder}: extracted by another version or with other settings; extracting anew")
         store = FeatureStore(folder)
     for path, reason in store.damaged:
+        shutil.rmtree(path.with_name(f"damaged-{path.name}"), ignore_errors=True)  # of an earlier time
         path.rename(path.with_name(f"damaged-{path.name}"))
         notes.append(f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again")
     todo = store.stale(wanted)
@@ -275,7 +285,8 @@ def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], F
     if todo:
         extractor = make_extractor()
         try:
-            (folder / "set.json").write_text(json.dumps(dict(identity), sort_keys=True))
+            if store.identity != dict(identity):
+                _write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
             for start in range(0, len(todo), SHARD_IMAGES):
                 entries, arrays = [], []
                 for item, _ in todo[start : start + SHARD_IMAGES]:
@@ -291,7 +302,7 @@ def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], F
                             ) from error
         store = FeatureStore(folder)
     failed = {item.key: reason for item in wanted if (reason := store.error(item.key)) is not None}
-    for item in wanted:
-        if item.required and item.key in failed:
-            raise _unreadable_query(failed[item.key])
+    for query in wanted:
+        if query.required and query.key in failed:
+            raise _unreadable_query(failed[query.key])
     return ExtractReport(len(todo), failed, tuple(notes))

@@ -91,7 +91,7 @@ class _Attention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """Post-norm transformer layer with ReLU and no dropout."""
 
     def __init__(self, config: RRTConfig):
@@ -111,7 +111,7 @@ class _Layer(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: RRTConfig):
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.depth))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
 
 
 class RRT(nn.Module):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from bench.errors import UserError
 from methods.rrt.bank import KEPT, Bank, BankOptions, build_bank
-from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
+from methods.rrt.model import RRT, SINGLE_SCALE, Layer, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
 
 Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
 STATE = "training"  # suffix of the resumable state beside the weights
@@ -115,7 +115,7 @@ class Sampler:
         usable = np.flatnonzero((bank.held_out == held_out) & (bank.counts >= options.descriptors))
         members = {group: usable[bank.groups[usable] == group] for group in np.unique(bank.groups[usable])}
         self.positives = {int(view): found for view in usable
-                          if len(found := bank.positives(view, members[bank.groups[view]], options.least_overlap))}
+                          if len(found := bank.positives(int(view), members[bank.groups[view]], options.least_overlap))}
         self.anchors = np.array(sorted(self.positives), dtype=np.int64)
         if not len(self.anchors) or len(members) < 2:
             raise UserError(f"too little to {'validate' if held_out else 'train'} on: {len(self.anchors)} views with "
@@ -128,7 +128,7 @@ class Sampler:
         """The `hardest` views of other scenes nearest to each anchor by global similarity."""
         vectors = torch.from_numpy(self.bank.global_[usable].astype(np.float32))
         groups = torch.from_numpy(self.bank.groups[usable])
-        found = {}
+        found: dict[int, np.ndarray] = {}
         for anchors in np.array_split(self.anchors, max(1, len(self.anchors) // 512)):
             similar = torch.from_numpy(self.bank.global_[anchors].astype(np.float32)) @ vectors.T
             same = torch.from_numpy(self.bank.groups[anchors])[:, None] == groups
@@ -214,6 +214,7 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
             # layer, whose tokens have unit norm (later ones are normalised to sqrt(dim)). Otherwise it starts as a mean
             # over all tokens, from which this network takes very long to find matches.
             for layer, gain in zip(model.encoder.layers[:-1], [12.0] + [1.0] * config.depth, strict=False):
+                assert isinstance(layer, Layer)
                 query, key, _ = layer.self_attn.in_proj_weight.split(config.dim)
                 query.mul_(gain)
                 key.copy_(query)

@@ -69,7 +69,8 @@ def test_progress_ends_at_the_number_of_pictures(tmp_path: Path) -> None:
 
 def test_a_view_is_easy_to_itself_and_a_far_one_is_junk() -> None:
     building = landmark_building(seed=5, landmark=0)
-    near, far = (render_view(building, np.random.default_rng([5, i]), role) for i, role in enumerate(("query", "junk")))
+    near = render_view(building, np.random.default_rng([5, 0]), "query")
+    far = render_view(building, np.random.default_rng([5, 1]), "junk")
     assert near.seen.shape == (GRID * GRID,) and near.seen.mean() > 0.3
     assert grade_views(near, near) == "easy"
     assert grade_views(near, dataclasses.replace(near, seen=np.zeros_like(near.seen))) == "junk"

@@ -1,0 +1,479 @@
+"""The feature store keeps what was extracted, notices what changed and loses nothing that was finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.datasets import Dataset, folder
+from bench.errors import UserError
+from bench.features import Features
+from bench.features import store as stores
+from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor
+from bench.features.store import FeatureStore, extract, items, query_key
+from bench.run import Outcome
+
+EXTRACT = ExtractOptions(160, 150)
+IDENTITY = FeatureExtractor.identity_of(CARDS["xfeat"], EXTRACT)
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def extractor() -> FeatureExtractor:
+    return FeatureExtractor("xfeat", EXTRACT)
+
+
+@pytest.fixture
+def fill(extractor: FeatureExtractor, tmp_path: Path) -> Callable[..., stores.ExtractReport]:
+    """`fill(images)` brings the store in tmp_path/store up to date with a folder of images."""
+
+    def go(images: Path | Dataset, **more: object) -> stores.ExtractReport:
+        dataset = folder.load(images) if isinstance(images, Path) else images
+        return extract(items(dataset), tmp_path / "store", more.pop("make", lambda: extractor),  # type: ignore[arg-type]
+                       more.pop("identity", IDENTITY), **more)  # type: ignore[arg-type]
+
+    return go
+
+
+@pytest.fixture
+def small(write_instances: Callable[..., Path], tmp_path: Path) -> Path:
+    """2 instances of 2 views, to be changed by the test."""
+    return write_instances(tmp_path / "images", 2, 2)
+
+
+@pytest.fixture
+def guarded(write_buildings: Callable[..., Path], tmp_path: Path) -> Path:
+    """The layout with gnd.json, to be changed by the test."""
+    return write_buildings(tmp_path / "images")
+
+
+def no_extractor() -> FeatureExtractor:
+    raise AssertionError("nothing is to be extracted")
+
+
+def features_equal(a: Features, b: Features) -> bool:
+    return all(torch.equal(getattr(a, name), value) for name, value in vars(b).items())
+
+
+# --- what is stored -----------------------------------------------------------------------------------------------
+
+
+def test_features_read_are_the_features_extracted_to_half_precision(stored: tuple[Dataset, FeatureStore],
+                                                                    extractor: FeatureExtractor) -> None:
+    dataset, store = stored
+    key = "object1/view2"
+    made = extractor(np.asarray(Image.open(dataset.gallery[key]).convert("RGB")))
+    read = store.read(key)
+    assert len(read) == len(made["scores"]) > 50
+    for name, value in made.items():
+        found = getattr(read, name).numpy()
+        exact = name in ("keypoints", "image_size")
+        np.testing.assert_allclose(found, value, rtol=0 if exact else 1e-3, atol=0 if exact else 1e-3, err_msg=name)
+        assert found.dtype == np.float32
+    assert read.image_size.tolist() == [160, 120]
+    assert torch.allclose(read.descriptors.norm(dim=1), torch.ones(len(read)), atol=2e-3)
+    assert (read.keypoints[:, 0] <= 159).all() and (read.keypoints >= 0).all()
+
+
+def test_only_what_is_needed_is_read(stored: tuple[Dataset, FeatureStore]) -> None:
+    store = stored[1]
+    whole = store.read("object0/view0")
+    nothing = store.read("object0/view0", frozenset())
+    assert len(nothing) == 0 and len(nothing.global_descriptor) == 0 and torch.equal(nothing.image_size, whole.image_size)
+    local = store.read("object0/view0", frozenset({"local"}))
+    assert torch.equal(local.descriptors, whole.descriptors) and local.keypoints.abs().sum() == 0
+    assert len(local.global_descriptor) == 0
+    with_points = store.read("object0/view0", frozenset({"local", "keypoints"}), top=7)
+    assert torch.equal(with_points.keypoints, whole.keypoints[:7]) and len(with_points) == 7
+    only_global = store.read("object0/view0", frozenset({"global"}))
+    assert torch.equal(only_global.global_descriptor, whole.global_descriptor) and len(only_global) == 0
+
+
+def test_the_first_rows_are_the_best(stored: tuple[Dataset, FeatureStore]) -> None:
+    store = stored[1]
+    whole, best = store.read("object2/view0"), store.read("object2/view0", top=10)
+    assert torch.equal(best.scores, whole.scores[:10]) and (whole.scores.diff() <= 0).all()
+    assert features_equal(whole.top(10), best)
+
+
+def test_bytes_per_image_count_what_a_method_reads(stored: tuple[Dataset, FeatureStore]) -> None:
+    store = stored[1]
+    assert store.bytes_per_image(frozenset({"global"})) == (2560, 0)
+    assert store.bytes_per_image(frozenset({"local"})) == (0, 64 * 2 + 2 + 2)
+    assert store.bytes_per_image(frozenset({"local", "keypoints"})) == (0, 64 * 2 + 2 + 2 + 8 + 2)
+    assert store.bytes_per_image(frozenset({"truth"})) == (0, 0)
+
+
+def test_reading_cannot_change_the_store(stored: tuple[Dataset, FeatureStore]) -> None:
+    store = stored[1]
+    before = store.read("object0/view1")
+    store.read("object0/view1").descriptors.zero_()
+    assert features_equal(store.read("object0/view1"), before)
+
+
+def test_nothing_stored_is_a_pickle(stored: tuple[Dataset, FeatureStore]) -> None:
+    for file in (stored[1].folder / "shards").rglob("*.npy"):
+        np.load(file, allow_pickle=False)
+
+
+def test_a_query_with_a_box_is_stored_apart_and_cropped(guarded: Path, fill: Callable, tmp_path: Path) -> None:
+    dataset = folder.load(guarded)
+    assert [i.key for i in items(dataset)][:2] == [query_key(dataset, 0), query_key(dataset, 1)]
+    assert fill(guarded).extracted == 14
+    store = FeatureStore(tmp_path / "store")
+    assert store.read(query_key(dataset, 0)).image_size.tolist() == [140, 110]
+    truth = json.loads((guarded / "gnd.json").read_text())
+    truth["queries"][1]["box"] = [0, 0, 80, 120]
+    (guarded / "gnd.json").write_text(json.dumps(truth))
+    report = fill(guarded)
+    assert report.extracted == 1 and "another query box" in report.notes[0]
+    assert FeatureStore(tmp_path / "store").read(query_key(dataset, 1)).image_size.tolist() == [80, 120]
+
+
+def test_a_gallery_folder_called_query_is_not_mistaken_for_queries(guarded: Path, fill: Callable, view: Callable,
+                                                                   tmp_path: Path) -> None:
+    """gallery/query/query0 and queries/query0 are two images."""
+    (guarded / "gallery" / "query").mkdir()
+    Image.fromarray(view(55, 0)).save(guarded / "gallery" / "query" / "query0.png")
+    truth = json.loads((guarded / "gnd.json").read_text())
+    truth["gallery"].append("query/query0")
+    (guarded / "gnd.json").write_text(json.dumps(truth))
+    assert fill(guarded).extracted == 15
+    dataset, store = folder.load(guarded), FeatureStore(tmp_path / "store")
+    assert store.read("query/query0").image_size.tolist() == [160, 120]
+    assert store.read(query_key(dataset, 0)).image_size.tolist() == [140, 110]
+
+
+# --- odd images ---------------------------------------------------------------------------------------------------
+
+
+def odd_images(root: Path) -> dict[str, bool]:
+    """Writes odd files into an instance; name -> whether an image can be read from it."""
+    rgb = np.asarray(Image.open(root / "gallery" / "other0.png").convert("RGB"))
+    image, whole = Image.fromarray(rgb), (root / "gallery" / "other0.png").read_bytes()
+    save: dict[str, Callable[[Path], object]] = {
+        "corrupt.png": lambda p: p.write_bytes(whole[:60] + b"\x55" * 400 + whole[460:]),
+        "truncated.png": lambda p: p.write_bytes(whole[: len(whole) // 3]),
+        "empty.jpg": lambda p: p.write_bytes(b""),
+        "text.jpg": lambda p: p.write_text("not an image"),
+        "pixel.png": lambda p: Image.new("RGB", (1, 1), "red").save(p),
+        "sliver.png": lambda p: Image.fromarray(rgb[:1]).save(p),
+        "thread.png": lambda p: Image.fromarray(np.tile(rgb[:, :1], (20, 1, 1))).save(p),
+        "grey.png": lambda p: image.convert("L").save(p),
+        "rgba.png": lambda p: image.convert("RGBA").save(p),
+        "palette.png": lambda p: image.convert("P").save(p),
+        "cmyk.jpg": lambda p: image.convert("CMYK").save(p),
+        "deep.png": lambda p: Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(p),
+        "flat.png": lambda p: Image.new("RGB", (160, 120), (90, 90, 90)).save(p),
+        "black.png": lambda p: Image.new("RGB", (160, 120)).save(p),
+    }
+    for name, write in save.items():
+        write(root / "gallery" / name)
+    truth = json.loads((root / "gnd.json").read_text())
+    truth["gallery"] += [Path(name).stem for name in save]
+    (root / "gnd.json").write_text(json.dumps(truth))
+    return {Path(n).stem: n not in ("corrupt.png", "truncated.png", "empty.jpg", "text.jpg") for n in save}
+
+
+@pytest.mark.parametrize("features", list(CARDS))
+def test_odd_images_are_read_or_reported_and_all_stay_in_the_gallery(guarded: Path, run: Callable[..., Outcome],
+                                                                     features: str) -> None:
+    odd = odd_images(guarded)
+    outcome = run(guarded, "identity,ransac,constant", features=features)
+    assert not outcome.run.about["failed"]
+    unreadable = outcome.run.about["unreadable"]
+    assert set(unreadable) == {name for name, readable in odd.items() if not readable}
+    assert all(f"{name}." in reason for name, reason in unreadable.items())
+    assert any("4 gallery images cannot be read" in note for note in outcome.notes)
+    short = outcome.run.shortlist
+    assert set(odd) <= set(short.gallery) and np.isfinite(short.similarities).all()
+    for name in unreadable:
+        assert (short.similarities[:, short.gallery.index(name)] == 0).all()
+    scores = outcome.run.scores
+    assert (scores[(scores.method == "ransac") & scores.candidate.isin([*unreadable, "flat", "black"])].score == 0).all()
+
+
+def test_modes_of_one_picture_have_like_features(guarded: Path, fill: Callable, tmp_path: Path) -> None:
+    odd_images(guarded)
+    fill(guarded)
+    store = FeatureStore(tmp_path / "store")
+    original = store.read("other0")
+    for name in ("grey", "rgba", "palette", "cmyk", "deep"):
+        other = store.read(name)
+        assert len(other) > 50 and float(other.global_descriptor @ original.global_descriptor) > 0.6, name
+    assert features_equal(store.read("rgba"), original)
+
+
+@pytest.mark.parametrize("features", list(CARDS))
+def test_an_image_without_keypoints_has_a_global_descriptor_and_no_rows(guarded: Path, run: Callable[..., Outcome],
+                                                                        features: str, places) -> None:
+    Image.new("RGB", (160, 120), (90, 90, 90)).save(guarded / "queries" / "query0.png")
+    methods = "identity,ransac" + (",lightglue" if features == "xfeat" else "")
+    outcome = run(guarded, methods, features=features, top_k=2)
+    assert not outcome.run.about["failed"]
+    scores = outcome.run.scores
+    flat = scores[(scores["query"] == "query0") & (scores.method != "identity")]
+    assert len(flat) and (flat.score == 0).all()
+
+
+def test_an_unreadable_query_is_an_error_that_names_it(guarded: Path, fill: Callable, small: Path) -> None:
+    (guarded / "queries" / "query1.png").write_bytes(b"")
+    with pytest.raises(UserError, match="query image cannot be read: .*query1.png") as refusal:
+        fill(guarded)
+    assert refusal.value.hint
+
+
+def test_an_unreadable_image_of_an_instance_is_a_query_and_so_an_error(small: Path, fill: Callable) -> None:
+    (small / "object1" / "view0.png").write_bytes(b"garbage")
+    for _ in range(2):
+        with pytest.raises(UserError, match="query image cannot be read: .*view0.png"):
+            fill(small)
+
+
+def test_an_unreadable_distractor_of_an_instance_set_is_kept(small: Path, fill: Callable, tmp_path: Path) -> None:
+    (small / "alone").mkdir()
+    (small / "alone" / "broken.png").write_bytes(b"garbage")
+    report = fill(small)
+    assert list(report.unreadable) == ["alone/broken"]
+    read = FeatureStore(tmp_path / "store").read("alone/broken")
+    assert len(read) == 0 and read.global_descriptor.abs().sum() == 0 and len(read.global_descriptor) == 1280
+
+
+def test_a_mended_image_is_read_again(small: Path, fill: Callable, view: Callable, tmp_path: Path) -> None:
+    (small / "alone").mkdir()
+    (small / "alone" / "broken.png").write_bytes(b"garbage")
+    fill(small)
+    Image.fromarray(view(9, 9)).save(small / "alone" / "broken.png")
+    report = fill(small)
+    assert report.extracted == 1 and not report.unreadable
+    assert len(FeatureStore(tmp_path / "store").read("alone/broken")) > 50
+
+
+def test_an_image_that_vanished_after_it_was_listed_is_unreadable(small: Path, fill: Callable) -> None:
+    (small / "alone").mkdir()
+    gone = small / "alone" / "gone.png"
+    Image.new("RGB", (50, 50)).save(gone)
+    dataset = folder.load(small)
+    gone.unlink()
+    assert "alone/gone" in fill(dataset).unreadable
+
+
+# --- up to date ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_read_twice(small: Path, fill: Callable) -> None:
+    assert fill(small).extracted == 4
+    again = fill(small, make=no_extractor)
+    assert again.extracted == 0 and again.notes == ()
+
+
+def test_a_touched_image_is_not_read_again(small: Path, fill: Callable) -> None:
+    fill(small)
+    os.utime(small / "object0" / "view0.png", (1, 1))
+    assert fill(small, make=no_extractor).extracted == 0
+
+
+def test_a_new_image_is_added(small: Path, fill: Callable, view: Callable, tmp_path: Path) -> None:
+    fill(small)
+    before = FeatureStore(tmp_path / "store").read("object0/view0")
+    Image.fromarray(view(0, 8)).save(small / "object0" / "view8.png")
+    assert fill(small).extracted == 1
+    store = FeatureStore(tmp_path / "store")
+    assert len(store) == 5 and features_equal(store.read("object0/view0"), before)
+
+
+def test_a_changed_image_is_noticed_read_again_and_changes_the_seal(small: Path, run: Callable[..., Outcome],
+                                                                    view: Callable) -> None:
+    before = run(small, "identity").run
+    Image.fromarray(view(77, 0)).save(small / "object0" / "view1.png")
+    outcome = run(small, "identity")
+    assert outcome.run.seal != before.seal and outcome.run.folder != before.folder
+    (note,) = [note for note in outcome.notes if "read again" in note]
+    assert "view1.png changed since its features were stored" in note
+    assert before.seal == type(before).load(before.folder).shortlist.seal  # the old run is as it was
+
+
+def test_a_changed_image_of_the_same_size_and_name_changes_the_seal_too(small: Path, run: Callable[..., Outcome],
+                                                                        view: Callable) -> None:
+    """The image set is listed by name and size; contents are under the seal through the features."""
+    for path in sorted(small.rglob("*.png")):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    before = run(small, "identity").run
+    Image.fromarray(view(77, 0)).save(small / "object0" / "view1.bmp")
+    after = run(small, "identity").run
+    assert folder.load(small).image_set == before.dataset.image_set == after.dataset.image_set
+    assert before.seal != after.seal
+
+
+def test_other_settings_extract_anew(small: Path, fill: Callable) -> None:
+    fill(small)
+    report = fill(small, identity={**IDENTITY, "version": 0})
+    assert report.extracted == 4 and "other settings" in report.notes[0]
+
+
+# --- damage and interruption --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "SHARD_IMAGES", 2)
+
+
+@pytest.mark.parametrize("damage", ["truncated array", "missing array", "empty list", "cut list", "missing list",
+                                    "list of another kind"])
+def test_a_damaged_shard_is_reported_set_aside_and_read_again(small: Path, fill: Callable, two_a_shard: None,
+                                                              tmp_path: Path, damage: str) -> None:
+    fill(small)
+    intact = {key: FeatureStore(tmp_path / "store").read(key) for key in folder.load(small).gallery}
+    shard = tmp_path / "store" / "shards" / "000001"
+    array, listed = shard / "descriptors.npy", shard / "shard.json"
+    {"truncated array": lambda: os.truncate(array, array.stat().st_size // 2), "missing array": array.unlink,
+     "empty list": lambda: os.truncate(listed, 0), "cut list": lambda: os.truncate(listed, 60),
+     "missing list": listed.unlink, "list of another kind": lambda: listed.write_text("[1, 2]")}[damage]()
+    report = fill(small)
+    assert report.extracted == 2
+    assert "000001 was damaged" in report.notes[0] and "set aside as damaged-000001" in report.notes[0]
+    store = FeatureStore(tmp_path / "store")
+    assert all(features_equal(store.read(key), value) for key, value in intact.items())
+    assert fill(small, make=no_extractor).notes == ()
+    shard = sorted((tmp_path / "store" / "shards").glob("[0-9]*"))[-1]  # and a second time
+    (shard / "shard.json").unlink()
+    assert fill(small).extracted == 2
+
+
+def test_an_unfinished_shard_of_a_killed_process_is_swept_away(small: Path, fill: Callable, tmp_path: Path) -> None:
+    (tmp_path / "store" / "shards" / "tmp-1").mkdir(parents=True)
+    (tmp_path / "store" / "shards" / "tmp-1" / "scores.npy").write_bytes(b"half")
+    fill(small)
+    assert [p.name for p in (tmp_path / "store" / "shards").iterdir()] == ["000000"]
+
+
+def test_an_interrupted_extraction_goes_on_without_reading_finished_images(small: Path, fill: Callable,
+                                                                           two_a_shard: None,
+                                                                           extractor: FeatureExtractor) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(small, progress=interrupt)
+    read: list[str] = []
+    real = stores._extract_one
+
+    def counted(item: stores.Item, with_: FeatureExtractor) -> tuple:
+        read.append(item.key)
+        return real(item, with_)
+
+    stores._extract_one = counted
+    try:
+        report = fill(small)
+    finally:
+        stores._extract_one = real
+    assert read == ["object1/view0", "object1/view1"] and report.extracted == 2
+
+
+def test_a_torn_record_of_the_settings_does_not_lock_the_store(small: Path, fill: Callable, tmp_path: Path) -> None:
+    fill(small)
+    (tmp_path / "store" / "set.json").write_text("")
+    assert fill(small).extracted == 4
+    (tmp_path / "store" / "set.json").unlink()
+    assert fill(small).extracted == 4
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import bench.features.store as stores
+from bench.datasets import folder
+from bench.errors import UserError
+from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor
+stores.SHARD_IMAGES = 2
+options = ExtractOptions(160, 150)
+made = FeatureExtractor("xfeat", options)
+def progress(done, total):
+    if done == 3:  # the first shard is written
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+try:
+    stores.extract(stores.items(folder.load(Path(sys.argv[1]))), Path(sys.argv[2]), lambda: made,
+                   FeatureExtractor.identity_of(CARDS["xfeat"], options), progress)
+except UserError as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_a_clear_error_and_finished_shards_survive(small: Path, fill: Callable,
+                                                                                two_a_shard: None,
+                                                                                tmp_path: Path) -> None:
+    """The operating system refuses to write (a limit on file sizes, as a full disk or a quota does)."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(small), str(tmp_path / "store")], capture_output=True,
+                          text=True, cwd=REPOSITORY, timeout=100)
+    assert done.returncode == 7, done.stderr[-2000:]
+    assert "cannot write features" in done.stdout and "finished shards are kept" in done.stdout
+    assert [p.name for p in (tmp_path / "store" / "shards").iterdir()] == ["000000"]
+    report = fill(small)
+    assert report.extracted == 2 and report.notes == ()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path):
+    """A real file system of 256 KiB; root only."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)],
+                                           capture_output=True).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_a_clear_error_and_making_room_goes_on(tiny_disk: Path, instances: Path, two_a_shard: None,
+                                                              extractor: FeatureExtractor) -> None:
+    """Shards of two images of about 45 kB: two fit beside what fills the disk, a third does not."""
+    place, wanted = tiny_disk / "store", items(folder.load(instances))
+    filler = tiny_disk / "other people's files"
+    filler.write_bytes(b"x" * 60_000)
+    with pytest.raises(UserError, match="No space left on device"):
+        extract(wanted, place, lambda: extractor, IDENTITY)
+    kept = sorted(p.name for p in (place / "shards").iterdir())
+    assert kept and all(name.isdigit() for name in kept)
+    with pytest.raises(UserError, match="No space left on device"):  # still full: still clear, still nothing lost
+        extract(wanted, place, lambda: extractor, IDENTITY)
+    assert sorted(p.name for p in (place / "shards").iterdir())[: len(kept)] == kept
+    filler.unlink()
+    some = extract(wanted[: 2 * len(kept)], place, no_extractor, IDENTITY)
+    assert some.extracted == 0
+
+
+def test_a_full_disk_while_scoring_keeps_the_finished_queries(tiny_disk: Path, run: Callable[..., Outcome],
+                                                              instances: Path, places) -> None:
+    from bench.places import Places
+
+    here = Places(places.cache, places.data, tiny_disk / "runs")
+    filler = tiny_disk / "filler"
+    filler.write_bytes(b"x" * (256 * 1024 - 28 * 1024))
+    names = "identity,reverse,constant,random,oracle"
+    with pytest.raises(UserError, match="No space left on device|cannot write"):
+        run(instances, names, here)
+    journals = list((tiny_disk / "runs").glob("*/journal.jsonl"))
+    kept = [line for path in journals for line in path.read_text().splitlines() if line.endswith("}")]
+    filler.unlink()
+    outcome = run(instances, names, here)
+    lines = (outcome.run.folder / "journal.jsonl").read_text().splitlines()
+    assert len(lines) == 45 and lines[: len(kept)] == kept
+    assert json.loads(lines[-1])["query"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # nothing of this process was limited
