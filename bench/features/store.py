@@ -301,7 +301,7 @@ def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], F
                             hint="finished shards are kept; make room or choose another --cache-dir and run again"
                             ) from error
         store = FeatureStore(folder)
-    failed = {item.key: reason for item in wanted if (reason := store.error(item.key)) is not None}
+    failed = {item.key: why for item in wanted if (why := store.error(item.key)) is not None}
     for query in wanted:
         if query.required and query.key in failed:
             raise _unreadable_query(failed[query.key])
