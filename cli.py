@@ -153,11 +153,12 @@ def run(method: str, dataset: str, features: str, top_k: int | None, policy: Any
 
 def _print(table: Table) -> None:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
     from bench.report.tables import cells
 
-    shown = RichTable(title=table.title, box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
+    shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
     shown.add_column("method", no_wrap=True)
     for column in table.columns:
         shown.add_column(column.name, justify="right")
@@ -167,7 +168,7 @@ def _print(table: Table) -> None:
         marked = [f"[bold]{text}[/bold]" if c.name in best and len(best[c.name]) > 1 and name in best[c.name].index
                   and best[c.name][name] == best[c.name].max() else text
                   for c, text in zip(table.columns, row[1:], strict=True)]
-        shown.add_row(row[0], *marked, style="dim" if name in table.controls else "")
+        shown.add_row(escape(row[0]), *marked, style="dim" if name in table.controls else "")
     console = _console()
     console.print(shown)
     for note in table.notes:

@@ -46,18 +46,11 @@ def decode(data: bytes, path: Path) -> np.ndarray:
                 upright = ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's decoders raise many kinds (OSError, SyntaxError, ValueError, struct.error, …)
         raise UnreadableImage(f"{path}: not a readable image ({type(error).__name__}: {error})") from error
-    if upright.mode == "F":
-        raise UnreadableImage(f"{path}: floating-point pixels have no agreed range", hint="save it as 8 or 16 bits")
-    try:
-        return _eight_bit_rgb(upright)
-    except ValueError as error:  # Pillow knows no way from some modes (LAB)
-        raise UnreadableImage(f"{path}: pixels of mode {upright.mode} cannot become RGB ({error})") from error
-
-
-def _eight_bit_rgb(upright: Image.Image) -> np.ndarray:
     if upright.mode.startswith("I;16") or upright.mode == "I":
         grey = np.asarray(upright).astype(np.float64) / 65535.0
         return np.repeat((grey.clip(0, 1) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    if upright.mode == "F":
+        raise UnreadableImage(f"{path}: floating-point pixels have no agreed range", hint="save it as 8 or 16 bits")
     if "A" in upright.getbands() or "transparency" in upright.info:
         rgba = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

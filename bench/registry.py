@@ -65,15 +65,19 @@ def _has_default(field: Field) -> bool:
 def _sources() -> dict[str, Callable[[], object]]:
     """name -> a function that imports the module or class of that method."""
     found: dict[str, Callable[[], object]] = {}
+    origins: dict[str, str] = {}
     for module in pkgutil.iter_modules(methods.__path__):
         if not module.name.startswith("_"):
-            found[module.name.replace("_", "-")] = partial(importlib.import_module, f"methods.{module.name}")
+            name = module.name.replace("_", "-")
+            found[name] = partial(importlib.import_module, f"methods.{module.name}")
+            origins[name] = f"methods/{module.name}"
     for point in entry_points(group=ENTRY_POINTS):
         if point.name in found:
-            origin = f"methods/{point.name.replace('-', '_')}"
-            found[point.name] = partial(_refuse, f"{point.name!r} is registered by {point.value} and by {origin}")
+            found[point.name] = partial(_refuse, f"{point.name!r} is registered by {point.value} and by "
+                                                 f"{origins[point.name]}")
         else:
             found[point.name] = point.load
+            origins[point.name] = point.value
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,6 +109,9 @@ def parse_value(text: str, kind: Any, option: str) -> Any:
             raise UserError(f"{option}={text}: expected true or false")
         return words[text.lower()]
     try:
-        return kind(text)
+        value = kind(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("not finite")
+        return value
     except (TypeError, ValueError) as error:
         raise UserError(f"{option}={text}: expected {getattr(kind, '__name__', kind)}") from error

@@ -131,8 +131,10 @@ class Run:
     def load(folder: Path) -> Run:
         try:
             about = json.loads((folder / "run.json").read_text())
+            if not isinstance(about, dict):
+                raise ValueError("run.json holds no object")
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: not a run ({error})") from error
+            raise UserError(f"{folder}: not a run ({error})", hint="delete or move that folder") from error
         return Run(folder, about)
 
     @property

@@ -11,7 +11,6 @@ from bench.features import FeatureBatch, Features
 from bench.registry import register
 from bench.reranker import Card, Reranker
 
-
 PRIME = 1_000_003
 
 

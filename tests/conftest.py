@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 
 import methods
@@ -20,6 +21,7 @@ from bench.features.extractors import ExtractOptions
 from bench.features.store import FeatureStore
 from bench.places import Places
 from bench.run import Outcome, Request, execute, features_of
+from cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -137,6 +139,22 @@ def run(places: Places) -> Run:
     def go(path: Path, names: str, where: Places = places, **more: object) -> Outcome:
         more.setdefault("extract", EXTRACT)
         return execute(Request(f"folder:{path}", tuple(names.split(",")), **more), where)  # type: ignore[arg-type]
+
+    return go
+
+
+@pytest.fixture
+def cli(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`cli("methods", …)` with every folder inside the test's own."""
+    monkeypatch.setenv("RERANKBENCH_CACHE", str(cache))
+    monkeypatch.setenv("RERANKBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RERANKBENCH_RUNS", str(tmp_path / "runs"))
+
+    def go(*arguments: str) -> Result:
+        result = CliRunner().invoke(main, arguments)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+        assert "Traceback" not in result.output
+        return result
 
     return go
 

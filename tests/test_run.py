@@ -22,12 +22,13 @@ from click.testing import CliRunner, Result
 from bench.blend import Blend
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
+from bench.features.extractors import ExtractOptions
 from bench.features.store import FeatureStore
 from bench.places import Places
 from bench.report import check
 from bench.report.tables import FORMATS, compare, table_groups
 from bench.results import CEILING, FIRST_STAGE, Run, evaluate, finished_runs
-from bench.run import Outcome, feature_folder
+from bench.run import Outcome, Request, execute, feature_folder
 from cli import main
 
 Go = Callable[..., Outcome]
@@ -186,7 +187,8 @@ BAD = {
                   "def score(self, query, candidates):\n    return candidates.similarities", "no weights here"),
     "nan": ("def score(self, query, candidates):\n    return candidates.similarities * float('nan')", "not all finite"),
     "infinite": ("def score(self, query, candidates):\n    return candidates.similarities / 0", "not all finite"),
-    "short": ("def score(self, query, candidates):\n    return candidates.similarities[1:]", "expected a tensor of shape"),
+    "short": ("def score(self, query, candidates):\n    return candidates.similarities[1:]",
+              "expected a tensor of shape"),
     "column": ("def score(self, query, candidates):\n    return candidates.similarities[:, None]", "shape"),
     "list": ("def score(self, query, candidates):\n    return candidates.similarities.tolist()", "list"),
     "none": ("def score(self, query, candidates):\n    pass", "NoneType"),
@@ -346,7 +348,8 @@ def start(tmp_path: Path, places: Places, images: Path, names: str, nap: float =
     driver.write_text(DRIVER.format(methods=str(tmp_path / "more_methods"), nap=nap))
     return subprocess.Popen(
         [sys.executable, str(driver), "run", "--dataset", f"folder:{images}", "--method", names, "--threads", "1",
-         "--max-side", "160", "--keep-descriptors", "150", "--cache-dir", str(places.cache), "--runs", str(places.runs)],
+         "--max-side", "160", "--keep-descriptors", "150", "--cache-dir", str(places.cache), "--runs",
+         str(places.runs)],
         env={**os.environ, "NAP": "0.15", "PYTHONPATH": str(REPOSITORY)}, cwd=REPOSITORY,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -397,9 +400,7 @@ def test_an_extraction_killed_in_the_middle_keeps_its_shards(run: Go, instances:
     kill_when(start(tmp_path, places, instances, "identity", nap=0.2), lambda: len(shards()) >= 2)
     before = {path: (path / "shard.json").stat().st_mtime_ns for path in shards()}
     told: list[tuple[str, int, int]] = []
-    from bench.run import Request, execute
-
-    extract = __import__("bench.features.extractors", fromlist=["ExtractOptions"]).ExtractOptions(160, 150)
+    extract = ExtractOptions(160, 150)
     resumed = execute(Request(f"folder:{instances}", ("identity",), extract=extract), places,
                       lambda what, done, total: told.append((what, done, total)))
     assert {path: (path / "shard.json").stat().st_mtime_ns for path in before} == before
@@ -457,6 +458,35 @@ def test_the_newest_row_of_a_method_stands_and_other_options_are_another_row(run
     a = run(instances, "random").run
     b = run(instances, "random", options={"random": {"seed": "4"}}).run
     assert set(compare([a, b]).rows.index) == {"random", "random seed=4"}
+
+
+def test_a_folder_of_an_odd_name_is_reported_like_any_other(run: Go, write_instances: Callable, places: Places,
+                                                            tmp_path: Path) -> None:
+    """Brackets are markup to the terminal, dollars to a plot's title, percent and underscore to LaTeX."""
+    odd = write_instances(tmp_path / "my [old] [/photos] $a_b$ & 50% ü", 2, 2)
+    run(odd, "identity,ransac")
+    for form in ("terminal", *FORMATS):
+        result = CliRunner().invoke(main, ["report", "--runs", str(places.runs), "--format", form,
+                                           "--plots", str(tmp_path / "plots")])
+        assert result.exit_code == 0, (form, result.output, result.exception)
+        if form != "json":
+            assert "[old] [/photos] $a_b$ & 50% ü" in result.output.replace("\n", " "), form
+
+
+@pytest.mark.parametrize("text", ['{"status": "fini', "", "[]", None, '{"status": "running"}',
+                                  '{"status": "finished"}'])
+def test_a_folder_that_holds_no_run_is_named_or_left_out(run: Go, instances: Path, places: Places,
+                                                         text: str | None) -> None:
+    """Damaged: an error that names it, since it may have been a result. Unfinished or of another format: left out."""
+    run(instances, "identity")
+    (places.runs / "odd one").mkdir()
+    if text is not None:
+        (places.runs / "odd one" / "run.json").write_text(text)
+    result = CliRunner().invoke(main, ["report", "--runs", str(places.runs), "--format", "json"])
+    if text is None or text.endswith('d"}') or "running" in text:
+        assert [row["method"] for row in json.loads(result.stdout)["rows"]] == ["identity"]
+    else:
+        assert result.exit_code == 1 and "odd one: not a run" in result.output and "hint" in result.output
 
 
 @pytest.fixture

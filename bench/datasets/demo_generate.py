@@ -15,7 +15,7 @@ import numpy as np
 from bench.datasets.demo_render import Role, View, render_view
 from bench.datasets.demo_scene import Building, Style, make_building, make_style
 
-VERSION = 1  # raise when the same spec gives other bytes, so that caches are not mixed up
+VERSION = 2  # raise when the same spec gives other bytes, so that caches are not mixed up
 ROLES: tuple[Role, ...] = ("easy", "hard", "hard", "easy", "hard", "junk", "easy", "hard", "hard")
 ATTEMPTS = 25  # at a view that every query must have
 BATCH = 8  # distractors a job
@@ -35,7 +35,7 @@ class DemoSpec:
     views: int = 9  # gallery views per landmark
     distractors: int = 400
     queries_per_landmark: int = 1
-    twins: float = 0.25
+    twins: float = 0.2
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "landmarks": 1, "views": 2, "distractors": 0, "queries_per_landmark": 1}

@@ -55,7 +55,7 @@ class Taste:
 TASTES: dict[str, Taste] = {
     "query": Taste((0, 12), (0.85, 1.15), 0.1, 3, 2, 0.0, 0.1, (0.4, 0.8), (75, 92)),
     "easy": Taste((3, 20), (0.75, 1.3), 0.15, 4, 2, 0.05, 0.1, (0.4, 1.0), (65, 92)),
-    "hard": Taste((22, 50), (0.5, 2.0), 0.25, 7, 2.5, 0.25, 0.2, (0.5, 1.4), (50, 88)),
+    "hard": Taste((20, 50), (0.55, 1.8), 0.2, 6, 2, 0.2, 0.14, (0.5, 1.4), (50, 88)),
     "junk": Taste((30, 75), (0.12, 0.3), 1.2, 8, 4, 0.6, 0.4, (0.6, 1.8), (40, 85)),
 }
 
@@ -332,10 +332,10 @@ def _develop(rng: np.random.Generator, image: Image.Image, taste: Taste) -> Imag
     """Lens and sensor: blur, camera shake, vignette, contrast, noise."""
     blur = rng.uniform(*taste.blur)
     if rng.random() < 0.15 * (taste.blur[1] > 1.2):
-        long, turn = rng.uniform(2, 5), rng.uniform(0, 3.14)
-        shake = (1, 0, np.cos(turn) * long, 0, 1, np.sin(turn) * long)
-        moved = image.transform(image.size, Image.Transform.AFFINE, shake, Image.Resampling.BILINEAR)
-        image = Image.blend(image, moved, 0.5)
+        turn, kernel = rng.uniform(0, 3.14), np.zeros((5, 5))
+        for step in (-2, -1, 0, 1, 2):
+            kernel[round(2 + step * np.sin(turn)), round(2 + step * np.cos(turn))] = 1
+        image = image.filter(ImageFilter.Kernel((5, 5), kernel.ravel().tolist()))
     image = image.filter(ImageFilter.GaussianBlur(blur))
     pixels = np.asarray(image, np.float32)
     height, width = pixels.shape[:2]

@@ -357,7 +357,7 @@ def make_facade(rng: np.random.Generator, style: Style, width: float, height: fl
             bottom = floor - (0 if door else room * 0.22)
             x0, y0 = round((middle - ww / 2) * ppm), round((bottom - hh) * ppm)
             size = (round(ww * ppm), round(hh * ppm))
-            if min(size) < 8 or kind == 1 and not door:
+            if min(size) < 8 or (kind == 1 and not door):
                 continue  # a blind bay, or no room
             if kind == 2 and not door:
                 relief.paste(part := ornament(rng, *size, style.trim, style.motif), (x0, y0), part.getchannel(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 from bench.datasets import Box, Dataset, Query, grade
@@ -75,9 +76,10 @@ def _with_ground_truth(path: Path, name: str) -> Dataset:
     available = {folder: images(path / folder) if (path / folder).is_dir() else {} for folder in ("gallery", "queries")}
     gallery = {}
     for image in content["gallery"]:
+        found = _file(available["gallery"], image, path / "gallery", file)
         if image in gallery:
             raise UserError(f"{file}: gallery id {image!r} appears more than once")
-        gallery[image] = _file(available["gallery"], image, path / "gallery", file)
+        gallery[image] = found
     queries, grades = [], {}
     for entry in content["queries"]:
         if not isinstance(entry, dict) or not isinstance(entry.get("query"), str):
@@ -101,7 +103,8 @@ def _file(available: dict[str, Path], image: object, folder: Path, gnd: Path) ->
 def _box(value: object, query: str, file: Path) -> Box | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(v, (int, float)) for v in value):
+    if not isinstance(value, list) or len(value) != 4 or not all(
+            isinstance(v, (int, float)) and math.isfinite(v) for v in value):
         raise UserError(f"{file}: box of query {query!r} is {value!r}, expected [x1, y1, x2, y2] in pixels")
     x1, y1, x2, y2 = (float(v) for v in value)
     return (x1, y1, x2, y2)

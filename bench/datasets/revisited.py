@@ -57,14 +57,17 @@ def load(name: str, root: Path) -> Dataset:
         raise UserError(f"data set {name!r} is not in {root}: missing {pickle_file} and the photographs "
                         f"{base / 'jpg'}/*.jpg", hint=get)
     content = read_ground_truth(pickle_file)
-    gallery = {image: base / "jpg" / f"{image}.jpg" for image in content["imlist"]}
-    if len(gallery) != len(content["imlist"]):
-        raise UserError(f"{pickle_file}: imlist names an image twice")
-    queries, grades = [], {}
-    for image, truth in zip(content["qimlist"], content["gnd"], strict=True):
-        queries.append(Query(image, base / "jpg" / f"{image}.jpg", _box(truth["bbx"])))
-        grades[image] = grade(image, **{key: [content["imlist"][i] for i in truth[key]]
-                                        for key in ("easy", "hard", "junk")})
+    try:
+        gallery = {image: base / "jpg" / f"{image}.jpg" for image in content["imlist"]}
+        if len(gallery) != len(content["imlist"]):
+            raise UserError(f"{pickle_file}: imlist names an image twice")
+        queries, grades = [], {}
+        for image, truth in zip(content["qimlist"], content["gnd"], strict=True):
+            queries.append(Query(image, base / "jpg" / f"{image}.jpg", _box(truth["bbx"])))
+            grades[image] = grade(image, **{key: [content["imlist"][_index(i)] for i in truth[key]]
+                                            for key in ("easy", "hard", "junk")})
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{pickle_file}: not of the official form ({type(error).__name__}: {error})") from error
     here = {file.name for file in (base / "jpg").iterdir()} if (base / "jpg").is_dir() else set()
     missing = sorted(path.name for path in {*gallery.values(), *(q.image for q in queries)} if path.name not in here)
     if missing:
@@ -78,6 +81,12 @@ def load(name: str, root: Path) -> Dataset:
         raise UserError(f"data set {name!r}: {len(missing)} of {len(gallery) + len(queries)} photographs are missing "
                         f"from {base / 'jpg'}: {shown}{where}", hint=get)
     return Dataset(name, "revisited", "as found (served face-blurred since 2022)", tuple(queries), gallery, grades)
+
+
+def _index(value: int) -> int:
+    if value < 0:
+        raise ValueError(f"{value} is no index")
+    return value
 
 
 def _box(values: list[float]) -> Box:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pycolmap
 import torch
@@ -20,7 +22,9 @@ class Sift:
         options.num_threads = 1
         options.sift.max_num_features = descriptors
         self._limit = descriptors
-        self._sift = pycolmap.Sift(options, device=pycolmap.Device.cpu)
+        with warnings.catch_warnings():  # pycolmap 4.2 prefers FeatureExtractor.create
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._sift = pycolmap.Sift(options, device=pycolmap.Device.cpu)
 
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         grey = np.asarray(Image.fromarray(image).convert("L"))

@@ -27,7 +27,7 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
                           textcoords="offset points", fontsize=9)
         axes.set_xscale("log")
         axes.set(xlabel=f"ms per query, median, top-{table.about['k']} (log scale)", ylabel=f"{quality} (%)")
-        axes.set_title(table.title, fontsize=8, wrap=True)
+        axes.set_title(table.title, fontsize=8, wrap=True, parse_math=False)
         sns.move_legend(axes, "center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"

@@ -42,7 +42,8 @@ class TrainOptions:
     bank: Path = Path("build/rrt-bank")  # where extracted views are kept
     features: str = "xfeat"
     pairs: int = 300_000
-    descriptors: int = 100  # local descriptors per image
+    descriptors: int = 64  # local descriptors per image, drawn at random…
+    pool: int = 100  # …from so many best-scored ones
     depth: int = 3
     feedforward: int = 256
     batch: int = 32  # pairs per step, half of them positive
@@ -52,9 +53,10 @@ class TrainOptions:
     weight_decay: float = 5e-4
     auxiliary: float = 1.0  # weight of the auxiliary loss
     least_overlap: float = 0.3  # of the smaller view, for a positive pair
-    hardest: int = 60  # negatives come from so many nearest neighbours by global similarity…
-    hard: float = 0.8  # …this often, else from anywhere
-    hide_global: float = 0.5  # probability that a pair's global descriptors are hidden
+    hardest: int = 400  # negatives come from so many nearest neighbours by global similarity…
+    hard: float = 0.9  # …this often, else from anywhere
+    hide_global: float = 0.25  # probability that a pair's global descriptors are hidden
+    pca: bool = True  # the global map starts as the principal components of the training views' globals
     start: Path | None = None  # weights to go on from (then depth and feedforward must be theirs)
     seed: int = 0
     threads: int = 2
@@ -66,14 +68,15 @@ class TrainOptions:
                             hint="use other seeds, for example 1,2")
         if self.photos is None and not self.generated:
             raise UserError("nothing to train on", hint="name a folder of photographs or seeds of generated buildings")
-        whole = ("views", "landmarks", "pairs", "descriptors", "batch", "hardest", "threads", "every")
+        whole = ("views", "landmarks", "pairs", "descriptors", "pool", "batch", "hardest", "threads", "every")
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected at least 1")
         if self.views < 2:
             raise UserError(f"views {self.views}: expected at least 2, a positive pair needs two")
-        if self.descriptors > KEPT:
-            raise UserError(f"descriptors {self.descriptors}: the bank keeps {KEPT} per view")
+        if not self.descriptors <= self.pool <= KEPT:
+            raise UserError(f"descriptors {self.descriptors} of a pool of {self.pool}: expected descriptors <= pool <= "
+                            f"{KEPT}, what the bank keeps per view")
         if self.batch % 2:
             raise UserError(f"batch {self.batch}: expected an even number, half of the pairs are positive")
         if not self.lr > 0 or self.weight_decay < 0 or self.auxiliary < 0 or self.warmup < 0:
@@ -105,6 +108,7 @@ class Pairs:
     candidate: TokenBatch
     labels: Tensor  # (b,) 1 = same
     places: tuple[Tensor, Tensor]  # (b, n, 2) each, NaN where unknown
+    blank: Tensor  # (global_dim,) mean global descriptor, which says nothing
 
 
 class Sampler:
@@ -112,16 +116,18 @@ class Sampler:
 
     def __init__(self, bank: Bank, options: TrainOptions, held_out: bool = False):
         self.bank, self.options = bank, options
-        usable = np.flatnonzero((bank.held_out == held_out) & (bank.counts >= options.descriptors))
+        self.pool = options.descriptors if held_out else options.pool
+        usable = np.flatnonzero((bank.held_out == held_out) & (bank.counts >= self.pool))
         members = {group: usable[bank.groups[usable] == group] for group in np.unique(bank.groups[usable])}
         self.positives = {int(view): found for view in usable
                           if len(found := bank.positives(int(view), members[bank.groups[view]], options.least_overlap))}
         self.anchors = np.array(sorted(self.positives), dtype=np.int64)
         if not len(self.anchors) or len(members) < 2:
             raise UserError(f"too little to {'validate' if held_out else 'train'} on: {len(self.anchors)} views with "
-                            f"{options.descriptors} descriptors that overlap another, of {len(members)} scenes",
+                            f"{self.pool} descriptors that overlap another, of {len(members)} scenes",
                             hint="give more photographs or buildings, more views, or fewer descriptors")
         self.usable = usable
+        self.blank = torch.from_numpy(bank.global_[usable].astype(np.float32).mean(axis=0))
         self.neighbours = self._neighbours(usable)
 
     def _neighbours(self, usable: np.ndarray) -> dict[int, np.ndarray]:
@@ -148,8 +154,9 @@ class Sampler:
         swap = rng.random(len(first)) < 0.5
         first, second = np.where(swap, second, first), np.where(swap, first, second)
         labels = np.repeat([1.0, 0.0], len(anchors)).astype(np.float32)
-        return Pairs(self.tokens(first), self.tokens(second), torch.from_numpy(labels),
-                     (self.places(first), self.places(second)))
+        one, two = self._rows(first, rng), self._rows(second, rng)
+        return Pairs(self._tokens(*one), self._tokens(*two), torch.from_numpy(labels),
+                     (torch.from_numpy(self.bank.xy[one]), torch.from_numpy(self.bank.xy[two])), self.blank)
 
     def _negative(self, anchor: int, rng: np.random.Generator) -> int:
         if rng.random() < self.options.hard:
@@ -159,13 +166,16 @@ class Sampler:
             if self.bank.groups[other] != self.bank.groups[anchor]:
                 return other
 
-    def tokens(self, views: np.ndarray) -> TokenBatch:
-        local = torch.from_numpy(self.bank.local[views, :self.options.descriptors].astype(np.float32))
-        return TokenBatch(local, torch.full(local.shape[:2], SINGLE_SCALE),
-                          torch.from_numpy(self.bank.global_[views].astype(np.float32)))
+    def _rows(self, views: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Index (b, 1), (b, n) of the descriptors that are read: never quite the same ones of a view, against learning
+        the views by heart."""
+        order = rng.random((len(views), self.pool)).argsort(axis=1)
+        return views[:, None], order[:, :self.options.descriptors]
 
-    def places(self, views: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.bank.xy[views, :self.options.descriptors])
+    def _tokens(self, views: np.ndarray, rows: np.ndarray) -> TokenBatch:
+        local = torch.from_numpy(self.bank.local[views, rows].astype(np.float32))
+        return TokenBatch(local, torch.full(local.shape[:2], SINGLE_SCALE),
+                          torch.from_numpy(self.bank.global_[views[:, 0]].astype(np.float32)))
 
 
 def has_match(first: Tensor, second: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
@@ -218,12 +228,28 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
                 query, key, _ = layer.self_attn.in_proj_weight.split(config.dim)
                 query.mul_(gain)
                 key.copy_(query)
+    if options.pca:
+        _start_from_components(model.remap, bank.global_[~bank.held_out])
     return model.train(), nn.Linear(config.dim, 2)
 
 
-def _hide(batch: TokenBatch, hidden: Tensor, noise: Tensor) -> TokenBatch:
-    """Globals noised, and zeroed in `hidden` (b,) pairs: otherwise the network leans on them and reads no locals."""
-    return replace(batch, global_=(batch.global_ + noise) * (~hidden)[:, None])
+@torch.no_grad()
+def _start_from_components(remap: nn.Linear, globals_: np.ndarray) -> None:
+    """Centred principal components, half whitened: they keep similarities that a random map to so few dimensions blurs,
+    and turn the mean descriptor into the zero vector."""
+    vectors = torch.from_numpy(globals_.astype(np.float32))
+    mean = vectors.mean(dim=0)
+    values, directions = torch.linalg.eigh((vectors - mean).T @ (vectors - mean) / len(vectors))
+    kept = min(remap.out_features, len(values), len(vectors) - 1)
+    values, directions = values[-kept:].clamp(min=1e-8), directions[:, -kept:].T
+    remap.weight.zero_()
+    remap.weight[:kept] = directions * (values.mean() / values)[:, None] ** 0.25
+    remap.bias.copy_(-remap.weight @ mean)
+
+
+def _hide(batch: TokenBatch, hidden: Tensor, noise: Tensor, blank: Tensor) -> TokenBatch:
+    """Globals noised, and blank in `hidden` (b,) pairs: otherwise the network leans on them and reads no locals."""
+    return replace(batch, global_=torch.where(hidden[:, None], blank, batch.global_ + noise))
 
 
 def loss_of(model: RRT, head: nn.Linear, pairs: Pairs, options: TrainOptions, step: int) -> tuple[Tensor, Tensor]:
@@ -231,7 +257,7 @@ def loss_of(model: RRT, head: nn.Linear, pairs: Pairs, options: TrainOptions, st
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
     hidden = torch.rand(len(pairs.labels), generator=generator) < options.hide_global
     scale = 0.3 / math.sqrt(pairs.query.global_.shape[1])
-    query, candidate = (_hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator))
+    query, candidate = (_hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator), pairs.blank)
                         for b in (pairs.query, pairs.candidate))
     tokens, logits = model.encode(query, candidate)
     loss = F.binary_cross_entropy_with_logits(logits, pairs.labels)

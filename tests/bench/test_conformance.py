@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor
@@ -26,13 +24,8 @@ def test_every_registered_reranker_conforms(name: str, features: str) -> None:
     check_reranker(cls, features=features)
 
 
-@dataclass(frozen=True)
-class Noted:
-    """What a good reranker of local descriptors would say."""
-
-
 class Good(Reranker):
-    Options = Noted
+    """Sum of the best non-negative cosines of the query's descriptors."""
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
         return torch.tensor([0.0 if not len(query) or not len(c) else
@@ -113,7 +106,8 @@ def declared(cls: type[Reranker]) -> type[Reranker]:
     return register(cls.__name__.lower(), needs={"local"}, card=Card(paper=None, licence="Apache-2.0"))(cls)
 
 
-BAD = {WrongShape: "scores for 6 candidates", NotANumber: "not finite", OrderDependent: "depend on the other candidates",
+BAD = {WrongShape: "scores for 6 candidates", NotANumber: "not finite",
+       OrderDependent: "depend on the other candidates",
        ListDependent: "depend on the other candidates", Modifies: "modified its input",
        ModifiesQuery: "modified its input", ChangesThreads: "global flags", TurnsGradOff: "global flags",
        EmptyOutranks: "outranks others", Random: "second call", RefusesToRun: "no weights"}

@@ -126,7 +126,7 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, damage: str) ->
     else:
         path.write_bytes({"empty": b"", "garbage": b"not an archive" * 9, "cut": whole[: len(whole) // 2],
                           "flipped": whole[:200] + bytes([whole[200] ^ 0xFF]) + whole[201:]}[damage])
-    with pytest.raises(UserError, match="s.npz"):
+    with pytest.raises(UserError, match=r"s.npz"):
         Shortlist.load(path)
 
 
@@ -207,6 +207,18 @@ def test_reranking_sorts_the_first_k_stably_and_leaves_the_tail(k: int, scores: 
     whole = reranked(first, k, scores[:k])
     assert whole[:k].tolist() == [ranking[i] for i in sorted(range(k), key=lambda i: -scores[i])]  # sorted() is stable
     assert whole[k:].tolist() == ranking[k:]
+
+
+def test_long_lists_of_ties_keep_their_order() -> None:
+    """Sorts that are not stable keep short lists in order by chance (numpy: up to 16)."""
+    first = np.random.default_rng(0).permutation(400)
+    assert np.array_equal(reranked(first, 300, np.zeros(300)), first)
+    scores = np.random.default_rng(1).integers(0, 3, 300)
+    by_hand = [int(image) for score in (2, 1, 0) for image in first[:300][scores == score]]
+    assert reranked(first, 300, scores)[:300].tolist() == by_hand
+    many = Dataset("many", "revisited", "v", (Query("q", Path("q")),), {f"{i:03d}": Path("x") for i in range(400)}, {})
+    ranking = make(np.zeros((1, 400), np.float32), of=many).rankings[BLIND_LIST][0]
+    assert ranking.tolist() == list(range(400))
 
 
 def test_reranking_refuses_another_number_of_scores() -> None:

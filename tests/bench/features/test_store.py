@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from bench.features import Features
 from bench.features import store as stores
 from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor
 from bench.features.store import FeatureStore, extract, items, query_key
+from bench.places import Places
 from bench.run import Outcome
 
 EXTRACT = ExtractOptions(160, 150)
@@ -89,7 +91,8 @@ def test_only_what_is_needed_is_read(stored: tuple[Dataset, FeatureStore]) -> No
     store = stored[1]
     whole = store.read("object0/view0")
     nothing = store.read("object0/view0", frozenset())
-    assert len(nothing) == 0 and len(nothing.global_descriptor) == 0 and torch.equal(nothing.image_size, whole.image_size)
+    assert len(nothing) == 0 and len(nothing.global_descriptor) == 0 and torch.equal(nothing.image_size,
+                                                                                     whole.image_size)
     local = store.read("object0/view0", frozenset({"local"}))
     assert torch.equal(local.descriptors, whole.descriptors) and local.keypoints.abs().sum() == 0
     assert len(local.global_descriptor) == 0
@@ -200,7 +203,8 @@ def test_odd_images_are_read_or_reported_and_all_stay_in_the_gallery(guarded: Pa
     for name in unreadable:
         assert (short.similarities[:, short.gallery.index(name)] == 0).all()
     scores = outcome.run.scores
-    assert (scores[(scores.method == "ransac") & scores.candidate.isin([*unreadable, "flat", "black"])].score == 0).all()
+    assert (scores[(scores.method == "ransac") & scores.candidate.isin([*unreadable, "flat",
+                                                                        "black"])].score == 0).all()
 
 
 def test_modes_of_one_picture_have_like_features(guarded: Path, fill: Callable, tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_an_image_without_keypoints_has_a_global_descriptor_and_no_rows(guarded:
 
 def test_an_unreadable_query_is_an_error_that_names_it(guarded: Path, fill: Callable, small: Path) -> None:
     (guarded / "queries" / "query1.png").write_bytes(b"")
-    with pytest.raises(UserError, match="query image cannot be read: .*query1.png") as refusal:
+    with pytest.raises(UserError, match=r"query image cannot be read: .*query1.png") as refusal:
         fill(guarded)
     assert refusal.value.hint
 
@@ -236,7 +240,7 @@ def test_an_unreadable_query_is_an_error_that_names_it(guarded: Path, fill: Call
 def test_an_unreadable_image_of_an_instance_is_a_query_and_so_an_error(small: Path, fill: Callable) -> None:
     (small / "object1" / "view0.png").write_bytes(b"garbage")
     for _ in range(2):
-        with pytest.raises(UserError, match="query image cannot be read: .*view0.png"):
+        with pytest.raises(UserError, match=r"query image cannot be read: .*view0.png"):
             fill(small)
 
 
@@ -459,21 +463,28 @@ def test_a_full_disk_is_a_clear_error_and_making_room_goes_on(tiny_disk: Path, i
     assert some.extracted == 0
 
 
-def test_a_full_disk_while_scoring_keeps_the_finished_queries(tiny_disk: Path, run: Callable[..., Outcome],
-                                                              instances: Path, places) -> None:
-    from bench.places import Places
-
-    here = Places(places.cache, places.data, tiny_disk / "runs")
-    filler = tiny_disk / "filler"
-    filler.write_bytes(b"x" * (256 * 1024 - 28 * 1024))
-    names = "identity,reverse,constant,random,oracle"
-    with pytest.raises(UserError, match="No space left on device|cannot write"):
-        run(instances, names, here)
-    journals = list((tiny_disk / "runs").glob("*/journal.jsonl"))
-    kept = [line for path in journals for line in path.read_text().splitlines() if line.endswith("}")]
-    filler.unlink()
-    outcome = run(instances, names, here)
-    lines = (outcome.run.folder / "journal.jsonl").read_text().splitlines()
-    assert len(lines) == 45 and lines[: len(kept)] == kept
-    assert json.loads(lines[-1])["query"]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # nothing of this process was limited
+def test_a_disk_full_anywhere_in_a_run_is_a_clear_error_and_no_query_is_scored_twice(
+        tiny_disk: Path, run: Callable[..., Outcome], instances: Path, places: Places) -> None:
+    """With more and more room, the run fails in the shortlist, the journal, the tables, and at last succeeds."""
+    filler, names, kept_counts, wanted = tiny_disk / "filler", "identity,reverse,constant,random,oracle", [], None
+    for room in range(4, 80, 6):
+        filler.write_bytes(b"x" * 1024 * (256 - room))
+        here = Places(places.cache, places.data, tiny_disk / "runs")
+        try:
+            run(instances, names, here)
+            kept_counts.append(-1)
+        except UserError as error:
+            assert "No space left on device" in str(error) and error.hint
+            journals = list(here.runs.glob("*/journal.jsonl"))
+            kept = [line for path in journals for line in path.read_bytes().splitlines(True) if line.endswith(b"\n")]
+            kept_counts.append(len(kept))
+            filler.unlink()
+            done = run(instances, names, here).run
+            lines = (done.folder / "journal.jsonl").read_bytes().splitlines(True)
+            assert len(lines) == 45 and lines[: len(kept)] == kept
+            wanted = done.scores if wanted is None else wanted
+            columns = ["method", "query", "candidate"]
+            pd.testing.assert_frame_equal(*(t.sort_values(columns, ignore_index=True) for t in (done.scores, wanted)),
+                                          check_exact=True)
+        shutil.rmtree(here.runs)
+    assert kept_counts[0] == 0 and any(0 < n < 45 for n in kept_counts) and kept_counts[-1] == -1, kept_counts

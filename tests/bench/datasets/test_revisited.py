@@ -1,0 +1,155 @@
+"""The official layout: the real pickles load, missing photographs are named, and no pickle runs anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.datasets import revisited
+from bench.errors import UserError
+
+COUNTS = {"roxford": (70, 4993), "rparis": (70, 6322)}
+
+
+@pytest.fixture
+def small_set(tmp_path: Path) -> Path:
+    """A data root with a pickle of the official form, three gallery images and one query; the images are empty."""
+    base = tmp_path / "root" / "roxford5k"
+    (base / "jpg").mkdir(parents=True)
+    write(base, {"imlist": ["a", "b", "c"], "qimlist": ["q"],
+                 "gnd": [{"bbx": [1, 2.5, 30, 40], "easy": [0], "hard": [2], "junk": [1]}]})
+    for name in "abcq":
+        (base / "jpg" / f"{name}.jpg").write_bytes(b"")
+    return tmp_path / "root"
+
+
+def write(base: Path, content: Any, protocol: int = 3) -> None:
+    (base / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(content, protocol))
+
+
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_the_official_ground_truth_loads(official: Path, tmp_path: Path, name: str) -> None:
+    base = tmp_path / revisited.FOLDERS[name]
+    (base / "jpg").mkdir(parents=True)
+    shutil.copy(official / base.name / f"gnd_{base.name}.pkl", base)
+    content = revisited.read_ground_truth(base / f"gnd_{base.name}.pkl")
+    for image in {*content["imlist"], *content["qimlist"]}:
+        (base / "jpg" / f"{image}.jpg").touch()
+    dataset = revisited.load(name, tmp_path)
+    queries, gallery = COUNTS[name]
+    assert (len(dataset.queries), len(dataset.gallery)) == (queries, gallery)
+    assert dataset.protocol == "revisited" and all(q.box is not None for q in dataset.queries)
+    for query, truth in zip(dataset.queries, content["gnd"], strict=True):
+        grades = list(dataset.grades[query.id].values())
+        assert [grades.count(key) for key in ("easy", "hard", "junk")] == [len(truth[key]) for key in ("easy", "hard",
+                                                                                                       "junk")]
+    victim = dataset.queries[3].image
+    victim.unlink()
+    with pytest.raises(UserError, match=f"1 of .* photographs are missing .*{victim.name}"):
+        revisited.load(name, tmp_path)
+
+
+def test_a_small_set_of_the_official_form_loads(small_set: Path) -> None:
+    dataset = revisited.load("roxford", small_set)
+    assert dataset.queries[0].box == (1.0, 2.5, 30.0, 40.0)
+    assert dataset.grades == {"q": {"a": "easy", "c": "hard", "b": "junk"}}
+
+
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_without_the_files_the_error_says_which_and_where_to_get_them(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        revisited.load(name, tmp_path)
+    text = str(refusal.value)
+    assert f"gnd_{revisited.FOLDERS[name]}.pkl" in text and "jpg" in text
+    assert "http://cmp.felk.cvut.cz" in text and "robots.ox.ac.uk" in text and "--data-root" in text
+
+
+def test_every_missing_photograph_is_named(small_set: Path) -> None:
+    for name in "bq":
+        (small_set / "roxford5k" / "jpg" / f"{name}.jpg").unlink()
+    with pytest.raises(UserError) as refusal:
+        revisited.load("roxford", small_set)
+    assert "2 of 4 photographs are missing" in str(refusal.value)
+    assert "b.jpg, q.jpg" in str(refusal.value) and "--data-root" in str(refusal.value)
+
+
+def test_many_missing_photographs_are_all_named_in_a_file(small_set: Path) -> None:
+    base = small_set / "roxford5k"
+    images = [f"image{i:03d}" for i in range(50)]
+    write(base,
+          {"imlist": images, "qimlist": ["q"], "gnd": [{"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}]})
+    with pytest.raises(UserError, match=r"50 of 51 photographs are missing .* \(all of them are named in "):
+        revisited.load("roxford", small_set)
+    assert (base / "missing.txt").read_text().splitlines() == [f"{image}.jpg" for image in images]
+
+
+class Runs:
+    """Unpickling this creates a file."""
+
+    def __init__(self, witness: Path):
+        self.witness = witness
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.witness),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(small_set: Path, tmp_path: Path,
+                                                                  protocol: int) -> None:
+    witness = tmp_path / "it ran"
+    write(small_set / "roxford5k", {"imlist": [], "qimlist": [], "gnd": [Runs(witness)]}, protocol)
+    with pytest.raises(UserError, match=r"gnd_roxford5k.pkl: the ground-truth file wants to run \w+.mkdir: refused"):
+        revisited.load("roxford", small_set)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("code", [b"cos\nsystem\n(S'true'\ntR.", b"(S'true'\nios\nsystem\n.", b"Psomewhere\n.",
+                                  b"\x80\x02\x82\x01."])
+def test_no_opcode_reaches_code_or_objects_outside(small_set: Path, code: bytes) -> None:
+    (small_set / "roxford5k" / "gnd_roxford5k.pkl").write_bytes(code)
+    with pytest.raises(UserError, match=r"gnd_roxford5k.pkl"):
+        revisited.load("roxford", small_set)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10, 0.5, 0.99])
+def test_a_truncated_pickle_is_refused(small_set: Path, keep: float) -> None:
+    path = small_set / "roxford5k" / "gnd_roxford5k.pkl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep if keep >= 1 or keep == 0 else keep * len(whole))])
+    with pytest.raises(UserError, match=r"gnd_roxford5k.pkl: not a readable ground-truth file"):
+        revisited.load("roxford", small_set)
+
+
+def test_a_huge_file_is_not_even_opened(small_set: Path) -> None:
+    os.truncate(small_set / "roxford5k" / "gnd_roxford5k.pkl", revisited.LARGEST_PICKLE + 1)
+    with pytest.raises(UserError, match="official file has under"):
+        revisited.load("roxford", small_set)
+
+
+GOOD = {"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}
+WRONG: dict[str, Any] = {
+    "a list": [1, 2],
+    "no queries": {"imlist": ["a"], "gnd": []},
+    "fewer truths than queries": {"imlist": ["a"], "qimlist": ["q", "a"], "gnd": [GOOD]},
+    "an index beyond the gallery": {"imlist": ["a"], "qimlist": ["q"], "gnd": [{**GOOD, "easy": [5]}]},
+    "a negative index": {"imlist": ["a", "b"], "qimlist": ["q"], "gnd": [{**GOOD, "easy": [-1]}]},
+    "an index that is text": {"imlist": ["a"], "qimlist": ["q"], "gnd": [{**GOOD, "easy": ["a"]}]},
+    "no box": {"imlist": ["a"], "qimlist": ["q"], "gnd": [{"easy": [0], "hard": [], "junk": []}]},
+    "a box of three": {"imlist": ["a"], "qimlist": ["q"], "gnd": [{**GOOD, "bbx": [1, 2, 3]}]},
+    "an empty box": {"imlist": ["a"], "qimlist": ["q"], "gnd": [{**GOOD, "bbx": [5, 5, 5, 5]}]},
+    "an image twice": {"imlist": ["a", "a"], "qimlist": ["q"], "gnd": [GOOD]},
+    "a gallery of numbers": {"imlist": 3, "qimlist": ["q"], "gnd": [GOOD]},
+    "easy and junk": {"imlist": ["a"], "qimlist": ["q"], "gnd": [{**GOOD, "junk": [0]}]},
+}
+
+
+@pytest.mark.parametrize("what", list(WRONG))
+def test_ground_truth_of_another_form_is_refused(small_set: Path, what: str) -> None:
+    write(small_set / "roxford5k", WRONG[what])
+    with pytest.raises(UserError):
+        revisited.load("roxford", small_set)

@@ -1,0 +1,59 @@
+"""Measuring counts the work, finds the peak, and leaves torch as it was."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from bench.timing import kept_torch_flags, peak_memory, timed, torch_flags
+
+CPU = torch.device("cpu")
+
+
+def test_a_call_is_timed_in_milliseconds_and_its_value_given_back() -> None:
+    value, ms = timed(lambda: time.sleep(0.05) or 7, CPU)
+    assert value == 7 and 50 <= ms < 1000
+
+
+CHANGES = {
+    "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "grad": lambda: torch.set_grad_enabled(False),
+    "default_dtype": lambda: torch.set_default_dtype(torch.float64),
+    "deterministic": lambda: torch.use_deterministic_algorithms(True),
+    "float32_matmul_precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "cudnn_benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", not torch.backends.cudnn.benchmark),
+    "cudnn_deterministic": lambda: setattr(torch.backends.cudnn, "deterministic", True),
+    "cudnn_tf32": lambda: setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32),
+    "cuda_matmul_tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+}
+
+
+@pytest.mark.parametrize("flag", list(CHANGES))
+def test_every_flag_of_torch_is_seen_and_put_back(flag: str) -> None:
+    assert set(CHANGES) == set(torch_flags())
+    before = torch_flags()
+    with kept_torch_flags():
+        CHANGES[flag]()
+        assert torch_flags()[flag] != before[flag]
+    assert torch_flags() == before
+
+
+def test_flags_are_put_back_when_the_body_raises() -> None:
+    before = torch_flags()
+    with pytest.raises(RuntimeError, match="midway"), kept_torch_flags():
+        torch.set_grad_enabled(False)
+        raise RuntimeError("midway")
+    assert torch_flags() == before
+
+
+def test_the_peak_is_that_of_the_body_even_if_it_is_given_back() -> None:
+    with peak_memory(CPU) as peak:
+        block = bytearray(b"x" * (200 * 2**20))
+        del block
+    with peak_memory(CPU) as nothing:
+        pass
+    if peak.mib is None:
+        pytest.skip("this platform cannot say the peak")
+    assert 150 < peak.mib < 400 and nothing.mib is not None and nothing.mib < 50
