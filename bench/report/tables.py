@@ -39,10 +39,8 @@ class Table:
     controls: frozenset[str]
     notes: tuple[str, ...]
     about: Mapping[str, object]  # seal, policy, k, … for machine readers
-
-    @property
-    def headroom_column(self) -> str:
-        return next(c.name for c in self.columns if c.name.startswith("headroom"))
+    first_stage: float  # mAP of the main difficulty, percent
+    ceiling: float  # the most that reordering these lists can reach
 
 
 def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
@@ -80,11 +78,14 @@ def compare(runs: Sequence[Run], blend: Blend = Blend()) -> Table:
     order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"mAP {main}"]))
     title = (f"{header.dataset} · {len(dataset.queries)} queries · gallery {len(dataset.gallery)} · {header.features} · "
              f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}")
+    floor, top = (100 * per_query(next(iter(cache.values())), name, main, "mAP").mean()
+                  for name in (FIRST_STAGE, CEILING))
     return Table(title, columns, rows.loc[order], controls,
                  _notes(latest, cards, controls, cache, main, blend),
                  {"seal": runs[-1].seal, "dataset": header.dataset, "image_set": header.image_set,
                   "features": header.features, "policy": header.policy, "k": header.k, "query_crop": header.query_crop,
-                  "blend": str(blend), "hardware": runs[-1].about["identity"]["hardware"]})
+                  "blend": str(blend), "hardware": runs[-1].about["identity"]["hardware"]},
+                 floor, top)
 
 
 def label(run: Run, method: str) -> str:

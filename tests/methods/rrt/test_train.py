@@ -12,8 +12,8 @@ from methods.rrt.model import load_checkpoint
 from methods.rrt.train import Sampler, TrainOptions, has_match, loss_of, train_on
 from methods.rrt.views import GRID, View, make_view, overlap
 
-OPTIONS = TrainOptions(pairs=160, batch=8, descriptors=12, pool=16, depth=2, feedforward=32, hardest=4, threads=1, every=5,
-                       warmup=3)
+OPTIONS = TrainOptions(pairs=160, batch=8, descriptors=12, pool=16, depth=2, feedforward=32, hardest=4, threads=1,
+                       every=5, warmup=3)
 
 
 def _bank(scenes: int = 12, views: int = 3) -> Bank:
@@ -112,7 +112,8 @@ def test_match_targets():
 
 
 @pytest.mark.parametrize("bad", [
-    {"generated": (0,)}, {"generated": ()}, {"pairs": 0}, {"descriptors": 101}, {"pool": KEPT + 1}, {"views": 1}, {"batch": 7},
+    {"generated": (0,)}, {"generated": ()}, {"pairs": 0},
+    {"descriptors": 101}, {"pool": KEPT + 1}, {"views": 1}, {"batch": 7},
     {"lr": 0.0}, {"hard": 1.5}, {"depth": 0}, {"threads": 0}, {"decay": -0.1},
 ])
 def test_wrong_options_are_refused(bad):
