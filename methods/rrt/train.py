@@ -230,7 +230,7 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
                 key.copy_(query)
     if options.pca:
         _start_from_components(model.remap, bank.global_[~bank.held_out])
-    return model.train(), nn.Linear(config.dim, 2)
+    return model.train(), nn.Linear(config.dim, 3)
 
 
 @torch.no_grad()
@@ -265,8 +265,17 @@ def loss_of(model: RRT, head: nn.Linear, pairs: Pairs, options: TrainOptions, st
         n = pairs.query.local.shape[1]
         local = torch.cat([tokens[:, 2:2 + n], tokens[:, 4 + n:]], dim=1)
         target = has_match(pairs.query.local, pairs.candidate.local, pairs.places, pairs.labels)
-        loss = loss + options.auxiliary * F.binary_cross_entropy_with_logits(head(local), target)
+        loss = loss + options.auxiliary * F.binary_cross_entropy_with_logits(head(local)[..., :2], target)
+        said = head(tokens[:, [1, 3 + n]])[..., 2]
+        error = (said - _likeness(pairs)[:, None]) ** 2 * (~hidden)[:, None]
+        loss = loss + 4 * options.auxiliary * error.mean()
     return loss, logits
+
+
+def _likeness(pairs: Pairs) -> Tensor:
+    """(b,) cosine of the centred global descriptors, which the two global tokens are taught to tell."""
+    one, two = (F.normalize(b.global_ - pairs.blank, dim=-1) for b in (pairs.query, pairs.candidate))
+    return (one * two).sum(dim=-1)
 
 
 def rate(options: TrainOptions, step: int) -> float:

@@ -320,6 +320,28 @@ def test_a_changed_image_of_the_same_size_and_name_changes_the_seal_too(small: P
     assert before.seal != after.seal
 
 
+def test_the_content_covers_settings_keys_images_and_boxes_and_not_where_they_are_stored(
+        small: Path, fill: Callable, two_a_shard: None, tmp_path: Path) -> None:
+    """The same picture in other bytes gives the same similarities, and is another content all the same."""
+    fill(small)
+    keys = list(folder.load(small).gallery)
+
+    def content() -> str:
+        return FeatureStore(tmp_path / "store").content(keys)
+
+    before = content()
+    assert FeatureStore(tmp_path / "store").content(keys[:3]) != before
+    assert FeatureStore(tmp_path / "store").content(keys[::-1]) != before
+    original = (small / "object0" / "view0.png").read_bytes()
+    Image.open(small / "object0" / "view0.png").save(small / "object0" / "view0.png", compress_level=1)
+    assert fill(small).extracted == 1 and content() != before
+    (small / "object0" / "view0.png").write_bytes(original)
+    assert fill(small).extracted == 1 and content() == before  # in another shard now
+    settings = tmp_path / "store" / "set.json"
+    settings.write_text(json.dumps({**IDENTITY, "max_side": 161}, sort_keys=True))
+    assert content() != before
+
+
 def test_other_settings_extract_anew(small: Path, fill: Callable) -> None:
     fill(small)
     report = fill(small, identity={**IDENTITY, "version": 0})
