@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench import __version__
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,7 +35,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="rerankbench")
+@click.version_option(__version__, prog_name="rerankbench")
 def main() -> None:
     """Compare image-retrieval rerankers on identical, sealed shortlists.
 
@@ -46,10 +48,14 @@ def main() -> None:
 def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where things are, handed on as `places`."""
 
-    @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False),
-                  help="Generated images and features. [RERANKBENCH_CACHE]")
-    @click.option("--data-root", type=click.Path(path_type=Path, file_okay=False),
-                  help="Official data sets. [RERANKBENCH_DATA]")
+    @click.option(
+        "--cache-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Generated images and features. [RERANKBENCH_CACHE]",
+    )
+    @click.option(
+        "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Official data sets. [RERANKBENCH_DATA]"
+    )
     @click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Results. [RERANKBENCH_RUNS]")
     @wraps(command)
     def wrapped(*args: Any, cache_dir: Path | None, data_root: Path | None, runs: Path | None, **kwargs: Any) -> Any:
@@ -78,8 +84,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn,
     )
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                  TimeRemainingColumn(), console=_console(stderr=True)) as bars:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_console(stderr=True),
+    ) as bars:
         tasks: dict[str, Any] = {}
 
         def update(what: str, done: int, total: int) -> None:
@@ -116,21 +128,44 @@ def _set_threads(threads: int | None) -> None:
 @click.option("--dataset", "-d", required=True, help="demo, roxford, rparis or folder:PATH. See `datasets`.")
 @click.option("--features", "-f", default="xfeat", show_default=True, help="Feature set. See `features`.")
 @click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
-@click.option("--policy", type=click.Choice(["blind", "paper"]), default="blind", show_default=True,
-              help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.")
+@click.option(
+    "--policy",
+    type=click.Choice(["blind", "paper"]),
+    default="blind",
+    show_default=True,
+    help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.",
+)
 @click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Option of a method; repeatable.")
 @click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
 @click.option("--max-side", type=click.IntRange(32), default=640, show_default=True, help="Longer image side, pixels.")
-@click.option("--keep-descriptors", type=click.IntRange(1), default=1000, show_default=True,
-              help="Local descriptors stored per image.")
+@click.option(
+    "--keep-descriptors",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Local descriptors stored per image.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
 @click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
 @click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
 @_folders
-def run(method: str, dataset: str, features: str, top_k: int | None, policy: Any, options: tuple[str, ...],
-        whiten: str | None, max_side: int, keep_descriptors: int, device: str, threads: int | None,
-        accept_licence: tuple[str, ...], force: bool, places: Places) -> None:
+def run(
+    method: str,
+    dataset: str,
+    features: str,
+    top_k: int | None,
+    policy: Any,
+    options: tuple[str, ...],
+    whiten: str | None,
+    max_side: int,
+    keep_descriptors: int,
+    device: str,
+    threads: int | None,
+    accept_licence: tuple[str, ...],
+    force: bool,
+    places: Places,
+) -> None:
     """Run rerankers on one sealed shortlist and print the comparison.
 
     Killed or interrupted, the same command goes on where it stopped.
@@ -140,9 +175,19 @@ def run(method: str, dataset: str, features: str, top_k: int | None, policy: Any
     from bench.run import Request, execute
 
     _set_threads(threads)
-    request = Request(dataset, tuple(m.strip() for m in method.split(",") if m.strip()), features, top_k, policy,
-                      _options(options), ExtractOptions(max_side, keep_descriptors), whiten, device,
-                      frozenset(accept_licence), force)
+    request = Request(
+        dataset,
+        tuple(m.strip() for m in method.split(",") if m.strip()),
+        features,
+        top_k,
+        policy,
+        _options(options),
+        ExtractOptions(max_side, keep_descriptors),
+        whiten,
+        device,
+        frozenset(accept_licence),
+        force,
+    )
     with _progress() as progress:
         outcome = execute(request, places, progress)
     for note in outcome.notes:
@@ -162,12 +207,21 @@ def _print(table: Table) -> None:
     shown.add_column("method", no_wrap=True)
     for column in table.columns:
         shown.add_column(column.name, justify="right")
-    best = {c.name: c.better * table.rows.loc[[n for n in table.rows.index if n not in table.controls], c.name]
-            for c in table.columns if c.better > 0}
+    best = {
+        c.name: c.better * table.rows.loc[[n for n in table.rows.index if n not in table.controls], c.name]
+        for c in table.columns
+        if c.better > 0
+    }
     for name, row in zip(table.rows.index, cells(table), strict=True):
-        marked = [f"[bold]{text}[/bold]" if c.name in best and len(best[c.name]) > 1 and name in best[c.name].index
-                  and best[c.name][name] == best[c.name].max() else text
-                  for c, text in zip(table.columns, row[1:], strict=True)]
+        marked = [
+            f"[bold]{text}[/bold]"
+            if c.name in best
+            and len(best[c.name]) > 1
+            and name in best[c.name].index
+            and best[c.name][name] == best[c.name].max()
+            else text
+            for c, text in zip(table.columns, row[1:], strict=True)
+        ]
         shown.add_row(escape(row[0]), *marked, style="dim" if name in table.controls else "")
     console = _console()
     console.print(shown)
@@ -178,12 +232,21 @@ def _print(table: Table) -> None:
 
 
 @main.command()
-@click.option("--format", "form", type=click.Choice(["terminal", "md", "csv", "latex", "json"]), default="terminal",
-              show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["terminal", "md", "csv", "latex", "json"]),
+    default="terminal",
+    show_default=True,
+)
 @click.option("--dataset", "-d", help="Only this data set.")
 @click.option("--seal", help="Only the shortlist whose seal begins so.")
-@click.option("--blend", default="replace", show_default=True,
-              help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.")
+@click.option(
+    "--blend",
+    default="replace",
+    show_default=True,
+    help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.",
+)
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write pictures into this folder.")
 @_folders
 def report(form: str, dataset: str | None, seal: str | None, blend: str, plots: Path | None, places: Places) -> None:
@@ -198,12 +261,17 @@ def report(form: str, dataset: str | None, seal: str | None, blend: str, plots: 
     others = len(list(places.runs.glob("*/run.json"))) - len(finished)
     if others:
         click.echo(f"note: {others} runs in {places.runs} are unfinished or of another version and left out", err=True)
-    runs = [r for r in finished
-            if (dataset is None or r.about["identity"]["shortlist"]["dataset"] in (dataset, _absolute(dataset)))
-            and (seal is None or r.seal.startswith(seal))]
+    runs = [
+        r
+        for r in finished
+        if (dataset is None or r.about["identity"]["shortlist"]["dataset"] in (dataset, _absolute(dataset)))
+        and (seal is None or r.seal.startswith(seal))
+    ]
     if not runs:
-        raise UserError(f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
-                        hint="python cli.py run --method all --dataset demo")
+        raise UserError(
+            f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
+            hint="python cli.py run --method all --dataset demo",
+        )
     how = Blend.parse(blend)
     for group in table_groups(runs):
         table = compare(group, how)
@@ -224,9 +292,15 @@ def _absolute(dataset: str) -> str:
 
 
 @main.command()
-@click.option("--baseline", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="For example results/baseline/demo.json.")
-@click.option("--run", "folder", type=click.Path(path_type=Path, file_okay=False), help="[default: the newest that fits]")
+@click.option(
+    "--baseline",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="For example results/baseline/demo.json.",
+)
+@click.option(
+    "--run", "folder", type=click.Path(path_type=Path, file_okay=False), help="[default: the newest that fits]"
+)
 @click.option("--write", is_flag=True, help="Make the run the new baseline instead of checking it.")
 @_folders
 def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> None:
@@ -281,9 +355,15 @@ def methods(features: str) -> None:
             rows.append((name, "", "", "", error.message))
             continue
         options = ", ".join(f"{f.name}={getattr(cls.Options(), f.name)}" for f in dataclasses.fields(cls.Options))
-        rows.append((name + ("*" if cls.spec.control else ""), ", ".join(sorted(cls.spec.needs)),
-                     options.replace(str(Path.cwd()) + os.sep, ""), cls.spec.card.licence,
-                     cls().skip(card) or "ready"))
+        rows.append(
+            (
+                name + ("*" if cls.spec.control else ""),
+                ", ".join(sorted(cls.spec.needs)),
+                options.replace(str(Path.cwd()) + os.sep, ""),
+                cls.spec.card.licence,
+                cls().skip(card) or "ready",
+            )
+        )
     _listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
     click.echo("* control: a floor, a ceiling or a sentinel")
 
@@ -295,8 +375,15 @@ def datasets(places: Places) -> None:
     from bench.datasets.catalogue import ENTRIES, state
 
     rows = [(name, e.summary, e.licence, e.needs, state(name, places)) for name, e in ENTRIES.items()]
-    rows.append(("folder:PATH", "your images: gallery/, queries/ and gnd.json, or one folder per instance", "yours",
-                 "the folder", "ready"))
+    rows.append(
+        (
+            "folder:PATH",
+            "your images: gallery/, queries/ and gnd.json, or one folder per instance",
+            "yours",
+            "the folder",
+            "ready",
+        )
+    )
     _listing(("data set", "what", "licence", "needs", "here"), rows)
 
 
@@ -305,9 +392,13 @@ def features() -> None:
     """List the feature sets and whether they can be extracted here."""
     from bench.features.extractors import CARDS
 
-    _listing(("feature set", "what", "local", "global", "licence", "here"),
-             [(c.name, c.summary, f"{c.local_dim}-d", f"{c.global_dim}-d", c.licence, c.skip() or "ready")
-              for c in CARDS.values()])
+    _listing(
+        ("feature set", "what", "local", "global", "licence", "here"),
+        [
+            (c.name, c.summary, f"{c.local_dim}-d", f"{c.global_dim}-d", c.licence, c.skip() or "ready")
+            for c in CARDS.values()
+        ],
+    )
 
 
 class _Trainers(click.Group):
@@ -329,20 +420,31 @@ class _Trainers(click.Group):
         def run_training(out: Path, **given: str | None) -> None:
             from bench.reranker import parse_value
 
-            values = {key: parse_value(text, kinds[key], f"--{key.replace('_', '-')}")
-                      for key, text in given.items() if text is not None}
+            values = {
+                key: parse_value(text, kinds[key], f"--{key.replace('_', '-')}")
+                for key, text in given.items()
+                if text is not None
+            }
             with _progress() as progress:
                 figures = module.train(module.TrainOptions(**values), out, progress)
             click.echo(f"weights: {out}")
             for key, value in figures.items():
                 click.echo(f"  {key}: {value}")
 
-        shown = {f.name: ",".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default)
-                 for f in dataclasses.fields(module.TrainOptions)}
-        options = [click.Option([f"--{field.replace('_', '-')}"], metavar="VALUE", help=f"[default: {text}]")
-                   for field, text in shown.items()]
-        out = click.Option(["--out"], required=True, type=click.Path(path_type=Path, dir_okay=False),
-                           help="Weights to write; training resumes from the state kept beside them.")
+        shown = {
+            f.name: ",".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default)
+            for f in dataclasses.fields(module.TrainOptions)
+        }
+        options = [
+            click.Option([f"--{field.replace('_', '-')}"], metavar="VALUE", help=f"[default: {text}]")
+            for field, text in shown.items()
+        ]
+        out = click.Option(
+            ["--out"],
+            required=True,
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Weights to write; training resumes from the state kept beside them.",
+        )
         return click.Command(name, params=[out, *options], callback=run_training, help=module.train.__doc__)
 
 
@@ -359,8 +461,10 @@ def doctor(places: Places) -> None:
 
     answers = examine(places)
     for answer in answers:
-        click.echo(f"{'ok  ' if answer.ok else 'FAIL'}  {answer.what}: {answer.found}"
-                   + ("" if answer.ok else f"  -> {answer.todo}"))
+        click.echo(
+            f"{'ok  ' if answer.ok else 'FAIL'}  {answer.what}: {answer.found}"
+            + ("" if answer.ok else f"  -> {answer.todo}")
+        )
     if not all(answer.ok for answer in answers):
         raise SystemExit(1)
 

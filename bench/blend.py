@@ -13,7 +13,7 @@ FORMS = {"replace": 0, "add": 1, "sigmoid": 2}  # name -> number of parameters
 
 @dataclass(frozen=True)
 class Blend:
-    """`replace`: the score alone. `add:w`: similarity + w score. `sigmoid:l,g`: l similarity + (1 - l) sigmoid(g score).
+    """`replace`: the score. `add:w`: similarity + w score. `sigmoid:l,g`: l similarity + (1 - l) sigmoid(g score).
 
     The sigmoid form is that of AMES and LoCoRe (FACTS section 2.4).
     """
@@ -35,8 +35,10 @@ class Blend:
         except ValueError as error:
             raise UserError(f"--blend {text}: parameters must be numbers") from error
         if len(parameters) != FORMS[name] or not all(np.isfinite(parameters)):
-            raise UserError(f"--blend {text}: {name} takes {FORMS[name]} finite parameters, found {len(parameters)}",
-                            hint="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA")
+            raise UserError(
+                f"--blend {text}: {name} takes {FORMS[name]} finite parameters, found {len(parameters)}",
+                hint="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA",
+            )
         return Blend(name, parameters)
 
     def __call__(self, scores: np.ndarray, similarities: np.ndarray) -> np.ndarray:

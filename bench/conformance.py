@@ -21,15 +21,22 @@ def example(n: int, card: FeatureCard, seed: int, like: Features | None = None) 
         shared = min(n, len(like)) // 2
         descriptors[:shared] = like.descriptors[:shared] + 0.05 * torch.randn((shared, card.local_dim), generator=draw)
         keypoints[:shared] = (like.keypoints[:shared] * 0.9 + 10).clamp(max=470)
-    return Features(torch.nn.functional.normalize(torch.randn(card.global_dim, generator=draw), dim=0),
-                    torch.nn.functional.normalize(descriptors, dim=1), keypoints, torch.ones(n), torch.zeros(n),
-                    torch.linspace(1, 0.1, n), torch.tensor([640.0, 480.0]))
+    return Features(
+        torch.nn.functional.normalize(torch.randn(card.global_dim, generator=draw), dim=0),
+        torch.nn.functional.normalize(descriptors, dim=1),
+        keypoints,
+        torch.ones(n),
+        torch.zeros(n),
+        torch.linspace(1, 0.1, n),
+        torch.tensor([640.0, 480.0]),
+    )
 
 
 def batch_of(images: list[Features], truth: bool = False) -> FeatureBatch:
     """Candidates with descending similarities; with `truth`, every second one is positive."""
-    return FeatureBatch(tuple(images), torch.linspace(0.9, 0.1, len(images)),
-                        torch.arange(len(images)) % 2 == 0 if truth else None)
+    return FeatureBatch(
+        tuple(images), torch.linspace(0.9, 0.1, len(images)), torch.arange(len(images)) % 2 == 0 if truth else None
+    )
 
 
 def _copy(features: Features) -> dict[str, torch.Tensor]:
@@ -58,14 +65,19 @@ def check_reranker(cls: type[Reranker], options: Any = None, features: str = "xf
     assert bool(torch.isfinite(scores).all()), f"{name}: scores are not finite: {scores.tolist()}"
     assert torch_flags() == flags, f"{name}: changed torch's global flags"
     for image, copy in zip((query, *images), before, strict=True):
-        assert all(torch.equal(getattr(image, key), value) for key, value in copy.items()), f"{name}: modified its input"
+        assert all(torch.equal(getattr(image, key), value) for key, value in copy.items()), (
+            f"{name}: modified its input"
+        )
     again = method.score(query, batch_of(images, truth)).detach().double().cpu()
     assert torch.equal(scores, again), f"{name}: a second call gave other scores"
     if cls.pairwise:
         whole = batch_of(images, truth)
         for chosen in ([5, 3, 1, 0, 2, 4], [2], [4, 0]):
-            part = FeatureBatch(tuple(images[i] for i in chosen), whole.similarities[chosen],
-                                None if whole.positives is None else whole.positives[chosen])
+            part = FeatureBatch(
+                tuple(images[i] for i in chosen),
+                whole.similarities[chosen],
+                None if whole.positives is None else whole.positives[chosen],
+            )
             found = method.score(query, part).detach().double().cpu()
             gap = (found - scores[chosen]).abs().max().item()
             assert gap <= tolerance, f"{name}: scores depend on the other candidates (by {gap:g})"

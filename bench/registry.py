@@ -73,8 +73,9 @@ def _sources() -> dict[str, Callable[[], object]]:
             origins[name] = f"methods/{module.name}"
     for point in entry_points(group=ENTRY_POINTS):
         if point.name in found:
-            found[point.name] = partial(_refuse, f"{point.name!r} is registered by {point.value} and by "
-                                                 f"{origins[point.name]}")
+            found[point.name] = partial(
+                _refuse, f"{point.name!r} is registered by {point.value} and by {origins[point.name]}"
+            )
         else:
             found[point.name] = point.load
             origins[point.name] = point.value
@@ -98,11 +99,19 @@ def get(name: str) -> type[Reranker]:
     try:
         loaded = sources[name]()
         found = [loaded] if inspect.isclass(loaded) else list(vars(loaded).values())
-        classes = [value for value in found if inspect.isclass(value) and issubclass(value, Reranker)
-                   and "spec" in vars(value) and value.spec.name == name]
+        classes = [
+            value
+            for value in found
+            if inspect.isclass(value)
+            and issubclass(value, Reranker)
+            and "spec" in vars(value)
+            and value.spec.name == name
+        ]
         if len(classes) != 1:
             raise ValueError(f"expected exactly one class registered as {name!r}, found {len(classes)}")
     except Exception as error:  # a plugin may fail in any way; it is reported with its name, never silently dropped
-        raise UserError(f"method {name!r} cannot be loaded: {type(error).__name__}: {error}",
-                        hint="leave it out of --method, or mend or uninstall the package that provides it") from error
+        raise UserError(
+            f"method {name!r} cannot be loaded: {type(error).__name__}: {error}",
+            hint="leave it out of --method, or mend or uninstall the package that provides it",
+        ) from error
     return classes[0]

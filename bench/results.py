@@ -1,12 +1,12 @@
 """A run on disk: what was asked, what was measured, and the tables derived from it.
 
-    run.json          identity, provenance, what each method did, status
-    shortlist.npz     the sealed candidates
-    dataset.json      queries, gallery and ground truth as they were
-    journal.jsonl     per query and method, while it runs and afterwards
-    scores.parquet    method, list, query, candidate, score
-    ledger.parquet    method, query, pairs, load_ms, transfer_ms, score_ms
-    metrics.parquet   method, query, difficulty, measure, value
+run.json          identity, provenance, what each method did, status
+shortlist.npz     the sealed candidates
+dataset.json      queries, gallery and ground truth as they were
+journal.jsonl     per query and method, while it runs and afterwards
+scores.parquet    method, list, query, candidate, score
+ledger.parquet    method, query, pairs, load_ms, transfer_ms, score_ms
+metrics.parquet   method, query, difficulty, measure, value
 """
 
 from __future__ import annotations
@@ -57,17 +57,30 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 
 def save_dataset(path: Path, dataset: Dataset) -> None:
-    write_json(path, {"name": dataset.name, "protocol": dataset.protocol, "image_set": dataset.image_set,
-                      "queries": [[q.id, str(q.image), q.box] for q in dataset.queries],
-                      "gallery": {image: str(file) for image, file in dataset.gallery.items()},
-                      "grades": {query: dict(grades) for query, grades in dataset.grades.items()}})
+    write_json(
+        path,
+        {
+            "name": dataset.name,
+            "protocol": dataset.protocol,
+            "image_set": dataset.image_set,
+            "queries": [[q.id, str(q.image), q.box] for q in dataset.queries],
+            "gallery": {image: str(file) for image, file in dataset.gallery.items()},
+            "grades": {query: dict(grades) for query, grades in dataset.grades.items()},
+        },
+    )
 
 
 def load_dataset(path: Path) -> Dataset:
     content = json.loads(path.read_text())
     queries = tuple(Query(i, Path(image), None if box is None else tuple(box)) for i, image, box in content["queries"])
-    return Dataset(content["name"], content["protocol"], content["image_set"], queries,
-                   {image: Path(file) for image, file in content["gallery"].items()}, content["grades"])
+    return Dataset(
+        content["name"],
+        content["protocol"],
+        content["image_set"],
+        queries,
+        {image: Path(file) for image, file in content["gallery"].items()},
+        content["grades"],
+    )
 
 
 def tables(records: Iterable[Record], shortlist: Shortlist) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -77,10 +90,27 @@ def tables(records: Iterable[Record], shortlist: Shortlist) -> tuple[pd.DataFram
         query = shortlist.queries.index(record.query)
         for name, values in record.scores.items():
             candidates = shortlist.union(query) if name == UNION else shortlist.candidates(name, query)
-            scores.append(pd.DataFrame({"method": record.method, "list": name, "query": record.query,
-                                        "candidate": [shortlist.gallery[c] for c in candidates], "score": values}))
-        ledger.append({"method": record.method, "query": record.query, "pairs": record.pairs,
-                       "load_ms": record.load_ms, "transfer_ms": record.transfer_ms, "score_ms": record.score_ms})
+            scores.append(
+                pd.DataFrame(
+                    {
+                        "method": record.method,
+                        "list": name,
+                        "query": record.query,
+                        "candidate": [shortlist.gallery[c] for c in candidates],
+                        "score": values,
+                    }
+                )
+            )
+        ledger.append(
+            {
+                "method": record.method,
+                "query": record.query,
+                "pairs": record.pairs,
+                "load_ms": record.load_ms,
+                "transfer_ms": record.transfer_ms,
+                "score_ms": record.score_ms,
+            }
+        )
     return pd.concat(scores, ignore_index=True), pd.DataFrame(ledger)
 
 
@@ -94,7 +124,8 @@ def evaluate(scores: pd.DataFrame, shortlist: Shortlist, dataset: Dataset, blend
     by_list: dict[tuple[str, str, str], dict[int, float]] = {}
     for (method, listed, query), group in scores.groupby(["method", "list", "query"], sort=False):
         by_list[str(method), str(listed), str(query)] = dict(
-            zip(group["candidate"].map(index).tolist(), group["score"].tolist(), strict=True))
+            zip(group["candidate"].map(index).tolist(), group["score"].tolist(), strict=True)
+        )
     methods = list(dict.fromkeys(scores["method"]))
     rows: list[tuple[str, str, str, str, float]] = []
     for number, query in enumerate(shortlist.queries):
@@ -113,8 +144,10 @@ def evaluate(scores: pd.DataFrame, shortlist: Shortlist, dataset: Dataset, blend
             for method in methods:
                 found = by_list.get((method, UNION, query)) or by_list.get((method, name, query))
                 if found is None:
-                    raise UserError(f"{method}: no scores for query {query!r}; the run is not complete",
-                                    hint="run the same command again to finish it")
+                    raise UserError(
+                        f"{method}: no scores for query {query!r}; the run is not complete",
+                        hint="run the same command again to finish it",
+                    )
                 values = blend(np.array([found[int(c)] for c in candidates]), similarities)
                 add(method, reranked(ranking, k, values))
     return pd.DataFrame(rows, columns=["method", "query", "difficulty", "measure", "value"])
@@ -163,8 +196,9 @@ class Run:
 
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
         """Per-query measures; stored for the plain blend, replayed from the scores for any other."""
-        return self._table("metrics") if blend == Blend() else \
-            evaluate(self.scores, self.shortlist, self.dataset, blend)
+        return (
+            self._table("metrics") if blend == Blend() else evaluate(self.scores, self.shortlist, self.dataset, blend)
+        )
 
     def _table(self, name: str) -> pd.DataFrame:
         try:

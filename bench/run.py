@@ -78,8 +78,14 @@ def feature_folder(dataset: str, features: str, options: ExtractOptions, places:
     return places.cache / "features" / f"{name}-{features}-{options.max_side}px-{options.descriptors}"
 
 
-def features_of(dataset: Dataset, name: str, options: ExtractOptions, device: torch.device, places: Places,
-                progress: Progress | None = None) -> tuple[FeatureStore, ExtractReport]:
+def features_of(
+    dataset: Dataset,
+    name: str,
+    options: ExtractOptions,
+    device: torch.device,
+    places: Places,
+    progress: Progress | None = None,
+) -> tuple[FeatureStore, ExtractReport]:
     """The data set's feature store, brought up to date."""
     folder = feature_folder(dataset.name, name, options, places)
     made: list[FeatureExtractor] = []
@@ -92,13 +98,19 @@ def features_of(dataset: Dataset, name: str, options: ExtractOptions, device: to
     if reason := card.skip():
         raise UserError(f"feature set {name!r} cannot run here: {reason}")
     identity = FeatureExtractor.identity_of(card, options)
-    report = extract(items(dataset), folder, make, identity,
-                     None if progress is None else lambda done, total: progress("extracting features", done, total))
+    report = extract(
+        items(dataset),
+        folder,
+        make,
+        identity,
+        None if progress is None else lambda done, total: progress("extracting features", done, total),
+    )
     return FeatureStore(folder), report
 
 
-def seal_shortlist(dataset: Dataset, store: FeatureStore, request: Request, whitening: Whitening | None,
-                   notes: list[str]) -> Shortlist:
+def seal_shortlist(
+    dataset: Dataset, store: FeatureStore, request: Request, whitening: Whitening | None, notes: list[str]
+) -> Shortlist:
     """First stage on the stored global descriptors, sealed."""
     gallery = store.global_descriptors(list(dataset.gallery))
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
@@ -111,8 +123,14 @@ def seal_shortlist(dataset: Dataset, store: FeatureStore, request: Request, whit
         k = min(DEFAULT_TOP_K, possible)
         if k < DEFAULT_TOP_K:
             notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
-    return first_stage(dataset, search(queries, gallery), features=name,
-                       features_content=store.content([i.key for i in items(dataset)]), policy=request.policy, k=k)
+    return first_stage(
+        dataset,
+        search(queries, gallery),
+        features=name,
+        features_content=store.content([i.key for i in items(dataset)]),
+        policy=request.policy,
+        k=k,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,8 +145,11 @@ def choose(request: Request, device: torch.device) -> _Chosen:
     names = registry.names() if everything else list(dict.fromkeys(request.methods))
     for name in request.options:
         if name not in names:
-            raise UserError(f"-o {name}.…: method {name!r} is not part of this run", hint=f"running: {', '.join(names)}") \
-                if name in registry.names() else unknown("method", name, registry.names())
+            raise (
+                UserError(f"-o {name}.…: method {name!r} is not part of this run", hint=f"running: {', '.join(names)}")
+                if name in registry.names()
+                else unknown("method", name, registry.names())
+            )
     chosen, skipped = [], {}
     for name in names:
         try:
@@ -158,17 +179,22 @@ def _plain(options: Any) -> dict[str, object]:
 
 def _method_identity(method: Reranker) -> dict[str, object]:
     weights = method.weights()
-    return {"options": _plain(method.options),
-            "weights_sha256": None if weights is None else provenance.file_hash(weights),
-            "source_sha256": provenance.source_hash(type(method))}
+    return {
+        "options": _plain(method.options),
+        "weights_sha256": None if weights is None else provenance.file_hash(weights),
+        "source_sha256": provenance.source_hash(type(method)),
+    }
 
 
 def costs(method: Reranker, store: FeatureStore, gallery: Sequence[str]) -> dict[str, float]:
     """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image."""
     used = np.array([method.descriptors_used(store.count(key)) for key in gallery])
     whole, local = store.bytes_per_image(method.spec.needs)
-    return {"descriptors_mean": float(used.mean()), "descriptors_max": float(used.max()),
-            "kib_per_image": float((whole + used * local).mean() / 1024)}
+    return {
+        "descriptors_mean": float(used.mean()),
+        "descriptors_max": float(used.max()),
+        "kib_per_image": float((whole + used * local).mean() / 1024),
+    }
 
 
 def execute(request: Request, places: Places, progress: Progress | None = None) -> Outcome:
@@ -176,21 +202,28 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
     notes: list[str] = []
     device = resolve_device(request.device)
     chosen = choose(request, device)
-    dataset = load_dataset(request.dataset, places,
-                           None if progress is None else lambda d, t: progress("generating images", d, t))
+    dataset = load_dataset(
+        request.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t)
+    )
     other = None if request.whiten is None else load_dataset(request.whiten, places)
     if other is not None and other.name == dataset.name:
         raise UserError(f"--whiten {request.whiten}: whitening must be learned on another data set than the one tested")
     store, report = features_of(dataset, request.features, request.extract, device, places, progress)
     notes += report.notes
     if report.unreadable:
-        notes.append(f"{len(report.unreadable)} gallery images cannot be read and have no features: "
-                     + "; ".join(list(report.unreadable.values())[:5]))
+        notes.append(
+            f"{len(report.unreadable)} gallery images cannot be read and have no features: "
+            + "; ".join(list(report.unreadable.values())[:5])
+        )
     whitening = None if other is None else _whitening(other, request, device, places, progress)
     shortlist = seal_shortlist(dataset, store, request, whitening, notes)
 
-    identity = {"seal": shortlist.seal, "shortlist": asdict(shortlist.header), "hardware": provenance.hardware(device),
-                "methods": {method.spec.name: _method_identity(method) for method in chosen.methods}}
+    identity = {
+        "seal": shortlist.seal,
+        "shortlist": asdict(shortlist.header),
+        "hardware": provenance.hardware(device),
+        "methods": {method.spec.name: _method_identity(method) for method in chosen.methods},
+    }
     folder = places.runs / results.run_name(identity)
     if request.force:
         shutil.rmtree(folder, ignore_errors=True)
@@ -205,15 +238,26 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
         folder.mkdir(parents=True, exist_ok=True)
         shortlist.save(folder / "shortlist.npz")
         results.save_dataset(folder / "dataset.json", dataset)
-        about: dict[str, Any] = {"format": results.FORMAT, "status": "running", "identity": identity, "skipped": chosen.skipped, "failed": {},
-                 "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
-                 "cold": before.about.get("cold", {}) if before else {},
-                 "provenance": provenance.record(device), "unreadable": dict(report.unreadable)}
+        about: dict[str, Any] = {
+            "format": results.FORMAT,
+            "status": "running",
+            "identity": identity,
+            "skipped": chosen.skipped,
+            "failed": {},
+            "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
+            "cold": before.about.get("cold", {}) if before else {},
+            "provenance": provenance.record(device),
+            "unreadable": dict(report.unreadable),
+        }
         results.write_json(folder / "run.json", about)
 
         journal = Journal(folder / "journal.jsonl")
-        cold, failures = score_all(Scorer(dataset, shortlist, store, device), chosen.methods, journal,
-                                   None if progress is None else lambda name, d, t: progress("scoring", d, t))
+        cold, failures = score_all(
+            Scorer(dataset, shortlist, store, device),
+            chosen.methods,
+            journal,
+            None if progress is None else lambda name, d, t: progress("scoring", d, t),
+        )
         failed = {failure.method: failure.reason for failure in failures}
         done = [method for method in chosen.methods if method.spec.name not in failed]
         if not done:
@@ -223,18 +267,28 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
         results.write_parquet(folder / "scores.parquet", scores)
         results.write_parquet(folder / "ledger.parquet", ledger)
         results.write_parquet(folder / "metrics.parquet", results.evaluate(scores, shortlist, dataset))
-        about |= {"status": "finished", "finished": datetime.now(UTC).isoformat(timespec="seconds"), "failed": failed,
-                  "cold": about.get("cold", {}) | {name: asdict(start) for name, start in cold.items()}, "costs": {m.spec.name: costs(m, store, shortlist.gallery) for m in done},
-                  "cards": {m.spec.name: {**asdict(m.spec.card), "control": m.spec.control,
-                                          "needs": sorted(m.spec.needs)} for m in done}}
+        about |= {
+            "status": "finished",
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "failed": failed,
+            "cold": about.get("cold", {}) | {name: asdict(start) for name, start in cold.items()},
+            "costs": {m.spec.name: costs(m, store, shortlist.gallery) for m in done},
+            "cards": {
+                m.spec.name: {**asdict(m.spec.card), "control": m.spec.control, "needs": sorted(m.spec.needs)}
+                for m in done
+            },
+        }
         results.write_json(folder / "run.json", about)
     except OSError as error:
-        raise UserError(f"{folder}: cannot write ({error.strerror or error})",
-                        hint="finished queries are kept; make room and run the same command again") from error
+        raise UserError(
+            f"{folder}: cannot write ({error.strerror or error})",
+            hint="finished queries are kept; make room and run the same command again",
+        ) from error
     return Outcome(results.Run.load(folder), tuple(notes))
 
 
-def _whitening(other: Dataset, request: Request, device: torch.device, places: Places,
-               progress: Progress | None) -> Whitening:
+def _whitening(
+    other: Dataset, request: Request, device: torch.device, places: Places, progress: Progress | None
+) -> Whitening:
     store, _ = features_of(other, request.features, request.extract, device, places, progress)
     return learn(store.global_descriptors(list(other.gallery)), other.name)

@@ -73,8 +73,10 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise UserError(f"{self.path}: cannot write ({error.strerror or error})",
-                            hint="finished queries are kept; make room and run the same command again") from error
+            raise UserError(
+                f"{self.path}: cannot write ({error.strerror or error})",
+                hint="finished queries are kept; make room and run the same command again",
+            ) from error
         self.records[record.method, record.query] = record
 
 
@@ -98,8 +100,11 @@ class Scorer:
     def score(self, method: Reranker, query: int) -> Record:
         """Score one query with one method. Raises ValueError for scores that are not k finite numbers."""
         needs = method.spec.needs
-        lists = {UNION: self.shortlist.union(query)} if method.pairwise else \
-            {name: self.shortlist.candidates(name, query) for name in self.shortlist.rankings}
+        lists = (
+            {UNION: self.shortlist.union(query)}
+            if method.pairwise
+            else {name: self.shortlist.candidates(name, query) for name in self.shortlist.rankings}
+        )
         scores, load_ms, transfer_ms, score_ms = {}, 0.0, 0.0, 0.0
         for name, candidates in lists.items():
             (one, images), ms = timed(partial(self._load, method, query, candidates), self.device)
@@ -159,8 +164,12 @@ def warm_up(scorer: Scorer, method: Reranker) -> ColdStart:
     return ColdStart(load_ms + first.load_ms + first.transfer_ms + first.score_ms, peak.mib)
 
 
-def score_all(scorer: Scorer, methods: Sequence[Reranker], journal: Journal,
-              progress: Callable[[str, int, int], None] | None = None) -> tuple[dict[str, ColdStart], list[Failure]]:
+def score_all(
+    scorer: Scorer,
+    methods: Sequence[Reranker],
+    journal: Journal,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[dict[str, ColdStart], list[Failure]]:
     """Score every query with every method, skipping what the journal holds; cold starts and failures.
 
     Methods take turns query by query, each query beginning with another method, so that a machine that slows down
@@ -200,5 +209,3 @@ def _reported(method: Reranker, alive: list[Reranker], failures: list[Failure]) 
     except Exception as error:
         alive.remove(method)
         failures.append(Failure(method.spec.name, f"{type(error).__name__}: {error}"))
-
-

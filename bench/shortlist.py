@@ -70,8 +70,10 @@ class Shortlist:
                 raise ValueError(f"list {name!r} ranks {len(rankings)} of {len(self.queries)} queries")
             for query, ranking in zip(self.queries, rankings, strict=True):
                 if len(ranking) < self.header.k:
-                    raise UserError(f"query {query!r} has {len(ranking)} possible candidates, fewer than "
-                                    f"--top-k {self.header.k}", hint=f"use --top-k {len(ranking)} or less")
+                    raise UserError(
+                        f"query {query!r} has {len(ranking)} possible candidates, fewer than --top-k {self.header.k}",
+                        hint=f"use --top-k {len(ranking)} or less",
+                    )
                 if len(np.unique(ranking)) != len(ranking) or ranking.min() < 0 or ranking.max() >= len(self.gallery):
                     raise UserError(f"list {name!r} of query {query!r} repeats an image or names one that is not there")
 
@@ -101,10 +103,20 @@ class Shortlist:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        arrays = {f"ranking/{name}/{q}": ranking.astype(np.int32)
-                  for name, rankings in self.rankings.items() for q, ranking in enumerate(rankings)}
-        text = json.dumps({"header": asdict(self.header), "queries": self.queries, "gallery": self.gallery,
-                           "lists": list(self.rankings), "seal": self.seal})
+        arrays = {
+            f"ranking/{name}/{q}": ranking.astype(np.int32)
+            for name, rankings in self.rankings.items()
+            for q, ranking in enumerate(rankings)
+        }
+        text = json.dumps(
+            {
+                "header": asdict(self.header),
+                "queries": self.queries,
+                "gallery": self.gallery,
+                "lists": list(self.rankings),
+                "seal": self.seal,
+            }
+        )
         np.savez(path, similarities=self.similarities, about=np.array(text), **arrays)  # type: ignore[arg-type]
 
     @staticmethod
@@ -113,15 +125,24 @@ class Shortlist:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                rankings = {name: tuple(file[f"ranking/{name}/{q}"] for q in range(len(about["queries"])))
-                            for name in about["lists"]}
-                loaded = Shortlist(Header(**about["header"]), tuple(about["queries"]), tuple(about["gallery"]),
-                                   file["similarities"], rankings)
+                rankings = {
+                    name: tuple(file[f"ranking/{name}/{q}"] for q in range(len(about["queries"])))
+                    for name in about["lists"]
+                }
+                loaded = Shortlist(
+                    Header(**about["header"]),
+                    tuple(about["queries"]),
+                    tuple(about["gallery"]),
+                    file["similarities"],
+                    rankings,
+                )
         except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise UserError(f"{path}: not a readable shortlist ({error})", hint="run again to make it anew") from error
         if loaded.seal != about["seal"]:
-            raise UserError(f"{path}: content does not fit its seal {about['seal'][:8]} (found {loaded.seal[:8]})",
-                            hint="the file was changed after it was sealed; run again")
+            raise UserError(
+                f"{path}: content does not fit its seal {about['seal'][:8]} (found {loaded.seal[:8]})",
+                hint="the file was changed after it was sealed; run again",
+            )
         return loaded
 
 
@@ -140,8 +161,9 @@ def search(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return similarities
 
 
-def first_stage(dataset: Dataset, similarities: np.ndarray, *, features: str, features_content: str, policy: Policy,
-                k: int) -> Shortlist:
+def first_stage(
+    dataset: Dataset, similarities: np.ndarray, *, features: str, features_content: str, policy: Policy, k: int
+) -> Shortlist:
     """Rank the gallery for every query (ties by gallery order; a query is never its own candidate) and seal the lists.
 
     `similarities` is (nq, n_gallery), higher is better.
@@ -154,13 +176,26 @@ def first_stage(dataset: Dataset, similarities: np.ndarray, *, features: str, fe
         ranked.append(order[order != index.get(query.id, -1)])
     rankings: dict[str, tuple[np.ndarray, ...]] = {BLIND_LIST: tuple(ranked)}
     if policy == "paper":
-        rankings = {difficulty: tuple(_ignored_last(order, truth(dataset, index, query.id, difficulty)[1])
-                                      for order, query in zip(ranked, dataset.queries, strict=True))
-                    for difficulty in dataset.difficulties}
-    header = Header(dataset.name, dataset.image_set, dataset.protocol, features, features_content, policy, k,
-                    any(query.box is not None for query in dataset.queries))
-    return Shortlist(header, tuple(query.id for query in dataset.queries), gallery,
-                     similarities.astype(np.float32), rankings)
+        rankings = {
+            difficulty: tuple(
+                _ignored_last(order, truth(dataset, index, query.id, difficulty)[1])
+                for order, query in zip(ranked, dataset.queries, strict=True)
+            )
+            for difficulty in dataset.difficulties
+        }
+    header = Header(
+        dataset.name,
+        dataset.image_set,
+        dataset.protocol,
+        features,
+        features_content,
+        policy,
+        k,
+        any(query.box is not None for query in dataset.queries),
+    )
+    return Shortlist(
+        header, tuple(query.id for query in dataset.queries), gallery, similarities.astype(np.float32), rankings
+    )
 
 
 def _ignored_last(order: np.ndarray, ignored: set[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Speed of the program's own parts (`make bench`): medians of interleaved rounds, compared as ratios within this run."""
+"""Speed of the program's own parts (`make bench`): medians of interleaved rounds, compared as ratios."""
 
 from __future__ import annotations
 
@@ -47,8 +47,12 @@ def rrt_engines(depth: int, feedforward: int, descriptors: int) -> dict[str, Cal
     n = max(len(c.local) for c in candidates)
 
     def padded(tokens: list[Tokens]) -> TokenBatch:
-        batch = TokenBatch(torch.zeros(len(tokens), n, 64), torch.zeros(len(tokens), n, dtype=torch.long),
-                           torch.stack([t.global_ for t in tokens]), torch.ones(len(tokens), n, dtype=torch.bool))
+        batch = TokenBatch(
+            torch.zeros(len(tokens), n, 64),
+            torch.zeros(len(tokens), n, dtype=torch.long),
+            torch.stack([t.global_ for t in tokens]),
+            torch.ones(len(tokens), n, dtype=torch.bool),
+        )
         for row, t in enumerate(tokens):
             m = min(n, len(t.local))
             batch.local[row, :m], batch.scale_ids[row, :m] = t.local[:m], t.scale_ids[:m]
@@ -68,16 +72,23 @@ def main() -> None:
     for depth, feedforward, descriptors in ((3, 256, 100), (6, 1024, 500)):
         found = interleaved(rrt_engines(depth, feedforward, descriptors))
         ratio = found["padded batch"] / found["unpadded pairs"]
-        print(f"rrt {depth}x{feedforward}, {descriptors} descriptors: unpadded pairs "
-              f"{CANDIDATES / found['unpadded pairs']:.0f} pairs/s, {ratio:.2f} x the padded batch")
+        print(
+            f"rrt {depth}x{feedforward}, {descriptors} descriptors: unpadded pairs "
+            f"{CANDIDATES / found['unpadded pairs']:.0f} pairs/s, {ratio:.2f} x the padded batch"
+        )
     card = CARDS["xfeat"]
     query = example(500, card, 0)
     batch = batch_of([example(500, card, i, query if i % 2 else None) for i in range(1, CANDIDATES + 1)])
     lightglue = LightGlue()
     lightglue.load()
-    found = interleaved({"ransac": lambda: Ransac().score(query, batch), "lightglue": lambda: lightglue.score(query, batch)})
+    found = interleaved(
+        {"ransac": lambda: Ransac().score(query, batch), "lightglue": lambda: lightglue.score(query, batch)}
+    )
     for name, seconds in found.items():
-        print(f"{name}, 500 descriptors: {CANDIDATES / seconds:.0f} pairs/s, {seconds / found['ransac']:.1f} x ransac's time")
+        print(
+            f"{name}, 500 descriptors: {CANDIDATES / seconds:.0f} pairs/s, "
+            f"{seconds / found['ransac']:.1f} x ransac's time"
+        )
     command = [sys.executable, str(PROJECT / "cli.py"), "--help"]
     seconds = interleaved({"help": lambda: subprocess.run(command, check=True, capture_output=True)})["help"]
     print(f"cli.py --help: {seconds:.2f} s (allowed: {SECONDS_ALLOWED_FOR_HELP})")

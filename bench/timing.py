@@ -31,11 +31,17 @@ def timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 def torch_flags() -> dict[str, object]:
     """The global switches of torch that change speed or results."""
-    return {"grad": torch.is_grad_enabled(), "threads": torch.get_num_threads(),
-            "default_dtype": str(torch.get_default_dtype()), "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-            "cudnn_benchmark": torch.backends.cudnn.benchmark, "cudnn_deterministic": torch.backends.cudnn.deterministic,
-            "cudnn_tf32": torch.backends.cudnn.allow_tf32, "cuda_matmul_tf32": torch.backends.cuda.matmul.allow_tf32}
+    return {
+        "grad": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "default_dtype": str(torch.get_default_dtype()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cuda_matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+    }
 
 
 def _restore(flags: dict[str, object]) -> None:

@@ -14,9 +14,15 @@ from bench.registry import register
 from bench.reranker import Card, Reranker
 
 
-@register("lightglue", needs={"local", "keypoints"}, card=Card(
-    paper="Lindenberger et al., LightGlue, ICCV 2023; LighterGlue weights of Potje et al., XFeat, CVPR 2024",
-    licence="Apache-2.0", trained_on="MegaDepth and synthetic warps (LighterGlue)"))
+@register(
+    "lightglue",
+    needs={"local", "keypoints"},
+    card=Card(
+        paper="Lindenberger et al., LightGlue, ICCV 2023; LighterGlue weights of Potje et al., XFeat, CVPR 2024",
+        licence="Apache-2.0",
+        trained_on="MegaDepth and synthetic warps (LighterGlue)",
+    ),
+)
 class LightGlue(Reranker):
     """Score: number of matches. Fixed depth and width, so that the count is exact and independent of the batch."""
 
@@ -48,11 +54,16 @@ class LightGlue(Reranker):
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
         one = _image(query.top(self.options.descriptors))
         # one pair at a time: on a CPU a padded batch is slower, and images differ in their number of descriptors
-        counts = [len(self._model({"image0": one, "image1": _image(other.top(self.options.descriptors))})["matches"][0])
-                  for other in candidates]
+        counts = [
+            len(self._model({"image0": one, "image1": _image(other.top(self.options.descriptors))})["matches"][0])
+            for other in candidates
+        ]
         return torch.tensor(counts, dtype=torch.float32)
 
 
 def _image(features: Features) -> dict[str, Tensor]:
-    return {"keypoints": features.keypoints[None], "descriptors": features.descriptors[None],
-            "image_size": features.image_size[None]}
+    return {
+        "keypoints": features.keypoints[None],
+        "descriptors": features.descriptors[None],
+        "image_size": features.image_size[None],
+    }

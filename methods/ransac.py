@@ -1,4 +1,4 @@
-"""Spatial verification: mutual nearest neighbours, then the inliers of a geometric model (Philbin et al., CVPR 2007)."""
+"""Spatial verification (Philbin et al., CVPR 2007): mutual nearest neighbours, then inliers of a geometric model."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ def mutual_nearest_neighbours(query: Tensor, candidate: Tensor) -> Tensor:
     return torch.stack([rows[mutual], forward[mutual]], dim=1)
 
 
-@register("ransac", needs={"local", "keypoints"}, card=Card(paper="Philbin et al., CVPR 2007; LO-RANSAC of COLMAP",
-                                               licence="Apache-2.0; pycolmap BSD-3-Clause"))
+@register(
+    "ransac",
+    needs={"local", "keypoints"},
+    card=Card(paper="Philbin et al., CVPR 2007; LO-RANSAC of COLMAP", licence="Apache-2.0; pycolmap BSD-3-Clause"),
+)
 class Ransac(Reranker):
     """Score: number of inliers, 0 where there are no more matches than the model needs. Ties keep first-stage order."""
 
@@ -53,8 +56,9 @@ class Ransac(Reranker):
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
         query = query.top(self.options.descriptors)
-        return torch.tensor([self._inliers(query, image.top(self.options.descriptors)) for image in candidates],
-                            dtype=torch.float32)
+        return torch.tensor(
+            [self._inliers(query, image.top(self.options.descriptors)) for image in candidates], dtype=torch.float32
+        )
 
     def _inliers(self, query: Features, candidate: Features) -> int:
         pairs = mutual_nearest_neighbours(query.descriptors, candidate.descriptors).cpu()

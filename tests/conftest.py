@@ -72,8 +72,15 @@ def _write_buildings(root: Path) -> Path:
             Image.fromarray(_view(landmark, view + 1)).save(root / "gallery" / f"{name}.png")
         Image.fromarray(_view(landmark, 0)).save(root / "queries" / f"query{landmark}.png")
         truth["gallery"] += names
-        truth["queries"].append({"query": f"query{landmark}", "box": [10, 5, 150, 115], "easy": names[:1],
-                                 "hard": names[1:3], "junk": names[3:]})
+        truth["queries"].append(
+            {
+                "query": f"query{landmark}",
+                "box": [10, 5, 150, 115],
+                "easy": names[:1],
+                "hard": names[1:3],
+                "junk": names[3:],
+            }
+        )
     for other in range(4):
         Image.fromarray(_view(100 + other, 0)).save(root / "gallery" / f"other{other}.png")
         truth["gallery"].append(f"other{other}")
@@ -159,7 +166,7 @@ def cli(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     return go
 
 
-METHOD = '''
+METHOD = """
 import os, time
 import torch
 from dataclasses import dataclass
@@ -169,7 +176,7 @@ from bench.reranker import Card, Reranker
 @register("{name}", needs={needs}, card=Card(paper=None, licence="Apache-2.0"))
 class Added(Reranker):
 {body}
-'''
+"""
 
 
 @pytest.fixture

@@ -23,13 +23,16 @@ CONTROLS = {"identity", "constant", "random", "reverse", "oracle"}
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"], []])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    program = ("import sys, runpy; sys.argv = ['cli.py', *sys.argv[1:]]\n"
-               "try: runpy.run_path('cli.py', run_name='__main__')\n"
-               "except SystemExit: pass\n"
-               "heavy = {'torch', 'pandas', 'numpy', 'kornia', 'sklearn', 'seaborn', 'faiss', 'pycolmap', 'PIL'}\n"
-               "sys.exit(repr(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)")
-    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=REPOSITORY, capture_output=True, text=True,
-                          timeout=60)
+    program = (
+        "import sys, runpy; sys.argv = ['cli.py', *sys.argv[1:]]\n"
+        "try: runpy.run_path('cli.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'kornia', 'sklearn', 'seaborn', 'faiss', 'pycolmap', 'PIL'}\n"
+        "sys.exit(repr(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout + done.stderr
 
@@ -53,35 +56,54 @@ UNKNOWN = {
     "second method": (["-m", "identity,lightglu"], "unknown method 'lightglu'", "did you mean 'lightglue'"),
     "data set": (["-m", "identity", "-d", "roxfrod"], "unknown data set 'roxfrod'", "did you mean 'roxford'"),
     "feature set": (["-m", "identity", "-f", "xfaet"], "unknown feature set 'xfaet'", "did you mean 'xfeat'"),
-    "option": (["-m", "ransac", "-o", "ransac.treshold=3"], "unknown option of ransac 'treshold'",
-               "did you mean 'threshold'"),
-    "value": (["-m", "ransac", "-o", "ransac.model=affin"], "unknown value of -o ransac.model",
-              "did you mean 'affine'"),
+    "option": (
+        ["-m", "ransac", "-o", "ransac.treshold=3"],
+        "unknown option of ransac 'treshold'",
+        "did you mean 'threshold'",
+    ),
+    "value": (
+        ["-m", "ransac", "-o", "ransac.model=affin"],
+        "unknown value of -o ransac.model",
+        "did you mean 'affine'",
+    ),
     "number": (["-m", "ransac", "-o", "ransac.threshold=wide"], "-o ransac.threshold=wide", "expected float"),
     "whole number": (["-m", "ransac", "-o", "ransac.descriptors=2.5"], "-o ransac.descriptors=2.5", "expected int"),
     "range": (["-m", "ransac", "-o", "ransac.descriptors=0"], "options of ransac", "at least 1"),
-    "option of a method that does not run": (["-m", "identity", "-o", "ransac.seed=1"], "not part of this run",
-                                             "running: identity"),
-    "option of no method": (["-m", "identity", "-o", "ransak.seed=1"], "unknown method 'ransak'",
-                            "did you mean 'ransac'"),
+    "option of a method that does not run": (
+        ["-m", "identity", "-o", "ransac.seed=1"],
+        "not part of this run",
+        "running: identity",
+    ),
+    "option of no method": (
+        ["-m", "identity", "-o", "ransak.seed=1"],
+        "unknown method 'ransak'",
+        "did you mean 'ransac'",
+    ),
     "option without method": (["-m", "ransac", "-o", "seed=1"], "-o seed=1", "METHOD.OPTION=VALUE"),
     "option without value": (["-m", "ransac", "-o", "ransac.seed"], "-o ransac.seed", "for example -o"),
-    "option of a method without options": (["-m", "identity", "-o", "identity.k=1"], "unknown option of identity 'k'",
-                                           "none"),
+    "option of a method without options": (
+        ["-m", "identity", "-o", "identity.k=1"],
+        "unknown option of identity 'k'",
+        "none",
+    ),
     "device": (["-m", "identity", "--device", "cpuu"], "--device cpuu", "auto, cpu, cuda"),
     "no method": (["-m", " , "], "no method given", "all"),
     "folder": (["-m", "identity", "-d", "folder:"], "folder: needs a path", "folder:PATH"),
     "absent folder": (["-m", "identity", "-d", "folder:/nowhere/at/all"], "/nowhere/at/all", "no such folder"),
     "absent official set": (["-m", "identity", "-d", "roxford"], "'roxford' is not in", "--data-root"),
-    "absent whitening set": (["-m", "identity", "--whiten", "rparsi"], "unknown data set 'rparsi'",
-                             "did you mean 'rparis'"),
+    "absent whitening set": (
+        ["-m", "identity", "--whiten", "rparsi"],
+        "unknown data set 'rparsi'",
+        "did you mean 'rparis'",
+    ),
     "weights": (["-m", "rrt", "-o", "rrt.weights=/nowhere.pt"], "/nowhere.pt", "no such file"),
 }
 
 
 @pytest.mark.parametrize("what", list(UNKNOWN))
-def test_what_there_is_not_is_an_error_with_a_suggestion(cli: Callable[..., Result], instances: Path,
-                                                         what: str) -> None:
+def test_what_there_is_not_is_an_error_with_a_suggestion(
+    cli: Callable[..., Result], instances: Path, what: str
+) -> None:
     given, said, suggestion = UNKNOWN[what]
     data = [] if "-d" in given else ["-d", f"folder:{instances}"]
     result = cli("run", *data, *given, "--max-side", "160", "--keep-descriptors", "150")
@@ -89,8 +111,18 @@ def test_what_there_is_not_is_an_error_with_a_suggestion(cli: Callable[..., Resu
     assert said in result.output and suggestion in result.output
 
 
-@pytest.mark.parametrize("given", [["--top-k", "0"], ["--top-k", "-3"], ["--top-k", "many"], ["--policy", "papper"],
-                                   ["--max-side", "3"], ["--threads", "0"], ["--tok-k", "5"]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--top-k", "0"],
+        ["--top-k", "-3"],
+        ["--top-k", "many"],
+        ["--policy", "papper"],
+        ["--max-side", "3"],
+        ["--threads", "0"],
+        ["--tok-k", "5"],
+    ],
+)
 def test_values_outside_their_range_are_refused_with_the_usage(cli: Callable[..., Result], given: list[str]) -> None:
     result = cli("run", "-m", "identity", "-d", "demo", *given)
     assert result.exit_code == 2 and given[0].split("=")[0] in result.output
@@ -99,16 +131,36 @@ def test_values_outside_their_range_are_refused_with_the_usage(cli: Callable[...
 @pytest.mark.parametrize("given", [["--blend", "ad:1"], ["--blend", "add:x"], ["--seal", "zz"]])
 def test_report_refuses_what_it_does_not_know(cli: Callable[..., Result], instances: Path, given: list[str]) -> None:
     assert cli("report", *given).exit_code == 1  # no run at all yet
-    assert cli("run", "-m", "identity", "-d", f"folder:{instances}", "--max-side", "160",
-               "--keep-descriptors", "150").exit_code == 0
+    assert (
+        cli(
+            "run", "-m", "identity", "-d", f"folder:{instances}", "--max-side", "160", "--keep-descriptors", "150"
+        ).exit_code
+        == 0
+    )
     assert cli("report", *given).exit_code == 1
     assert cli("report").exit_code == 0
 
 
-def test_a_run_prints_the_table_the_notes_and_where_the_run_is(cli: Callable[..., Result], instances: Path,
-                                                               tmp_path: Path) -> None:
-    result = cli("run", "-m", "identity,ransac", "-d", f"folder:{instances}", "-k", "5", "-o", "ransac.descriptors=50",
-                 "--max-side", "160", "--keep-descriptors", "150", "--threads", "1")
+def test_a_run_prints_the_table_the_notes_and_where_the_run_is(
+    cli: Callable[..., Result], instances: Path, tmp_path: Path
+) -> None:
+    result = cli(
+        "run",
+        "-m",
+        "identity,ransac",
+        "-d",
+        f"folder:{instances}",
+        "-k",
+        "5",
+        "-o",
+        "ransac.descriptors=50",
+        "--max-side",
+        "160",
+        "--keep-descriptors",
+        "150",
+        "--threads",
+        "1",
+    )
     assert result.exit_code == 0, result.output
     for text in ("ransac descriptors=50", "identity*", "top-5", "mAP All", "KiB/image", "First stage"):
         assert text in result.output, text
@@ -117,8 +169,9 @@ def test_a_run_prints_the_table_the_notes_and_where_the_run_is(cli: Callable[...
 
 
 def test_all_runs_every_method_that_can_run_here(cli: Callable[..., Result], instances: Path) -> None:
-    result = cli("run", "-m", "all", "-d", f"folder:{instances}", "-k", "2", "--max-side", "160",
-                 "--keep-descriptors", "150")
+    result = cli(
+        "run", "-m", "all", "-d", f"folder:{instances}", "-k", "2", "--max-side", "160", "--keep-descriptors", "150"
+    )
     assert result.exit_code == 0, result.output
     table = re.findall(r"^\s*([\w-]+)\*?\s+\d", result.output, re.MULTILINE)
     assert set(table) | set(re.findall(r"([\w-]+) did not run:", result.output)) == set(registry.names())
@@ -159,8 +212,9 @@ def test_doctor_finds_this_environment_fit(cli: Callable[..., Result]) -> None:
 
 
 @pytest.mark.parametrize("installed", [[], ["faiss-cpu 1.9", "faiss-gpu 1.9"]])
-def test_none_or_both_of_faiss_is_an_error(cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, instances: Path,
-                                           installed: list[str]) -> None:
+def test_none_or_both_of_faiss_is_an_error(
+    cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, instances: Path, installed: list[str]
+) -> None:
     monkeypatch.setattr(doctor, "faiss_packages", lambda: installed)
     result = cli("doctor")
     assert result.exit_code == 1 and "FAIL  faiss" in result.output and "exactly one" in result.output
@@ -178,10 +232,29 @@ def test_an_interrupt_says_how_to_go_on(cli: Callable[..., Result], monkeypatch:
 
 
 def test_threads_are_set_and_recorded(instances: Path, tmp_path: Path, cache: Path) -> None:
-    done = subprocess.run([sys.executable, "cli.py", "run", "-m", "identity", "-d", f"folder:{instances}", "--threads",
-                           "2",
-                           "--max-side", "160", "--keep-descriptors", "150", "--runs", str(tmp_path)],
-                          cwd=REPOSITORY, env={**os.environ, "RERANKBENCH_CACHE": str(cache)}, capture_output=True,
-                          text=True, timeout=100)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "cli.py",
+            "run",
+            "-m",
+            "identity",
+            "-d",
+            f"folder:{instances}",
+            "--threads",
+            "2",
+            "--max-side",
+            "160",
+            "--keep-descriptors",
+            "150",
+            "--runs",
+            str(tmp_path),
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "RERANKBENCH_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr
     assert "2 threads" in done.stdout

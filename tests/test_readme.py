@@ -11,7 +11,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 def test_the_example_reranker_of_the_readme_conforms() -> None:
     example, check = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict = {}
-    exec(compile(example, str(README), "exec"), names)  # noqa: S102 - our own README
+    exec(compile(example, str(README), "exec"), names)
     exec(compile(check, str(README), "exec"), names)
     assert names["Chamfer"].spec.name == "chamfer"
     check_reranker(names["Chamfer"], names["Chamfer"].Options(descriptors=3))

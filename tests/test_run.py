@@ -77,8 +77,10 @@ def test_reverse_is_the_first_stage_backwards_and_the_tail_stays(run: Go, buildi
     done = run(buildings, "reverse,identity", top_k=6).run
     scores = done.scores.set_index(["method", "query"]).sort_index()
     for query in done.shortlist.queries:
-        back, front = (scores.loc[m, query].sort_values("score", ascending=False)["candidate"].tolist()
-                       for m in ("reverse", "identity"))
+        back, front = (
+            scores.loc[m, query].sort_values("score", ascending=False)["candidate"].tolist()
+            for m in ("reverse", "identity")
+        )
         assert back == front[::-1]
     assert set(done.scores["candidate"]) <= set(done.shortlist.gallery)
     assert done.scores.groupby(["method", "query"]).size().eq(6).all()
@@ -86,8 +88,9 @@ def test_reverse_is_the_first_stage_backwards_and_the_tail_stays(run: Go, buildi
 
 def test_random_depends_on_its_seed_alone(run: Go, instances: Path, places: Places, tmp_path: Path) -> None:
     first = run(instances, "random", options={"random": {"seed": "1"}}).run.scores
-    again = run(instances, "random", Places(places.cache, places.data, tmp_path / "again"),
-                options={"random": {"seed": "1"}}).run.scores
+    again = run(
+        instances, "random", Places(places.cache, places.data, tmp_path / "again"), options={"random": {"seed": "1"}}
+    ).run.scores
     other = run(instances, "random", options={"random": {"seed": "2"}}).run.scores
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     assert not first.score.equals(other.score)
@@ -99,20 +102,26 @@ def test_a_query_is_never_scored_against_itself(run: Go, instances: Path) -> Non
     assert scores.groupby("query").size().eq(8).all()
 
 
-def test_the_paper_policy_scores_the_union_once_and_gives_every_difficulty_its_own_list(run: Go, buildings: Path,
-                                                                                        ) -> None:
+def test_the_paper_policy_scores_the_union_once_and_gives_every_difficulty_its_own_list(
+    run: Go,
+    buildings: Path,
+) -> None:
     done = run(buildings, "identity", policy="paper", top_k=3).run
     assert list(done.shortlist.rankings) == ["Easy", "Medium", "Hard"]
     for number, query in enumerate(done.shortlist.queries):
         listed = done.scores[done.scores["query"] == query]["candidate"].tolist()
         assert len(listed) == len(set(listed))
-        assert set(listed) == {done.shortlist.gallery[c] for d in done.shortlist.rankings
-                               for c in done.shortlist.candidates(d, number)}
+        assert set(listed) == {
+            done.shortlist.gallery[c] for d in done.shortlist.rankings for c in done.shortlist.candidates(d, number)
+        }
 
 
 def test_a_listwise_method_scores_each_list(run: Go, buildings: Path, add_method: Callable) -> None:
-    add_method("listwise", "pairwise = False\ndef score(self, query, candidates):\n"
-                           "    assert len(candidates) == 3\n    return candidates.similarities")
+    add_method(
+        "listwise",
+        "pairwise = False\ndef score(self, query, candidates):\n"
+        "    assert len(candidates) == 3\n    return candidates.similarities",
+    )
     done = run(buildings, "listwise,identity", policy="paper", top_k=3).run
     pd.testing.assert_series_equal(aps(done, "listwise"), aps(done, "identity"), check_exact=True)
     assert done.ledger.set_index("method").pairs["listwise"].eq(9).all()
@@ -122,8 +131,11 @@ def test_real_methods_find_the_other_views(run: Go, instances: Path) -> None:
     """A sanity check of the whole chain: geometry tells these scenes apart, whatever the first stage does."""
     table = compare([run(instances, "ransac,identity,reverse").run])
     assert table.rows.loc["ransac", "mAP All"] > 95
-    assert table.rows.loc["ransac", "mAP All"] >= table.rows.loc["identity", "mAP All"] \
+    assert (
+        table.rows.loc["ransac", "mAP All"]
+        >= table.rows.loc["identity", "mAP All"]
         > table.rows.loc["reverse", "mAP All"]
+    )
 
 
 def test_blends_are_replayed_from_stored_scores(run: Go, instances: Path) -> None:
@@ -131,8 +143,9 @@ def test_blends_are_replayed_from_stored_scores(run: Go, instances: Path) -> Non
     same = evaluate(done.scores, done.shortlist, done.dataset)
     pd.testing.assert_frame_equal(plain(same), plain(done.metrics()), check_exact=True)
     pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("add:0")), aps(done, "identity"), check_exact=True)
-    pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("sigmoid:1,1")), aps(done, "identity"),
-                                   check_exact=True)
+    pd.testing.assert_series_equal(
+        aps(done, "ransac", Blend.parse("sigmoid:1,1")), aps(done, "identity"), check_exact=True
+    )
     pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("add:1e6")), aps(done, "ransac"), check_exact=True)
 
 
@@ -152,9 +165,16 @@ def test_a_finished_run_is_given_back_and_force_measures_again(run: Go, instance
 
 
 def test_another_question_is_another_run(run: Go, instances: Path) -> None:
-    folders = [run(instances, *a, **k).run.folder for a, k in (
-        (("identity",), {}), (("identity",), {"top_k": 5}), (("identity",), {"policy": "paper"}),
-        (("identity,constant",), {}), (("random",), {"options": {"random": {"seed": "3"}}}))]
+    folders = [
+        run(instances, *a, **k).run.folder
+        for a, k in (
+            (("identity",), {}),
+            (("identity",), {"top_k": 5}),
+            (("identity",), {"policy": "paper"}),
+            (("identity,constant",), {}),
+            (("random",), {"options": {"random": {"seed": "3"}}}),
+        )
+    ]
     assert len(set(folders)) == 5
 
 
@@ -183,12 +203,17 @@ def test_top_k_beyond_the_gallery_is_refused_when_asked_for_and_clamped_by_defau
 
 BAD = {
     "raises": ("def score(self, query, candidates):\n    raise RuntimeError('out of luck')", "out of luck"),
-    "loads-not": ("def load(self):\n    raise OSError('no weights here')\n"
-                  "def score(self, query, candidates):\n    return candidates.similarities", "no weights here"),
+    "loads-not": (
+        "def load(self):\n    raise OSError('no weights here')\n"
+        "def score(self, query, candidates):\n    return candidates.similarities",
+        "no weights here",
+    ),
     "nan": ("def score(self, query, candidates):\n    return candidates.similarities * float('nan')", "not all finite"),
     "infinite": ("def score(self, query, candidates):\n    return candidates.similarities / 0", "not all finite"),
-    "short": ("def score(self, query, candidates):\n    return candidates.similarities[1:]",
-              "expected a tensor of shape"),
+    "short": (
+        "def score(self, query, candidates):\n    return candidates.similarities[1:]",
+        "expected a tensor of shape",
+    ),
     "column": ("def score(self, query, candidates):\n    return candidates.similarities[:, None]", "shape"),
     "list": ("def score(self, query, candidates):\n    return candidates.similarities.tolist()", "list"),
     "none": ("def score(self, query, candidates):\n    pass", "NoneType"),
@@ -196,8 +221,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", list(BAD))
-def test_a_method_that_breaks_is_reported_and_the_others_finish(run: Go, instances: Path, add_method: Callable,
-                                                                kind: str) -> None:
+def test_a_method_that_breaks_is_reported_and_the_others_finish(
+    run: Go, instances: Path, add_method: Callable, kind: str
+) -> None:
     body, said = BAD[kind]
     add_method("broken", body)
     done = run(instances, "identity,broken,constant").run
@@ -218,8 +244,9 @@ def score(self, query, candidates):
 """
 
 
-def test_a_method_that_breaks_in_the_middle_is_finished_later(run: Go, instances: Path, add_method: Callable,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_breaks_in_the_middle_is_finished_later(
+    run: Go, instances: Path, add_method: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_method("late", BREAKS_LATE.format(at=6))
     monkeypatch.setenv("BREAK", "1")
     broken = run(instances, "identity,late,reverse").run
@@ -235,25 +262,33 @@ def test_a_method_that_breaks_in_the_middle_is_finished_later(run: Go, instances
     assert after[: len(kept)] == kept
 
 
-def test_when_every_method_breaks_the_run_says_so_and_is_not_finished(run: Go, instances: Path, places: Places,
-                                                                      add_method: Callable) -> None:
+def test_when_every_method_breaks_the_run_says_so_and_is_not_finished(
+    run: Go, instances: Path, places: Places, add_method: Callable
+) -> None:
     add_method("broken", BAD["raises"][0])
     with pytest.raises(UserError, match="every method failed:\n  broken: RuntimeError: out of luck"):
         run(instances, "broken")
     assert finished_runs(places.runs) == []
 
 
-def test_a_method_that_changes_torchs_threads_changes_nothing_for_the_others(run: Go, instances: Path,
-                                                                             add_method: Callable) -> None:
-    add_method("greedy", "def score(self, query, candidates):\n    torch.set_num_threads(2)\n"
-                         "    torch.set_grad_enabled(False)\n    return candidates.similarities")
+def test_a_method_that_changes_torchs_threads_changes_nothing_for_the_others(
+    run: Go, instances: Path, add_method: Callable
+) -> None:
+    add_method(
+        "greedy",
+        "def score(self, query, candidates):\n    torch.set_num_threads(2)\n"
+        "    torch.set_grad_enabled(False)\n    return candidates.similarities",
+    )
     run(instances, "greedy,identity")
     assert torch.get_num_threads() == 1 and torch.is_grad_enabled()
 
 
 def test_a_method_that_cannot_run_here_is_a_reported_skip(run: Go, instances: Path, add_method: Callable) -> None:
-    add_method("picky", "def skip(self, features):\n    return 'not on Mondays'\n"
-                        "def score(self, query, candidates):\n    return candidates.similarities")
+    add_method(
+        "picky",
+        "def skip(self, features):\n    return 'not on Mondays'\n"
+        "def score(self, query, candidates):\n    return candidates.similarities",
+    )
     done = run(instances, "identity,picky").run
     assert done.about["skipped"] == {"picky": "not on Mondays"}
     assert any("picky did not run: not on Mondays" in note for note in compare([done]).notes)
@@ -270,35 +305,49 @@ def test_truth_is_given_to_controls_only(add_method: Callable) -> None:
 
 
 def test_a_method_is_given_only_what_it_needs(run: Go, instances: Path, add_method: Callable) -> None:
-    add_method("modest", """
+    add_method(
+        "modest",
+        """
 def score(self, query, candidates):
     assert candidates.positives is None
     for image in (query, *candidates):
         assert len(image.global_descriptor) == 0
         assert len(image) > 0 and image.keypoints.abs().sum() == 0
         assert image.scores.min() > 0
-    return candidates.similarities""", {"local"})
-    add_method("blindfolded", """
+    return candidates.similarities""",
+        {"local"},
+    )
+    add_method(
+        "blindfolded",
+        """
 def score(self, query, candidates):
     assert all(len(image) == 0 and len(image.global_descriptor) == 0 for image in (query, *candidates))
-    return candidates.similarities""")
+    return candidates.similarities""",
+    )
     assert not run(instances, "modest,blindfolded").run.about["failed"]
 
 
 # --- costs --------------------------------------------------------------------------------------------------------
 
 
-def test_descriptors_and_bytes_are_those_of_the_store(run: Go, instances: Path,
-                                                      stored: tuple[Dataset, FeatureStore]) -> None:
+def test_descriptors_and_bytes_are_those_of_the_store(
+    run: Go, instances: Path, stored: tuple[Dataset, FeatureStore]
+) -> None:
     dataset, store = stored
     counts = np.array([store.count(key) for key in dataset.gallery])
     costs = run(instances, "ransac,random,identity", options={"ransac": {"descriptors": "20"}}).run.about["costs"]
     used = np.minimum(counts, 20)
     per_row = 64 * 2 + 2 + 2 + 2 * 4 + 2  # descriptor, scale and score in half precision; x, y single; orientation half
-    assert costs["ransac"] == {"descriptors_mean": pytest.approx(used.mean()), "descriptors_max": used.max(),
-                               "kib_per_image": pytest.approx(used.mean() * per_row / 1024)}
-    assert costs["random"] == {"descriptors_mean": 0, "descriptors_max": 0,
-                               "kib_per_image": pytest.approx(1280 * 2 / 1024)}
+    assert costs["ransac"] == {
+        "descriptors_mean": pytest.approx(used.mean()),
+        "descriptors_max": used.max(),
+        "kib_per_image": pytest.approx(used.mean() * per_row / 1024),
+    }
+    assert costs["random"] == {
+        "descriptors_mean": 0,
+        "descriptors_max": 0,
+        "kib_per_image": pytest.approx(1280 * 2 / 1024),
+    }
     assert costs["identity"] == {"descriptors_mean": 0, "descriptors_max": 0, "kib_per_image": 0}
 
 
@@ -323,8 +372,10 @@ def test_a_run_records_what_it_was_made_with(run: Go, instances: Path) -> None:
 # --- killed and resumed -------------------------------------------------------------------------------------------
 
 
-SLOW = "def score(self, query, candidates):\n    time.sleep(float(os.environ.get('NAP', '0')))\n" \
-       "    return -candidates.similarities"
+SLOW = (
+    "def score(self, query, candidates):\n    time.sleep(float(os.environ.get('NAP', '0')))\n"
+    "    return -candidates.similarities"
+)
 
 DRIVER = """
 import sys, time
@@ -347,11 +398,30 @@ def start(tmp_path: Path, places: Places, images: Path, names: str, nap: float =
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER.format(methods=str(tmp_path / "more_methods"), nap=nap))
     return subprocess.Popen(
-        [sys.executable, str(driver), "run", "--dataset", f"folder:{images}", "--method", names, "--threads", "1",
-         "--max-side", "160", "--keep-descriptors", "150", "--cache-dir", str(places.cache), "--runs",
-         str(places.runs)],
-        env={**os.environ, "NAP": "0.15", "PYTHONPATH": str(REPOSITORY)}, cwd=REPOSITORY,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [
+            sys.executable,
+            str(driver),
+            "run",
+            "--dataset",
+            f"folder:{images}",
+            "--method",
+            names,
+            "--threads",
+            "1",
+            "--max-side",
+            "160",
+            "--keep-descriptors",
+            "150",
+            "--cache-dir",
+            str(places.cache),
+            "--runs",
+            str(places.runs),
+        ],
+        env={**os.environ, "NAP": "0.15", "PYTHONPATH": str(REPOSITORY)},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
@@ -366,9 +436,9 @@ def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_run_killed_while_scoring_goes_on_where_it_stopped(run: Go, instances: Path, places: Places, tmp_path: Path,
-                                                             add_method: Callable,
-                                                             stored: tuple[Dataset, FeatureStore]) -> None:
+def test_a_run_killed_while_scoring_goes_on_where_it_stopped(
+    run: Go, instances: Path, places: Places, tmp_path: Path, add_method: Callable, stored: tuple[Dataset, FeatureStore]
+) -> None:
     add_method("napping", SLOW)
 
     def journal() -> bytes:
@@ -389,9 +459,9 @@ def test_a_run_killed_while_scoring_goes_on_where_it_stopped(run: Go, instances:
     pd.testing.assert_frame_equal(plain(resumed.run.metrics()), plain(undisturbed.run.metrics()), check_exact=True)
 
 
-def test_an_extraction_killed_in_the_middle_keeps_its_shards(run: Go, instances: Path, tmp_path: Path,
-                                                             stored: tuple[Dataset, FeatureStore],
-                                                             add_method: Callable) -> None:
+def test_an_extraction_killed_in_the_middle_keeps_its_shards(
+    run: Go, instances: Path, tmp_path: Path, stored: tuple[Dataset, FeatureStore], add_method: Callable
+) -> None:
     places = Places(tmp_path / "cache", tmp_path / "data", tmp_path / "runs")
 
     def shards() -> list[Path]:
@@ -401,8 +471,11 @@ def test_an_extraction_killed_in_the_middle_keeps_its_shards(run: Go, instances:
     before = {path: (path / "shard.json").stat().st_mtime_ns for path in shards()}
     told: list[tuple[str, int, int]] = []
     extract = ExtractOptions(160, 150)
-    resumed = execute(Request(f"folder:{instances}", ("identity",), extract=extract), places,
-                      lambda what, done, total: told.append((what, done, total)))
+    resumed = execute(
+        Request(f"folder:{instances}", ("identity",), extract=extract),
+        places,
+        lambda what, done, total: told.append((what, done, total)),
+    )
     assert {path: (path / "shard.json").stat().st_mtime_ns for path in before} == before
     assert max(total for what, _, total in told if what == "extracting features") == 9 - 2 * len(before)
     dataset, whole = stored
@@ -413,9 +486,18 @@ def test_an_extraction_killed_in_the_middle_keeps_its_shards(run: Go, instances:
     assert resumed.run.seal == run(instances, "identity").run.seal
 
 
-@pytest.mark.parametrize("torn", [b'{"method": "identity", "query": "obj', b"\0" * 40, b"\xff\xfe\n", b"{}\n", b"3\n",
-                                  b'{"method": "identity", "query": "object0/view0", "scores": {"union": [NaN]}, '
-                                  b'"load_ms": 0, "transfer_ms": 0, "score_ms": 0}\n'])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b'{"method": "identity", "query": "obj',
+        b"\0" * 40,
+        b"\xff\xfe\n",
+        b"{}\n",
+        b"3\n",
+        b'{"method": "identity", "query": "object0/view0", "scores": {"union": [NaN]}, '
+        b'"load_ms": 0, "transfer_ms": 0, "score_ms": 0}\n',
+    ],
+)
 def test_a_torn_last_journal_line_is_dropped(run: Go, instances: Path, torn: bytes) -> None:
     done = run(instances, "identity,reverse").run
     path = done.folder / "journal.jsonl"
@@ -460,23 +542,27 @@ def test_the_newest_row_of_a_method_stands_and_other_options_are_another_row(run
     assert set(compare([a, b]).rows.index) == {"random", "random seed=4"}
 
 
-def test_a_folder_of_an_odd_name_is_reported_like_any_other(run: Go, write_instances: Callable, places: Places,
-                                                            tmp_path: Path) -> None:
+def test_a_folder_of_an_odd_name_is_reported_like_any_other(
+    run: Go, write_instances: Callable, places: Places, tmp_path: Path
+) -> None:
     """Brackets are markup to the terminal, dollars to a plot's title, percent and underscore to LaTeX."""
     odd = write_instances(tmp_path / "my [old] [/photos] $a_b$ & 50% ü", 2, 2)
     run(odd, "identity,ransac")
     for form in ("terminal", *FORMATS):
-        result = CliRunner().invoke(main, ["report", "--runs", str(places.runs), "--format", form,
-                                           "--plots", str(tmp_path / "plots")])
+        result = CliRunner().invoke(
+            main, ["report", "--runs", str(places.runs), "--format", form, "--plots", str(tmp_path / "plots")]
+        )
         assert result.exit_code == 0, (form, result.output, result.exception)
         if form != "json":
             assert "[old] [/photos] $a_b$ & 50% ü" in result.output.replace("\n", " "), form
 
 
-@pytest.mark.parametrize("text", ['{"status": "fini', "", "[]", None, '{"status": "running"}',
-                                  '{"status": "finished"}'])
-def test_a_folder_that_holds_no_run_is_named_or_left_out(run: Go, instances: Path, places: Places,
-                                                         text: str | None) -> None:
+@pytest.mark.parametrize(
+    "text", ['{"status": "fini', "", "[]", None, '{"status": "running"}', '{"status": "finished"}']
+)
+def test_a_folder_that_holds_no_run_is_named_or_left_out(
+    run: Go, instances: Path, places: Places, text: str | None
+) -> None:
     """Damaged: an error that names it, since it may have been a result. Unfinished or of another format: left out."""
     run(instances, "identity")
     (places.runs / "odd one").mkdir()
@@ -541,8 +627,9 @@ def test_plots_are_written(reported: Callable[..., Result], tmp_path: Path) -> N
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and plot.stat().st_size > 5000
 
 
-def test_a_report_can_be_narrowed_to_a_seal_a_data_set_and_a_blend(reported: Callable[..., Result], places: Places,
-                                                                   images: Path) -> None:
+def test_a_report_can_be_narrowed_to_a_seal_a_data_set_and_a_blend(
+    reported: Callable[..., Result], places: Places, images: Path
+) -> None:
     seal = finished_runs(places.runs)[0].seal
     assert reported("--seal", seal[:8], "--format", "json").exit_code == 0
     assert reported("--dataset", f"folder:{images}", "--format", "json").exit_code == 0
@@ -580,8 +667,9 @@ def checked(run: Go, instances: Path, places: Places, tmp_path: Path) -> Callabl
     run(instances, "identity,constant,ransac,reverse", top_k=8)
 
     def go(*more: str) -> Result:
-        return CliRunner().invoke(main, ["check", "--baseline", str(tmp_path / "baseline.json"), "--runs",
-                                         str(places.runs), *more])
+        return CliRunner().invoke(
+            main, ["check", "--baseline", str(tmp_path / "baseline.json"), "--runs", str(places.runs), *more]
+        )
 
     assert go("--write").exit_code == 0
     return go
@@ -612,8 +700,10 @@ def test_tampered_scores_fail_and_name_the_query(checked: Callable[..., Result],
     table.to_parquet(path, index=False)
     result = checked()
     assert result.exit_code == 1
-    assert any(line.startswith("FAIL") and "ransac All" in line and "object2/view0" in line
-               for line in result.output.splitlines())
+    assert any(
+        line.startswith("FAIL") and "ransac All" in line and "object2/view0" in line
+        for line in result.output.splitlines()
+    )
 
 
 def test_constant_unlike_identity_fails(checked: Callable[..., Result], places: Places) -> None:
@@ -624,8 +714,9 @@ def test_constant_unlike_identity_fails(checked: Callable[..., Result], places: 
     assert "constant differs from identity" in checked().output
 
 
-def test_relative_times_beyond_the_bound_fail(checked: Callable[..., Result], places: Places, run: Go, instances: Path,
-                                              add_method: Callable, tmp_path: Path) -> None:
+def test_relative_times_beyond_the_bound_fail(
+    checked: Callable[..., Result], places: Places, run: Go, instances: Path, add_method: Callable, tmp_path: Path
+) -> None:
     path = tmp_path / "baseline.json"
     content = json.loads(path.read_text())
     assert content["relative_times"] == {"ransac": 1.0}  # controls are no contenders
@@ -675,8 +766,9 @@ def test_whitening_on_the_tested_set_under_another_spelling_is_refused(run: Go, 
         run(instances, "identity", whiten=f"folder:{instances}/../{instances.name}")
 
 
-def test_two_folders_whose_long_names_end_alike_keep_apart(run: Go, write_instances: Callable, tmp_path: Path,
-                                                           places: Places) -> None:
+def test_two_folders_whose_long_names_end_alike_keep_apart(
+    run: Go, write_instances: Callable, tmp_path: Path, places: Places
+) -> None:
     tail = Path("a" * 40) / ("b" * 40)
     first, second = (write_instances(tmp_path / name / tail, 2, 2) for name in ("one", "two"))
     for path in (first, second):

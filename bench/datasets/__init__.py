@@ -54,8 +54,10 @@ class Dataset:
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol {self.protocol!r} is none of {sorted(PROTOCOLS)}")
         if not self.queries or not self.gallery:
-            raise UserError(f"{self.name}: {len(self.queries)} queries and {len(self.gallery)} gallery images",
-                            hint="a data set needs at least one of each")
+            raise UserError(
+                f"{self.name}: {len(self.queries)} queries and {len(self.gallery)} gallery images",
+                hint="a data set needs at least one of each",
+            )
         ids = [query.id for query in self.queries]
         twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
         if twice:
@@ -63,8 +65,9 @@ class Dataset:
         for query in self.queries:
             for image in self.grades.get(query.id, {}):
                 if image not in self.gallery:
-                    raise UserError(f"{self.name}: ground truth of query {query.id!r} names {image!r}, "
-                                    "which is not in the gallery")
+                    raise UserError(
+                        f"{self.name}: ground truth of query {query.id!r} names {image!r}, which is not in the gallery"
+                    )
 
     @property
     def difficulties(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
@@ -80,7 +83,9 @@ def grade(query: str, *, easy: object = (), hard: object = (), junk: object = ()
         for image in ids:
             if image in grades:
                 where = f"twice in {name!r}" if grades[image] == name else f"both in {grades[image]!r} and in {name!r}"
-                raise UserError(f"ground truth of query {query!r} lists {image!r} {where}",
-                                hint="each image has one grade: easy, hard or junk")
+                raise UserError(
+                    f"ground truth of query {query!r} lists {image!r} {where}",
+                    hint="each image has one grade: easy, hard or junk",
+                )
             grades[image] = name
     return grades

@@ -24,12 +24,24 @@ class Entry:
 
 
 ENTRIES: Mapping[str, Entry] = {
-    "demo": Entry("generated buildings: 40 landmarks, 400 confusable distractors", "Apache-2.0", "nothing",
-                  lambda places, progress: demo.load(places.cache, progress)),
-    "roxford": Entry("Revisited Oxford: 70 queries, 4,993 photographs", "Flickr photographs, research use",
-                     "roxford5k/ below the data root", lambda places, _: revisited.load("roxford", places.data)),
-    "rparis": Entry("Revisited Paris: 70 queries, 6,322 photographs", "Flickr photographs, research use",
-                    "rparis6k/ below the data root", lambda places, _: revisited.load("rparis", places.data)),
+    "demo": Entry(
+        "generated buildings: 40 landmarks, 400 confusable distractors",
+        "Apache-2.0",
+        "nothing",
+        lambda places, progress: demo.load(places.cache, progress),
+    ),
+    "roxford": Entry(
+        "Revisited Oxford: 70 queries, 4,993 photographs",
+        "Flickr photographs, research use",
+        "roxford5k/ below the data root",
+        lambda places, _: revisited.load("roxford", places.data),
+    ),
+    "rparis": Entry(
+        "Revisited Paris: 70 queries, 6,322 photographs",
+        "Flickr photographs, research use",
+        "rparis6k/ below the data root",
+        lambda places, _: revisited.load("rparis", places.data),
+    ),
 }
 FOLDER = "folder:"
 
@@ -52,6 +64,9 @@ def state(name: str, places: Places) -> str:
     try:
         load(name, places)
     except UserError as error:
-        return error.message.split(" photographs are missing")[0] if "photographs are missing" in error.message \
+        return (
+            error.message.split(" photographs are missing")[0]
+            if "photographs are missing" in error.message
             else f"not in {places.data}"
+        )
     return "ready"

@@ -39,8 +39,10 @@ def make(cache: Path, spec: DemoSpec = DemoSpec(), progress: Callable[[int, int]
             (temporary / DONE).write_text(json.dumps({"sha256": content(temporary)}))
             temporary.rename(place)
         except OSError as error:
-            raise UserError(f"{temporary}: the demo data set cannot be written ({error.strerror or error})",
-                            hint="make room, or choose another place with --cache-dir or RERANKBENCH_CACHE") from error
+            raise UserError(
+                f"{temporary}: the demo data set cannot be written ({error.strerror or error})",
+                hint="make room, or choose another place with --cache-dir or RERANKBENCH_CACHE",
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return place
@@ -59,6 +61,8 @@ def load(cache: Path, progress: Callable[[int, int], None] | None = None, spec: 
     place = make(cache, spec, progress)
     recorded = json.loads((place / DONE).read_text())["sha256"]
     if (found := content(place)) != recorded:
-        raise UserError(f"{place}: the cached demo images have changed (sha256 {found[:8]}, expected {recorded[:8]})",
-                        hint="delete that folder; it is made again")
+        raise UserError(
+            f"{place}: the cached demo images have changed (sha256 {found[:8]}, expected {recorded[:8]})",
+            hint="delete that folder; it is made again",
+        )
     return replace(folder.load(place, "demo"), image_set=f"generated {recorded[:12]}")

@@ -82,8 +82,9 @@ def grade_views(query: View, other: View) -> str:
     return "easy" if easy else "hard"
 
 
-def generate(folder: Path, spec: DemoSpec = DemoSpec(), workers: int = 1,
-             progress: Callable[[int, int], None] | None = None) -> None:
+def generate(
+    folder: Path, spec: DemoSpec = DemoSpec(), workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> None:
     """Write `gallery/`, `queries/` and `gnd.json` into the empty `folder`: the same bytes for any number of workers.
 
     `progress(images done, images in all)` is called in this process as work comes in.
@@ -105,9 +106,14 @@ def generate(folder: Path, spec: DemoSpec = DemoSpec(), workers: int = 1,
         if progress is not None:
             progress(done, total)
     gallery = sorted(_gallery_id(i) for i in range(spec.landmarks * spec.views + spec.distractors))
-    queries = [{"query": _query_id(label.query), "box": label.box,
-                **{grade: sorted(map(_gallery_id, ids)) for grade, ids in label.grades.items()}}
-               for label in sorted(labels)]
+    queries = [
+        {
+            "query": _query_id(label.query),
+            "box": label.box,
+            **{grade: sorted(map(_gallery_id, ids)) for grade, ids in label.grades.items()},
+        }
+        for label in sorted(labels)
+    ]
     (folder / "gnd.json").write_text(json.dumps({"gallery": gallery, "queries": queries}, indent=1) + "\n")
 
 
@@ -139,10 +145,12 @@ def _landmark(folder: Path, spec: DemoSpec, landmark: int) -> list[_Labels]:
     building = landmark_building(spec.seed, landmark)
     base = float(np.random.default_rng([spec.seed, 3, landmark]).uniform(-18, 18))
     queries = [_query(spec.seed, landmark, q, building, base) for q in range(spec.queries_per_landmark)]
-    names = _shuffled(spec, spec.landmarks * spec.queries_per_landmark, 1)[landmark * len(queries):]
-    places = _shuffled(spec, spec.landmarks * spec.views + spec.distractors, 0)[landmark * spec.views:]
-    labels = [_Labels(name, [round(b, 1) for b in query.box], {"easy": [], "hard": [], "junk": []})
-              for name, query in zip(names, queries, strict=False)]
+    names = _shuffled(spec, spec.landmarks * spec.queries_per_landmark, 1)[landmark * len(queries) :]
+    places = _shuffled(spec, spec.landmarks * spec.views + spec.distractors, 0)[landmark * spec.views :]
+    labels = [
+        _Labels(name, [round(b, 1) for b in query.box], {"easy": [], "hard": [], "junk": []})
+        for name, query in zip(names, queries, strict=False)
+    ]
     for label, query in zip(labels, queries, strict=True):
         _save(query, folder / "queries" / f"{_query_id(label.query)}.jpg")
     for v in range(spec.views):

@@ -92,8 +92,11 @@ def _camera(rng: np.random.Generator, building: Building, taste: Taste, azimuth:
     focal = rng.uniform(0.85, 1.25) * LONG * (rng.uniform(1.0, 1.5) if zoom > 1.3 else 1.0)
     turn = np.radians(azimuth)
     middle = np.asarray((0, building.height * 0.5, 0))
-    distance = focal / zoom * max(building.width * max(np.cos(turn), 0.5) / (0.75 * width),
-                                  building.height * 1.15 / (0.75 * height))
+    distance = (
+        focal
+        / zoom
+        * max(building.width * max(np.cos(turn), 0.5) / (0.75 * width), building.height * 1.15 / (0.75 * height))
+    )
     distance = max(distance, 7.0, 0.75 * building.width * abs(np.sin(turn)) + 3)
     eye = rng.uniform(1.5, 2.2) if rng.random() < 0.7 else rng.uniform(2.5, building.height * 0.9)
     position = np.asarray((np.sin(turn) * distance, eye, np.cos(turn) * distance))
@@ -126,8 +129,12 @@ def _light(rng: np.random.Generator, gloom: float) -> _Light:
             tint *= rng.choice((0.6, 1.5))
         else:  # low, golden, hard shadows
             low = sun * (1, 0.5, 1)
-            return _Light(low / np.linalg.norm(low), np.asarray((1.1, 0.8, 0.5)) * exposure,
-                          np.asarray((0.3, 0.32, 0.42)) * exposure, ((120, 140, 180), (240, 200, 150)))
+            return _Light(
+                low / np.linalg.norm(low),
+                np.asarray((1.1, 0.8, 0.5)) * exposure,
+                np.asarray((0.3, 0.32, 0.42)) * exposure,
+                ((120, 140, 180), (240, 200, 150)),
+            )
     if rng.random() < 0.4:  # overcast
         return _Light(sun, 0.15 * tint * exposure, 0.8 * tint * exposure, ((190, 196, 204), (222, 224, 226)))
     tint *= exposure
@@ -184,8 +191,9 @@ def _sprite(kind: str, variant: int) -> Image.Image:
 SIZES = {"tree": (5.0, 7.0), "lamp": (0.8, 4.8), "person": (0.68, 1.75), "car": (4.2, 1.7), "van": (5.2, 3.2)}
 
 
-def _billboard(camera: _Camera, x: float, z: float, size: tuple[float, float], texture: Image.Image,
-               **kind: bool) -> Panel:
+def _billboard(
+    camera: _Camera, x: float, z: float, size: tuple[float, float], texture: Image.Image, **kind: bool
+) -> Panel:
     """An upright cut-out at (x, 0, z) that faces the camera."""
     aside = np.asarray((camera.position[2] - z, 0, x - camera.position[0]))
     aside *= size[0] / max(float(np.linalg.norm(aside)), 1e-6)
@@ -254,14 +262,16 @@ class _Canvas:
             share = self.light.ambient / np.maximum(self.light.on(normal), 1e-6)
             dark = texture.point((RAMP * np.append(share, 1.0)[:, None] + 0.5).astype(np.uint8).ravel().tolist())
             texture.paste(dark, (0, 0), shadow.resize(texture.size, Image.Resampling.BILINEAR))
-        to_pixel = np.stack((panel.across / texture.width, panel.down / texture.height,
-                             panel.corner - self.camera.position), 1)
+        to_pixel = np.stack(
+            (panel.across / texture.width, panel.down / texture.height, panel.corner - self.camera.position), 1
+        )
         back = np.linalg.inv(self.camera.matrix @ to_pixel)
         back[:, 2] += back[:, :2] @ low
         nearness = back[2]  # (3,): 1 / depth as a linear function of the pixel
         back = back / back[2, 2]
-        patch = texture.transform(size, Image.Transform.PERSPECTIVE, back.ravel()[:8].tolist(),
-                                  Image.Resampling.BILINEAR)
+        patch = texture.transform(
+            size, Image.Transform.PERSPECTIVE, back.ravel()[:8].tolist(), Image.Resampling.BILINEAR
+        )
         cover = patch.getchannel(3)
         if not ahead.all():  # behind the camera the same formula paints a ghost
             x, y = np.arange(size[0])[None], np.arange(size[1])[:, None]
@@ -300,8 +310,16 @@ def _main_facade(canvas: _Canvas, building: Building, rng: np.random.Generator) 
     if rng.random() < 0.35:  # the shadow of a house across the street
         draw = ImageDraw.Draw(on_wall)
         start, w, h = rng.uniform(0.2, 0.9), *on_wall.size
-        draw.polygon([(0, h), (0, h * start), (w * rng.uniform(0.2, 0.8), h * (start + rng.uniform(-0.3, 0.3))),
-                      (w, h * rng.uniform(0.6, 1.2)), (w, h)], fill=255)
+        draw.polygon(
+            [
+                (0, h),
+                (0, h * start),
+                (w * rng.uniform(0.2, 0.8), h * (start + rng.uniform(-0.3, 0.3))),
+                (w, h * rng.uniform(0.6, 1.2)),
+                (w, h),
+            ],
+            fill=255,
+        )
     top = np.asarray((-width / 2, height, 0.0))
     canvas.paint(Panel(top + (0, 0, RECESS), across, down, facade.recess, own=True), on_glass)
     canvas.paint(Panel(top, across, down, facade.wall, own=True), on_wall)

@@ -21,18 +21,41 @@ PIXELS_PER_METRE = 40  # of the main facade's texture: 2 to 3 times what an ordi
 RECESS, RELIEF = -0.35, 0.18  # depth of the glass behind the wall, of mouldings in front of it, in metres
 
 # The vocabulary every building of every seed is put together from.
-WALLS: tuple[Colour, ...] = ((176, 96, 72), (202, 184, 150), (222, 212, 190), (150, 142, 134), (206, 160, 112),
-                             (190, 120, 96), (228, 200, 150), (168, 178, 172), (120, 140, 172), (132, 156, 110),
-                             (206, 136, 136), (98, 92, 96), (236, 232, 224), (212, 150, 60))
+WALLS: tuple[Colour, ...] = (
+    (176, 96, 72),
+    (202, 184, 150),
+    (222, 212, 190),
+    (150, 142, 134),
+    (206, 160, 112),
+    (190, 120, 96),
+    (228, 200, 150),
+    (168, 178, 172),
+    (120, 140, 172),
+    (132, 156, 110),
+    (206, 136, 136),
+    (98, 92, 96),
+    (236, 232, 224),
+    (212, 150, 60),
+)
 TRIMS: tuple[Colour, ...] = ((226, 218, 202), (196, 180, 152), (120, 112, 106), (236, 232, 226), (150, 96, 74))
 FRAMES: tuple[Colour, ...] = ((240, 238, 232), (70, 52, 40), (46, 66, 58), (60, 66, 78), (130, 60, 48))
 ROOFS: tuple[Colour, ...] = ((150, 74, 54), (78, 82, 92), (96, 132, 116), (110, 84, 66))
-GROUNDS: tuple[Colour, ...] = ((128, 126, 122), (142, 132, 120), (108, 122, 84), (150, 146, 140), (120, 114, 112),
-                               (136, 130, 126))
-SIGNS: tuple[Colour, ...] = ((176, 40, 40), (32, 70, 130), (30, 96, 66), (226, 180, 50), (40, 38, 42),
-                             (230, 226, 214))
-MATERIALS = {"brick": (0.15, 0.42), "ashlar": (0.48, 0.9), "rubble": (0.34, 0.5), "panel": (1.2, 1.5),
-             "plaster": (0, 0)}
+GROUNDS: tuple[Colour, ...] = (
+    (128, 126, 122),
+    (142, 132, 120),
+    (108, 122, 84),
+    (150, 146, 140),
+    (120, 114, 112),
+    (136, 130, 126),
+)
+SIGNS: tuple[Colour, ...] = ((176, 40, 40), (32, 70, 130), (30, 96, 66), (226, 180, 50), (40, 38, 42), (230, 226, 214))
+MATERIALS = {
+    "brick": (0.15, 0.42),
+    "ashlar": (0.48, 0.9),
+    "rubble": (0.34, 0.5),
+    "panel": (1.2, 1.5),
+    "plaster": (0, 0),
+}
 PATTERNS = ("none", "none", "stripes", "checks", "lozenges", "timber", "bands")
 SHAPES = ("rect", "rect", "arch", "pointed")
 MOTIFS = ("relief", "mosaic", "sign", "clock", "mural")
@@ -103,6 +126,7 @@ class Building:
 
 # ---------------------------------------------------------------------------------------------- textures
 
+
 def _rgbx(rgb: np.ndarray, cover: np.ndarray | int = 255) -> Image.Image:
     pixels = np.empty((*rgb.shape[:2], 4), np.uint8)
     pixels[..., :3] = rgb
@@ -130,8 +154,15 @@ def _vary(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
     return _tint([c * (1 + rng.normal(0, spread / 2)) for c in colour], 1 + rng.normal(0, spread))
 
 
-def _stones(rng: np.random.Generator, width: int, height: int, stone: tuple[float, float], colour: Colour,
-            spread: float, ragged: float) -> np.ndarray:
+def _stones(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    stone: tuple[float, float],
+    colour: Colour,
+    spread: float,
+    ragged: float,
+) -> np.ndarray:
     """(height, width, 3) float32 courses of stones, each its own tone; `stone` height, width in pixels."""
     courses = np.cumsum(stone[0] * (1 + ragged * rng.uniform(-0.5, 0.5, int(height / stone[0] * 2) + 4)))
     y = np.arange(height)
@@ -139,8 +170,11 @@ def _stones(rng: np.random.Generator, width: int, height: int, stone: tuple[floa
     long = stone[1] * (1 + ragged * rng.uniform(-0.45, 0.6, len(courses)))
     along = (np.arange(width)[None] + rng.uniform(0, stone[1] * 5, len(courses))[row][:, None]) / long[row][:, None]
     column = along.astype(np.int32)
-    tones = 1 + spread * rng.standard_normal((len(courses), int(along.max()) + 2, 1)) \
+    tones = (
+        1
+        + spread * rng.standard_normal((len(courses), int(along.max()) + 2, 1))
         + 0.35 * spread * rng.standard_normal((len(courses), int(along.max()) + 2, 3))
+    )
     odd = rng.random(tones.shape[:2]) < 0.06  # a few repaired or burnt stones: landmarks of their own
     tones[odd] *= rng.choice((0.62, 1.3), (int(odd.sum()), 1))
     out = (tones * np.asarray(colour)).astype(np.float32)[row[:, None], column]
@@ -160,8 +194,15 @@ def wall_texture(rng: np.random.Generator, style: Style, width: int, height: int
         bricks = _stones(rng, width, height, (0.15 * ppm, 0.42 * ppm), WALLS[0], 0.12, 0.0)
         rgb[bare] = bricks[bare]  # plaster fallen off
     else:
-        rgb = _stones(rng, width, height, (stone[0] * ppm * style.grain, stone[1] * ppm * style.grain), style.wall,
-                      0.05 if style.material == "panel" else 0.11, 0.9 if style.material == "rubble" else 0.0)
+        rgb = _stones(
+            rng,
+            width,
+            height,
+            (stone[0] * ppm * style.grain, stone[1] * ppm * style.grain),
+            style.wall,
+            0.05 if style.material == "panel" else 0.11,
+            0.9 if style.material == "rubble" else 0.0,
+        )
         rgb *= 0.94 + 0.12 * _noise(rng, width, height, ppm * 0.07)[..., None]
     if style.pattern != "none":
         ratio = (np.asarray(style.second, np.float32) + 8) / (np.asarray(style.wall, np.float32) + 8)
@@ -170,9 +211,9 @@ def wall_texture(rng: np.random.Generator, style: Style, width: int, height: int
     for _ in range(rng.poisson(5)):  # dark streaks where water runs
         x, y = int(rng.integers(width)), int(rng.integers(height))
         w, h = int(ppm * rng.uniform(0.1, 0.5)) + 1, int(ppm * rng.uniform(0.8, 3)) + 1
-        patch = dirt[y:y + h, x:x + w]
-        patch *= 1 - rng.uniform(0.15, 0.4) * np.linspace(1, 0, h)[:len(patch), None]
-    dirt[-int(ppm * 0.8):] *= np.linspace(1, 0.75, int(ppm * 0.8))[:, None]
+        patch = dirt[y : y + h, x : x + w]
+        patch *= 1 - rng.uniform(0.15, 0.4) * np.linspace(1, 0, h)[: len(patch), None]
+    dirt[-int(ppm * 0.8) :] *= np.linspace(1, 0.75, int(ppm * 0.8))[:, None]
     return (rgb * dirt[..., None]).clip(0, 255).astype(np.uint8)
 
 
@@ -220,8 +261,12 @@ def _glass(rng: np.random.Generator, style: Style, width: int, height: int) -> I
     bar = max(2, min(w, h) // 18)
     for i in range(columns):
         for j in range(rows):
-            box = (bar + i * (w - bar) // columns, bar + j * (h - bar) // rows,
-                   (i + 1) * (w - bar) // columns - 1, (j + 1) * (h - bar) // rows - 1)
+            box = (
+                bar + i * (w - bar) // columns,
+                bar + j * (h - bar) // rows,
+                (i + 1) * (w - bar) // columns - 1,
+                (j + 1) * (h - bar) // rows - 1,
+            )
             if box[2] > box[0] and box[3] > box[1]:
                 draw.rectangle(box, fill=_tint(base, rng.uniform(0.7, 1.4)))
     habit = rng.random()
@@ -247,8 +292,10 @@ def ornament(rng: np.random.Generator, width: int, height: int, colour: Colour, 
         colours = [_vary(rng, SIGNS[int(rng.integers(len(SIGNS)))], 0.2) for _ in range(4)]
         for i in range(n):
             for j in range(m):
-                draw.rectangle((i * w // n, j * h // m, (i + 1) * w // n - 2, (j + 1) * h // m - 2),
-                               fill=(*colours[int(rng.integers(4))], 255))
+                draw.rectangle(
+                    (i * w // n, j * h // m, (i + 1) * w // n - 2, (j + 1) * h // m - 2),
+                    fill=(*colours[int(rng.integers(4))], 255),
+                )
     elif kind == "sign":
         ground, ink = (SIGNS[int(i)] for i in rng.choice(len(SIGNS), 2, replace=False))
         draw.rectangle((0, 0, w, h), fill=(*ground, 255))
@@ -260,16 +307,26 @@ def ornament(rng: np.random.Generator, width: int, height: int, colour: Colour, 
         image.paste((*_tint(colour, 0.8), 0), (0, 0, w, h))
         r = min(w, h) // 2 - 1
         cx, cy = w // 2, h // 2
-        draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=(*_tint(colour, 1.15), 255), outline=(50, 44, 40, 255),
-                     width=max(2, r // 7))
+        draw.ellipse(
+            (cx - r, cy - r, cx + r, cy + r),
+            fill=(*_tint(colour, 1.15), 255),
+            outline=(50, 44, 40, 255),
+            width=max(2, r // 7),
+        )
         for angle, length in zip(rng.uniform(0, 6.28, 9), (0.8, 0.6, *[0.5] * 7), strict=True):
-            draw.line((cx, cy, cx + r * length * np.cos(angle), cy + r * length * np.sin(angle)),
-                      fill=(60, 50, 60, 255), width=max(2, r // 9))
+            draw.line(
+                (cx, cy, cx + r * length * np.cos(angle), cy + r * length * np.sin(angle)),
+                fill=(60, 50, 60, 255),
+                width=max(2, r // 9),
+            )
     else:
         for _ in range(int(rng.integers(6, 13))):
             centre, size = rng.uniform(0.1, 0.9, 2) * (w, h), rng.uniform(0.08, 0.32) * min(w, h)
-            tone = _tint(colour, rng.uniform(0.45, 1.35)) if kind == "relief" \
+            tone = (
+                _tint(colour, rng.uniform(0.45, 1.35))
+                if kind == "relief"
                 else _vary(rng, SIGNS[int(rng.integers(len(SIGNS)))], 0.25)
+            )
             if rng.random() < 0.4:
                 draw.ellipse((*(centre - size), *(centre + size)), fill=(*tone, 255), outline=(*_tint(tone, 0.6), 255))
             else:
@@ -283,18 +340,33 @@ def ornament(rng: np.random.Generator, width: int, height: int, colour: Colour, 
 
 # ---------------------------------------------------------------------------------------------- buildings
 
+
 def make_style(rng: np.random.Generator) -> Style:
     """A draw from the vocabulary."""
+
     def one(options: Sequence[Any]) -> Any:
         return options[int(rng.integers(len(options)))]
 
-    return Style(material=one(tuple(MATERIALS)), grain=float(np.exp(rng.uniform(-0.5, 0.6))), pattern=one(PATTERNS),
-                 wall=_vary(rng, one(WALLS), 0.1), second=_vary(rng, one(WALLS), 0.1), trim=_vary(rng, one(TRIMS), 0.1),
-                 frame=_vary(rng, one(FRAMES), 0.15), roof=_vary(rng, one(ROOFS), 0.15), roof_kind=one(ROOF_KINDS),
-                 shape=one(SHAPES), panes=one(((1, 1), (1, 2), (2, 2), (2, 3), (3, 5), (2, 1), (4, 3))),
-                 window=(rng.uniform(0.7, 2.0), rng.uniform(1.1, 2.7)), hood=one(("none", "flat", "gable")),
-                 shutters=bool(rng.random() < 0.25), bay=rng.uniform(1.8, 4.2), storey=rng.uniform(2.8, 4.3),
-                 motif=one(MOTIFS), richness=rng.uniform(0.3, 1.8))
+    return Style(
+        material=one(tuple(MATERIALS)),
+        grain=float(np.exp(rng.uniform(-0.5, 0.6))),
+        pattern=one(PATTERNS),
+        wall=_vary(rng, one(WALLS), 0.1),
+        second=_vary(rng, one(WALLS), 0.1),
+        trim=_vary(rng, one(TRIMS), 0.1),
+        frame=_vary(rng, one(FRAMES), 0.15),
+        roof=_vary(rng, one(ROOFS), 0.15),
+        roof_kind=one(ROOF_KINDS),
+        shape=one(SHAPES),
+        panes=one(((1, 1), (1, 2), (2, 2), (2, 3), (3, 5), (2, 1), (4, 3))),
+        window=(rng.uniform(0.7, 2.0), rng.uniform(1.1, 2.7)),
+        hood=one(("none", "flat", "gable")),
+        shutters=bool(rng.random() < 0.25),
+        bay=rng.uniform(1.8, 4.2),
+        storey=rng.uniform(2.8, 4.3),
+        motif=one(MOTIFS),
+        richness=rng.uniform(0.3, 1.8),
+    )
 
 
 def _frame_of(draw: ImageDraw.ImageDraw, style: Style, box: tuple[int, int, int, int], border: int) -> None:
@@ -309,12 +381,22 @@ def _frame_of(draw: ImageDraw.ImageDraw, style: Style, box: tuple[int, int, int,
     if style.hood == "flat":
         draw.rectangle((x0 - border * 2, y0 - border * 3, x1 + border * 2, y0 - border * 2), fill=light, outline=dark)
     elif style.hood == "gable":
-        draw.polygon([(x0 - border * 2, y0 - border), ((x0 + x1) / 2, y0 - border * 4), (x1 + border * 2, y0 - border)],
-                     fill=plain, outline=dark)
+        draw.polygon(
+            [(x0 - border * 2, y0 - border), ((x0 + x1) / 2, y0 - border * 4), (x1 + border * 2, y0 - border)],
+            fill=plain,
+            outline=dark,
+        )
 
 
-def make_facade(rng: np.random.Generator, style: Style, width: float, height: float, ppm: float,
-                doors: bool = True, richness: float = 1.0) -> Facade:
+def make_facade(
+    rng: np.random.Generator,
+    style: Style,
+    width: float,
+    height: float,
+    ppm: float,
+    doors: bool = True,
+    richness: float = 1.0,
+) -> Facade:
     """A wall of `width` x `height` metres: an arrangement of the style's parts that is drawn from `rng`."""
     w, h, richness = round(width * ppm), round(height * ppm), richness * style.richness
     wall = _rgbx(wall_texture(rng, style, w, h, ppm))
@@ -371,9 +453,11 @@ def make_facade(rng: np.random.Generator, style: Style, width: float, height: fl
                 recess_draw = ImageDraw.Draw(recess)
                 for k in range(1, 4):
                     y = y0 + size[1] * (k + 1) // 5
-                    recess_draw.rectangle((x0 + border, y, x0 + size[0] - border, y + size[1] // 6),
-                                          outline=(*_tint(style.frame, 1.5), 255),
-                                          fill=(*_vary(rng, style.frame, 0.1), 255))
+                    recess_draw.rectangle(
+                        (x0 + border, y, x0 + size[0] - border, y + size[1] // 6),
+                        outline=(*_tint(style.frame, 1.5), 255),
+                        fill=(*_vary(rng, style.frame, 0.1), 255),
+                    )
             else:
                 recess.paste(_glass(rng, style, *size), box[:2])
             if kind != 4 or door:
@@ -389,8 +473,7 @@ def make_facade(rng: np.random.Generator, style: Style, width: float, height: fl
     for _ in range(rng.poisson(3.0 * richness)):  # what this house alone has
         ow, oh = rng.uniform(0.7, 2.6), rng.uniform(0.6, 1.6)
         x, y = rng.uniform(0, max(width - ow, 0.1)), rng.uniform(0.2, max(height - oh, 0.3))
-        art = ornament(rng, round(ow * ppm), round(oh * ppm), _vary(rng, style.trim, 0.1),
-                       style.motif)
+        art = ornament(rng, round(ow * ppm), round(oh * ppm), _vary(rng, style.trim, 0.1), style.motif)
         if rng.random() < 0.5:
             parts.append((x, y, ow, oh, rng.uniform(0.3, 0.9), art))
         else:
@@ -436,25 +519,32 @@ def _v(*xyz: float) -> np.ndarray:
     return np.asarray(xyz, np.float64)
 
 
-def _box(x0: float, x1: float, height: float, z: float, depth: float, front: Image.Image | None,
-         side: Image.Image) -> list[Panel]:
+def _box(
+    x0: float, x1: float, height: float, z: float, depth: float, front: Image.Image | None, side: Image.Image
+) -> list[Panel]:
     """Left, right and front faces of an upright box."""
     down = _v(0, -height, 0)
-    faces = [Panel(_v(x0, height, z - depth), _v(0, 0, depth), down, side),
-             Panel(_v(x1, height, z), _v(0, 0, -depth), down, side)]
+    faces = [
+        Panel(_v(x0, height, z - depth), _v(0, 0, depth), down, side),
+        Panel(_v(x1, height, z), _v(0, 0, -depth), down, side),
+    ]
     return faces + ([Panel(_v(x0, height, z), _v(x1 - x0, 0, 0), down, front)] if front else [])
 
 
-def _roof(rng: np.random.Generator, style: Style, kind: str, x0: float, x1: float, base: float, z: float,
-          depth: float) -> list[Panel]:
+def _roof(
+    rng: np.random.Generator, style: Style, kind: str, x0: float, x1: float, base: float, z: float, depth: float
+) -> list[Panel]:
     """Roof over a box, overhanging a little; faces from far to near."""
     wide, rise = x1 - x0 + 0.6, rng.uniform(0.5, 0.9) * min(depth, x1 - x0, 9) / (2.4 if kind == "flat" else 1.5)
     x0, x1, middle, z, back = x0 - 0.3, x1 + 0.3, (x0 + x1) / 2, z + 0.3, z - depth
 
     def tiles(w: float, h: float) -> Image.Image:
         ppm = 20
-        return _rgbx(_stones(rng, max(4, round(w * ppm)), max(4, round(h * ppm)), (0.3 * ppm, 0.35 * ppm), style.roof,
-                             0.1, 0.0).clip(0, 255).astype(np.uint8))
+        return _rgbx(
+            _stones(rng, max(4, round(w * ppm)), max(4, round(h * ppm)), (0.3 * ppm, 0.35 * ppm), style.roof, 0.1, 0.0)
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
 
     def gable(w: float, h: float) -> Image.Image:
         return _triangle(flatten(make_facade(rng, style, w, h, 24, doors=False)))
@@ -462,16 +552,28 @@ def _roof(rng: np.random.Generator, style: Style, kind: str, x0: float, x1: floa
     if kind == "spire":
         rise = rng.uniform(0.8, 2.2) * (x1 - x0)
         mid = (z + back) / 2
-        return [Panel(_v(middle, base + rise, back), _v(0, 0, z - back), _v(x0 - middle, -rise, 0),
-                      _triangle(tiles(z - back, rise))),
-                Panel(_v(middle, base + rise, z), _v(0, 0, back - z), _v(x1 - middle, -rise, 0),
-                      _triangle(tiles(z - back, rise))),
-                Panel(_v(x0, base + rise, mid), _v(wide, 0, 0), _v(0, -rise, z - mid), _triangle(tiles(wide, rise)))]
+        return [
+            Panel(
+                _v(middle, base + rise, back),
+                _v(0, 0, z - back),
+                _v(x0 - middle, -rise, 0),
+                _triangle(tiles(z - back, rise)),
+            ),
+            Panel(
+                _v(middle, base + rise, z),
+                _v(0, 0, back - z),
+                _v(x1 - middle, -rise, 0),
+                _triangle(tiles(z - back, rise)),
+            ),
+            Panel(_v(x0, base + rise, mid), _v(wide, 0, 0), _v(0, -rise, z - mid), _triangle(tiles(wide, rise))),
+        ]
     if kind == "front":
         along, slope = _v(0, 0, z - back), tiles(depth, wide / 2)
-        return [Panel(_v(middle, base + rise, back), along, _v(x0 - middle, -rise, 0), slope),
-                Panel(_v(middle, base + rise, z), -along, _v(x1 - middle, -rise, 0), slope),
-                Panel(_v(x0, base + rise, z - 0.3), _v(wide, 0, 0), _v(0, -rise, 0), gable(wide, rise))]
+        return [
+            Panel(_v(middle, base + rise, back), along, _v(x0 - middle, -rise, 0), slope),
+            Panel(_v(middle, base + rise, z), -along, _v(x1 - middle, -rise, 0), slope),
+            Panel(_v(x0, base + rise, z - 0.3), _v(wide, 0, 0), _v(0, -rise, 0), gable(wide, rise)),
+        ]
     if kind == "flat":
         rail = Image.new("RGBX", (round(wide * 24), 24), (*style.trim, 0))
         draw = ImageDraw.Draw(rail)
@@ -488,8 +590,14 @@ def _roof(rng: np.random.Generator, style: Style, kind: str, x0: float, x1: floa
             faces.insert(0, Panel(_v(end, base + rise, near), along, _v(0, -rise, 0), gable(depth, rise)))
     for _ in range(int(rng.integers(0, 5))):  # dormers and chimneys break the roof's line
         at, size = rng.uniform(x0 + 1, x1 - 2), rng.uniform(0.8, 1.5)
-        faces.append(Panel(_v(at, base + rise * 0.2 + size * 1.2, z - 0.4), _v(size, 0, 0), _v(0, -size * 1.2, 0),
-                           flatten(make_facade(rng, style, size, size * 1.2, 24, doors=False, richness=0))))
+        faces.append(
+            Panel(
+                _v(at, base + rise * 0.2 + size * 1.2, z - 0.4),
+                _v(size, 0, 0),
+                _v(0, -size * 1.2, 0),
+                flatten(make_facade(rng, style, size, size * 1.2, 24, doors=False, richness=0)),
+            )
+        )
     return faces
 
 
@@ -531,17 +639,33 @@ def make_building(style: Style, seed: Sequence[int]) -> Building:
     portico = None
     if rng.random() < 0.3:
         columns, portico = _portico(rng, style, rng.uniform(0.4, 0.8) * width, min(height * 0.7, style.storey * 1.6))
-    standing = [("tree", int(rng.integers(8)), rng.uniform(-1, 1) * width, rng.uniform(2.5, 7))
-                for _ in range(rng.poisson(0.9))]
-    standing += [("lamp", int(rng.integers(4)), rng.uniform(-0.7, 0.7) * width, rng.uniform(2, 5))
-                 for _ in range(rng.poisson(0.8))]
+    standing = [
+        ("tree", int(rng.integers(8)), rng.uniform(-1, 1) * width, rng.uniform(2.5, 7)) for _ in range(rng.poisson(0.9))
+    ]
+    standing += [
+        ("lamp", int(rng.integers(4)), rng.uniform(-0.7, 0.7) * width, rng.uniform(2, 5))
+        for _ in range(rng.poisson(0.8))
+    ]
     outline = np.asarray([(x, y, z) for x in extent for y in (0, top) for z in (0, -3)], np.float64)
-    return Building(width, height, facade, GROUNDS[ground], tuple(around), tuple(body), tuple(roof + front),
-                    tuple(wings), tuple(standing), columns, portico, outline)
+    return Building(
+        width,
+        height,
+        facade,
+        GROUNDS[ground],
+        tuple(around),
+        tuple(body),
+        tuple(roof + front),
+        tuple(wings),
+        tuple(standing),
+        columns,
+        portico,
+        outline,
+    )
 
 
-def _portico(rng: np.random.Generator, style: Style, width: float, height: float
-             ) -> tuple[tuple[tuple[float, float, float, Image.Image], ...], Panel]:
+def _portico(
+    rng: np.random.Generator, style: Style, width: float, height: float
+) -> tuple[tuple[tuple[float, float, float, Image.Image], ...], Panel]:
     """Columns and a pediment 2 m in front of the wall."""
     count, radius = int(rng.integers(3, 7)), rng.uniform(0.22, 0.36)
     round_ = np.sin(np.linspace(0.25, 2.7, 16))[None, :, None].astype(np.float32)
@@ -552,8 +676,13 @@ def _portico(rng: np.random.Generator, style: Style, width: float, height: float
     mask = Image.new("L", image.size, 0)
     w, h = image.size
     ImageDraw.Draw(mask).polygon([(0, h), (0, h - 0.7 * ppm), (w / 2, 0), (w, h - 0.7 * ppm), (w, h)], fill=255)
-    panel = Panel(_v(-width / 2 - 0.5, height + gable + 0.7, 2.4), _v(width + 1, 0, 0), _v(0, -gable - 0.7, 0),
-                  _cover(image, mask), own=True)
+    panel = Panel(
+        _v(-width / 2 - 0.5, height + gable + 0.7, 2.4),
+        _v(width + 1, 0, 0),
+        _v(0, -gable - 0.7, 0),
+        _cover(image, mask),
+        own=True,
+    )
     xs = np.linspace(-width / 2, width / 2, count)
     return tuple((float(x), radius, height, texture) for x in xs), panel
 

@@ -35,7 +35,9 @@ def images(folder: Path) -> dict[str, Path]:
             continue
         image = file.relative_to(folder).with_suffix("").as_posix()
         if image in found:
-            raise UserError(f"{file} and {found[image]} have the same id {image!r}", hint="rename or remove one of them")
+            raise UserError(
+                f"{file} and {found[image]} have the same id {image!r}", hint="rename or remove one of them"
+            )
         found[image] = file
     return found
 
@@ -52,16 +54,22 @@ def _by_instance(path: Path, name: str) -> Dataset:
     for image in gallery:
         members.setdefault(image.rpartition("/")[0], []).append(image)
     if not gallery:
-        raise UserError(f"{path}: no images found", hint="expected gallery/, queries/ and gnd.json, or one folder per "
-                        f"instance; known suffixes: {', '.join(sorted(SUFFIXES))}")
+        raise UserError(
+            f"{path}: no images found",
+            hint="expected gallery/, queries/ and gnd.json, or one folder per "
+            f"instance; known suffixes: {', '.join(sorted(SUFFIXES))}",
+        )
     if "" in members:
-        raise UserError(f"{path}: {members[''][0]!r} lies outside any instance folder",
-                        hint="one folder per instance, or add gnd.json beside gallery/ and queries/")
+        raise UserError(
+            f"{path}: {members[''][0]!r} lies outside any instance folder",
+            hint="one folder per instance, or add gnd.json beside gallery/ and queries/",
+        )
     queries = tuple(Query(image, gallery[image]) for group in members.values() if len(group) > 1 for image in group)
     if not queries:
         raise UserError(f"{path}: no instance folder holds two images, so nothing can be found")
-    grades = {image: {other: "easy" for other in group if other != image}
-              for group in members.values() for image in group}
+    grades = {
+        image: {other: "easy" for other in group if other != image} for group in members.values() for image in group
+    }
     return Dataset(name, "instance", _image_set(gallery), queries, gallery, grades)
 
 
@@ -85,26 +93,41 @@ def _with_ground_truth(path: Path, name: str) -> Dataset:
         if not isinstance(entry, dict) or not isinstance(entry.get("query"), str):
             raise UserError(f"{file}: every entry of 'queries' needs the string 'query', found {entry!r:.80}")
         query = entry["query"]
-        queries.append(Query(query, _file(available["queries"], query, path / "queries", file),
-                             _box(entry.get("box"), query, file)))
+        queries.append(
+            Query(
+                query, _file(available["queries"], query, path / "queries", file), _box(entry.get("box"), query, file)
+            )
+        )
         grades[query] = grade(query, **{key: entry.get(key, []) for key in ("easy", "hard", "junk")})
-    return Dataset(name, "revisited", _image_set({**{f"gallery/{k}": v for k, v in gallery.items()},
-                                                  **{f"queries/{q.id}": q.image for q in queries}}),
-                   tuple(queries), gallery, grades)
+    return Dataset(
+        name,
+        "revisited",
+        _image_set(
+            {**{f"gallery/{k}": v for k, v in gallery.items()}, **{f"queries/{q.id}": q.image for q in queries}}
+        ),
+        tuple(queries),
+        gallery,
+        grades,
+    )
 
 
 def _file(available: dict[str, Path], image: object, folder: Path, gnd: Path) -> Path:
     if not isinstance(image, str) or image not in available:
-        raise UserError(f"{gnd} names {image!r}, but {folder} holds no image of that name",
-                        hint="ids are file names without their suffix")
+        raise UserError(
+            f"{gnd} names {image!r}, but {folder} holds no image of that name",
+            hint="ids are file names without their suffix",
+        )
     return available[image]
 
 
 def _box(value: object, query: str, file: Path) -> Box | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 4 or not all(
-            isinstance(v, (int, float)) and math.isfinite(v) for v in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 4
+        or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+    ):
         raise UserError(f"{file}: box of query {query!r} is {value!r}, expected [x1, y1, x2, y2] in pixels")
     x1, y1, x2, y2 = (float(v) for v in value)
     return (x1, y1, x2, y2)

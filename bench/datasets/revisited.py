@@ -1,6 +1,6 @@
 """Revisited Oxford and Paris (Radenovic et al., CVPR 2018), in the official layout below a data root.
 
-    <data root>/roxford5k/gnd_roxford5k.pkl   and   <data root>/roxford5k/jpg/<id>.jpg      (rparis6k likewise)
+<data root>/roxford5k/gnd_roxford5k.pkl   and   <data root>/roxford5k/jpg/<id>.jpg      (rparis6k likewise)
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from bench.errors import UserError
 
 FOLDERS = {"roxford": "roxford5k", "rparis": "rparis6k"}
 SOURCE = "http://cmp.felk.cvut.cz/revisitop/data/datasets/{folder}/gnd_{folder}.pkl"
-IMAGES = {"roxford": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/oxbuild_images-v1.tgz",
-          "rparis": "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_1-v1.tgz and paris_2-v1.tgz"}
+IMAGES = {
+    "roxford": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/oxbuild_images-v1.tgz",
+    "rparis": "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_1-v1.tgz and paris_2-v1.tgz",
+}
 LARGEST_PICKLE = 16 * 2**20  # bytes; the official files have 150 and 277 kB
 
 
@@ -24,8 +26,10 @@ class _NothingAllowed(pickle.Unpickler):
     """The official files hold lists, dicts, strings and numbers only; anything that names code is refused."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise UserError(f"the ground-truth file wants to run {module}.{name}: refused",
-                        hint="this is not the official file; see `datasets` for where to get it")
+        raise UserError(
+            f"the ground-truth file wants to run {module}.{name}: refused",
+            hint="this is not the official file; see `datasets` for where to get it",
+        )
 
     def persistent_load(self, pid: Any) -> NoReturn:
         raise UserError("the ground-truth file refers to objects outside itself: refused")
@@ -51,11 +55,15 @@ def load(name: str, root: Path) -> Dataset:
     folder = FOLDERS[name]
     base = root / folder
     pickle_file = base / f"gnd_{folder}.pkl"
-    get = (f"ground truth: {SOURCE.format(folder=folder)}; photographs, unpacked flat into {base / 'jpg'}: "
-           f"{IMAGES[name]}; or name another place with --data-root or RERANKBENCH_DATA")
+    get = (
+        f"ground truth: {SOURCE.format(folder=folder)}; photographs, unpacked flat into {base / 'jpg'}: "
+        f"{IMAGES[name]}; or name another place with --data-root or RERANKBENCH_DATA"
+    )
     if not pickle_file.is_file():
-        raise UserError(f"data set {name!r} is not in {root}: missing {pickle_file} and the photographs "
-                        f"{base / 'jpg'}/*.jpg", hint=get)
+        raise UserError(
+            f"data set {name!r} is not in {root}: missing {pickle_file} and the photographs {base / 'jpg'}/*.jpg",
+            hint=get,
+        )
     content = read_ground_truth(pickle_file)
     try:
         gallery = {image: base / "jpg" / f"{image}.jpg" for image in content["imlist"]}
@@ -64,8 +72,9 @@ def load(name: str, root: Path) -> Dataset:
         queries, grades = [], {}
         for image, truth in zip(content["qimlist"], content["gnd"], strict=True):
             queries.append(Query(image, base / "jpg" / f"{image}.jpg", _box(truth["bbx"])))
-            grades[image] = grade(image, **{key: [content["imlist"][_index(i)] for i in truth[key]]
-                                            for key in ("easy", "hard", "junk")})
+            grades[image] = grade(
+                image, **{key: [content["imlist"][_index(i)] for i in truth[key]] for key in ("easy", "hard", "junk")}
+            )
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"{pickle_file}: not of the official form ({type(error).__name__}: {error})") from error
     here = {file.name for file in (base / "jpg").iterdir()} if (base / "jpg").is_dir() else set()
@@ -78,8 +87,11 @@ def load(name: str, root: Path) -> Dataset:
             where = f" (all of them are named in {listed})" if len(missing) > 20 else ""
         except OSError:
             where, shown = "", ", ".join(missing)
-        raise UserError(f"data set {name!r}: {len(missing)} of {len(gallery) + len(queries)} photographs are missing "
-                        f"from {base / 'jpg'}: {shown}{where}", hint=get)
+        raise UserError(
+            f"data set {name!r}: {len(missing)} of {len(gallery) + len(queries)} photographs are missing "
+            f"from {base / 'jpg'}: {shown}{where}",
+            hint=get,
+        )
     return Dataset(name, "revisited", "as found (served face-blurred since 2022)", tuple(queries), gallery, grades)
 
 

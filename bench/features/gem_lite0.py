@@ -30,8 +30,11 @@ class GemLite0:
         total = torch.zeros(self.dim, device=self._device)
         for scale in SCALES:
             size = [max(SMALLEST_SIDE, round(side * scale)) for side in pixels.shape[-2:]]
-            scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True) if size != list(pixels.shape[-2:]) \
+            scaled = (
+                F.interpolate(pixels, size, mode="bilinear", antialias=True)
+                if size != list(pixels.shape[-2:])
                 else pixels
+            )
             maps = self._trunk(scaled)[0]
             total += F.normalize(maps.clamp(min=1e-6).pow(POWER).mean(dim=(1, 2)).pow(1 / POWER), dim=0)
         return F.normalize(total, dim=0).cpu().numpy()

@@ -36,5 +36,10 @@ class Sift:
         order = np.argsort(-keypoints[:, 2], kind="stable")[: self._limit]
         keypoints, descriptors = keypoints[order], descriptors[order].astype(np.float32)
         descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True).clip(1e-12)
-        return LocalFeatures(descriptors=descriptors, keypoints=keypoints[:, :2], scales=keypoints[:, 2],
-                             orientations=keypoints[:, 3], scores=keypoints[:, 2])
+        return LocalFeatures(
+            descriptors=descriptors,
+            keypoints=keypoints[:, :2],
+            scales=keypoints[:, 2],
+            orientations=keypoints[:, 3],
+            scores=keypoints[:, 2],
+        )

@@ -25,11 +25,19 @@ from bench.features import Features
 from bench.features.extractors import FeatureExtractor
 from bench.images import UnreadableImage, content_hash, crop, decode, read_bytes
 
-LOCAL: Mapping[str, type] = {"descriptors": np.float16, "keypoints": np.float32, "scales": np.float16, "orientations": np.float16,
-         "scores": np.float16}
+LOCAL: Mapping[str, type] = {
+    "descriptors": np.float16,
+    "keypoints": np.float32,
+    "scales": np.float16,
+    "orientations": np.float16,
+    "scores": np.float16,
+}
 # what a method's declared needs make it read, and so what a deployed system would have to store for it
-READS = {"local": ("descriptors", "scales", "scores"), "keypoints": ("keypoints", "orientations"),
-         "global": ("global_descriptor",)}
+READS = {
+    "local": ("descriptors", "scales", "scores"),
+    "keypoints": ("keypoints", "orientations"),
+    "global": ("global_descriptor",),
+}
 ALL = frozenset(READS)
 WHOLE: Mapping[str, type] = {"global_descriptor": np.float16, "image_size": np.int32}
 SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
@@ -54,8 +62,11 @@ def query_key(dataset: Dataset, query: int) -> str:
 
 def items(dataset: Dataset) -> list[Item]:
     """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
-    queries = {key: Item(key, q.image, q.box, required=True)
-               for i, q in enumerate(dataset.queries) for key in [query_key(dataset, i)]}
+    queries = {
+        key: Item(key, q.image, q.box, required=True)
+        for i, q in enumerate(dataset.queries)
+        for key in [query_key(dataset, i)]
+    }
     return [*queries.values(), *(Item(k, path) for k, path in dataset.gallery.items() if k not in queries)]
 
 
@@ -127,8 +138,10 @@ class FeatureStore:
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._maps:
             folder = self._shards[number]
-            self._maps[number] = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                                  for name in (*LOCAL, *WHOLE, "offsets")}
+            self._maps[number] = {
+                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in (*LOCAL, *WHOLE, "offsets")
+            }
         return self._maps[number]
 
     def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
@@ -141,11 +154,18 @@ class FeatureStore:
         elif top is not None:
             stop = min(stop, start + top)
         unread = () if "keypoints" in needs else READS["keypoints"]
-        local = {name: torch.zeros((stop - start, *arrays[name].shape[1:])) if name in unread
-                 else torch.from_numpy(arrays[name][start:stop].astype(np.float32)) for name in LOCAL}
+        local = {
+            name: torch.zeros((stop - start, *arrays[name].shape[1:]))
+            if name in unread
+            else torch.from_numpy(arrays[name][start:stop].astype(np.float32))
+            for name in LOCAL
+        }
         whole = arrays["global_descriptor"][at.row] if "global" in needs else np.zeros(0)
-        return Features(global_descriptor=torch.from_numpy(whole.astype(np.float32)),
-                        image_size=torch.from_numpy(arrays["image_size"][at.row].astype(np.float32)), **local)
+        return Features(
+            global_descriptor=torch.from_numpy(whole.astype(np.float32)),
+            image_size=torch.from_numpy(arrays["image_size"][at.row].astype(np.float32)),
+            **local,
+        )
 
     def count(self, key: str) -> int:
         """Number of local descriptors stored for the image."""
@@ -225,9 +245,15 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[st
         if item.required:
             raise _unreadable_query(problem.message) from problem
         error = problem.message
-        arrays = {"global_descriptor": np.zeros(card.global_dim), "descriptors": np.zeros((0, card.local_dim)),
-                  "keypoints": np.zeros((0, 2)), "scales": np.zeros(0), "orientations": np.zeros(0),
-                  "scores": np.zeros(0), "image_size": np.ones(2)}
+        arrays = {
+            "global_descriptor": np.zeros(card.global_dim),
+            "descriptors": np.zeros((0, card.local_dim)),
+            "keypoints": np.zeros((0, 2)),
+            "scales": np.zeros(0),
+            "orientations": np.zeros(0),
+            "scores": np.zeros(0),
+            "image_size": np.ones(2),
+        }
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise UserError(f"{item.path}: the extractor {card.name!r} gave non-finite {name}")
@@ -259,8 +285,13 @@ def _write_shard(folder: Path, entries: list[dict], arrays: list[dict[str, np.nd
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], FeatureExtractor],
-            identity: Mapping[str, object], progress: Callable[[int, int], None] | None = None) -> ExtractReport:
+def extract(
+    wanted: Sequence[Item],
+    folder: Path,
+    make_extractor: Callable[[], FeatureExtractor],
+    identity: Mapping[str, object],
+    progress: Callable[[int, int], None] | None = None,
+) -> ExtractReport:
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
     Raises UserError for a query image that cannot be read and for a full disk.
@@ -278,10 +309,13 @@ def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], F
     for path, reason in store.damaged:
         shutil.rmtree(path.with_name(f"damaged-{path.name}"), ignore_errors=True)  # of an earlier time
         path.rename(path.with_name(f"damaged-{path.name}"))
-        notes.append(f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again")
+        notes.append(
+            f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again"
+        )
     todo = store.stale(wanted)
-    notes += [f"{item.path} {reason} since its features were stored; read again" for item, reason in todo
-              if reason != "new"]
+    notes += [
+        f"{item.path} {reason} since its features were stored; read again" for item, reason in todo if reason != "new"
+    ]
     if todo:
         extractor = make_extractor()
         try:
@@ -297,9 +331,10 @@ def extract(wanted: Sequence[Item], folder: Path, make_extractor: Callable[[], F
                         progress(start + len(entries), len(todo))
                 _write_shard(folder, entries, arrays)
         except OSError as error:
-            raise UserError(f"{folder}: cannot write features ({error.strerror or error})",
-                            hint="finished shards are kept; make room or choose another --cache-dir and run again"
-                            ) from error
+            raise UserError(
+                f"{folder}: cannot write features ({error.strerror or error})",
+                hint="finished shards are kept; make room or choose another --cache-dir and run again",
+            ) from error
         store = FeatureStore(folder)
     failed = {item.key: why for item in wanted if (why := store.error(item.key)) is not None}
     for query in wanted:

@@ -20,5 +20,10 @@ class XFeat:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32) / 255
         found = self._model.detectAndCompute(pixels)[0]
         scores = found["scores"].cpu().numpy()
-        return LocalFeatures(descriptors=found["descriptors"].cpu().numpy(), keypoints=found["keypoints"].cpu().numpy(),
-                             scales=np.ones_like(scores), orientations=np.zeros_like(scores), scores=scores)
+        return LocalFeatures(
+            descriptors=found["descriptors"].cpu().numpy(),
+            keypoints=found["keypoints"].cpu().numpy(),
+            scales=np.ones_like(scores),
+            orientations=np.zeros_like(scores),
+            scores=scores,
+        )

@@ -34,7 +34,8 @@ def _accuracy(run: Run) -> dict[str, dict[str, dict[str, float | None]]]:
         for difficulty in run.dataset.difficulties:
             values = per_query(metrics, method, difficulty, "mAP")
             found.setdefault(method, {})[difficulty] = {
-                str(q): None if pd.isna(v) else round(float(v), 6) for q, v in values.items()}
+                str(q): None if pd.isna(v) else round(float(v), 6) for q, v in values.items()
+            }
     return found
 
 
@@ -48,8 +49,13 @@ def _relative_times(run: Run, reference: str) -> dict[str, float]:
 
 def _identity(run: Run) -> dict[str, Any]:
     header = run.shortlist.header
-    return {"dataset": header.dataset, "features": header.features, "policy": header.policy, "k": header.k,
-            "options": {m: v["options"] for m, v in run.about["identity"]["methods"].items() if not _has_path(v)}}
+    return {
+        "dataset": header.dataset,
+        "features": header.features,
+        "policy": header.policy,
+        "k": header.k,
+        "options": {m: v["options"] for m, v in run.about["identity"]["methods"].items() if not _has_path(v)},
+    }
 
 
 def _has_path(identity: Mapping[str, Any]) -> bool:
@@ -63,20 +69,36 @@ def write_baseline(run: Run, path: Path) -> None:
         raise UserError("a baseline needs at least one method that is not a control")
     reference = "ransac" if "ransac" in contenders else contenders[0]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"identity": _identity(run), "tolerance": TOLERANCE, "ratio_bound": RATIO_BOUND,
-                      "reference": reference, "accuracy": _accuracy(run), "relative_times": _relative_times(run, reference),
-                      "made": {"seal": run.seal, "commit": run.about["provenance"]["commit"],
-                               "versions": run.about["provenance"]["versions"]}})
+    write_json(
+        path,
+        {
+            "identity": _identity(run),
+            "tolerance": TOLERANCE,
+            "ratio_bound": RATIO_BOUND,
+            "reference": reference,
+            "accuracy": _accuracy(run),
+            "relative_times": _relative_times(run, reference),
+            "made": {
+                "seal": run.seal,
+                "commit": run.about["provenance"]["commit"],
+                "versions": run.about["provenance"]["versions"],
+            },
+        },
+    )
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-        return {key: content[key] for key in ("identity", "tolerance", "ratio_bound", "reference", "accuracy",
-                                              "relative_times", "made")}
+        return {
+            key: content[key]
+            for key in ("identity", "tolerance", "ratio_bound", "reference", "accuracy", "relative_times", "made")
+        }
     except OSError as error:
-        raise UserError(f"{path}: no baseline there ({error.strerror or error})",
-                        hint="write one with: check --baseline FILE --write") from error
+        raise UserError(
+            f"{path}: no baseline there ({error.strerror or error})",
+            hint="write one with: check --baseline FILE --write",
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a baseline ({type(error).__name__}: {error})") from error
 
@@ -86,13 +108,17 @@ def matching_run(runs: list[Run], baseline: Mapping[str, Any]) -> Run:
     wanted = {key: baseline["identity"][key] for key in ("dataset", "features", "policy", "k")}
     for run in reversed(runs):
         header = run.about["identity"]["shortlist"]
-        if all(header[key] == value for key, value in wanted.items()) and \
-                set(baseline["accuracy"]) <= set(run.about["costs"]):
+        if all(header[key] == value for key, value in wanted.items()) and set(baseline["accuracy"]) <= set(
+            run.about["costs"]
+        ):
             return run
-    raise UserError("no finished run to check: " + ", ".join(f"{k} {v}" for k, v in wanted.items())
-                    + f", methods {', '.join(baseline['accuracy'])}",
-                    hint=f"python cli.py run --dataset {wanted['dataset']} --method {','.join(baseline['accuracy'])} "
-                         f"--top-k {wanted['k']}")
+    raise UserError(
+        "no finished run to check: "
+        + ", ".join(f"{k} {v}" for k, v in wanted.items())
+        + f", methods {', '.join(baseline['accuracy'])}",
+        hint=f"python cli.py run --dataset {wanted['dataset']} --method {','.join(baseline['accuracy'])} "
+        f"--top-k {wanted['k']}",
+    )
 
 
 def compare(run: Run, baseline: Mapping[str, Any]) -> list[Finding]:
@@ -105,23 +131,36 @@ def compare(run: Run, baseline: Mapping[str, Any]) -> list[Finding]:
     now = _accuracy(run)
     for method, difficulties in baseline["accuracy"].items():
         for difficulty, before in difficulties.items():
-            findings.append(_compare_accuracy(method, difficulty, before, now[method].get(difficulty, {}),
-                                              baseline["tolerance"]))
+            findings.append(
+                _compare_accuracy(method, difficulty, before, now[method].get(difficulty, {}), baseline["tolerance"])
+            )
     times = _relative_times(run, baseline["reference"])
     for method, before in baseline["relative_times"].items():
         factor = times[method] / before
         ok = 1 / baseline["ratio_bound"] <= factor <= baseline["ratio_bound"]
-        findings.append(Finding(ok, f"{method}: ms per pair is {times[method]:.3g} x {baseline['reference']}'s, baseline "
-                                    f"{before:.3g} (factor {factor:.2f}, bound {baseline['ratio_bound']:g})"))
+        findings.append(
+            Finding(
+                ok,
+                f"{method}: ms per pair is {times[method]:.3g} x {baseline['reference']}'s, baseline "
+                f"{before:.3g} (factor {factor:.2f}, bound {baseline['ratio_bound']:g})",
+            )
+        )
     if {"constant", "identity"} <= now.keys():
         same = now["constant"] == now["identity"]
-        findings.append(Finding(same, "constant equals identity" if same else
-                                "constant differs from identity: ties do not keep the first stage's order"))
+        findings.append(
+            Finding(
+                same,
+                "constant equals identity"
+                if same
+                else "constant differs from identity: ties do not keep the first stage's order",
+            )
+        )
     return sorted(findings, key=lambda finding: finding.ok)
 
 
-def _compare_accuracy(method: str, difficulty: str, before: Mapping[str, float | None],
-                      now: Mapping[str, float | None], tolerance: float) -> Finding:
+def _compare_accuracy(
+    method: str, difficulty: str, before: Mapping[str, float | None], now: Mapping[str, float | None], tolerance: float
+) -> Finding:
     if before.keys() != now.keys():
         return Finding(False, f"{method} {difficulty}: other queries than the baseline's")
     deltas = {q: 100 * ((now[q] or 0) - (before[q] or 0)) for q in before if (before[q] is None) == (now[q] is None)}

@@ -21,12 +21,26 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
         figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
         sns.scatterplot(rows, x="ms/query p50", y=quality, hue="method", s=90, legend=False, ax=axes)
         for _, row in rows.iterrows():
-            axes.annotate(f"{row['method']}\n{row['KiB/image']:.1f} KiB/image", (row["ms/query p50"], row[quality]),
-                          xytext=(0, 9), textcoords="offset points", fontsize=8, ha="center", va="bottom")
+            axes.annotate(
+                f"{row['method']}\n{row['KiB/image']:.1f} KiB/image",
+                (row["ms/query p50"], row[quality]),
+                xytext=(0, 9),
+                textcoords="offset points",
+                fontsize=8,
+                ha="center",
+                va="bottom",
+            )
         for level, text in ((table.first_stage, "first stage"), (table.ceiling, "ceiling of the shortlists")):
             axes.axhline(level, linestyle="--", color="0.5", linewidth=1)
-            axes.annotate(text, (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                          textcoords="offset points", fontsize=8, color="0.4")
+            axes.annotate(
+                text,
+                (0.01, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                fontsize=8,
+                color="0.4",
+            )
         axes.set_xscale("log")
         if len(rows):
             axes.set_xlim(rows["ms/query p50"].min() / 3, rows["ms/query p50"].max() * 3)

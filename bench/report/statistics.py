@@ -30,5 +30,11 @@ def difference(ours: pd.Series, theirs: pd.Series) -> Difference:
         return Difference(float("nan"), float("nan"), float("nan"), 0, 0, 0)
     draws = np.random.default_rng(SEED).integers(len(delta), size=(DRAWS, len(delta)))
     low, high = np.percentile(delta[draws].mean(axis=1), [2.5, 97.5])
-    return Difference(float(delta.mean()), float(low), float(high), int((delta > 0).sum()), int((delta == 0).sum()),
-                      int((delta < 0).sum()))
+    return Difference(
+        float(delta.mean()),
+        float(low),
+        float(high),
+        int((delta > 0).sum()),
+        int((delta == 0).sum()),
+        int((delta < 0).sum()),
+    )

@@ -76,16 +76,33 @@ def compare(runs: Sequence[Run], blend: Blend = Blend()) -> Table:
     cards = {name: latest[name].about["cards"][name.partition(" ")[0]] for name in latest}
     controls = frozenset(name for name in latest if cards[name]["control"])
     order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"mAP {main}"]))
-    title = (f"{header.dataset} · {len(dataset.queries)} queries · gallery {len(dataset.gallery)} · {header.features} · "
-             f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}")
-    floor, top = (100 * per_query(next(iter(cache.values())), name, main, "mAP").mean()
-                  for name in (FIRST_STAGE, CEILING))
-    return Table(title, columns, rows.loc[order], controls,
-                 _notes(latest, cards, controls, cache, main, blend),
-                 {"seal": runs[-1].seal, "dataset": header.dataset, "image_set": header.image_set,
-                  "features": header.features, "policy": header.policy, "k": header.k, "query_crop": header.query_crop,
-                  "blend": str(blend), "hardware": runs[-1].about["identity"]["hardware"]},
-                 floor, top)
+    title = (
+        f"{header.dataset} · {len(dataset.queries)} queries · gallery {len(dataset.gallery)} · {header.features} · "
+        f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}"
+    )
+    floor, top = (
+        100 * per_query(next(iter(cache.values())), name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING)
+    )
+    return Table(
+        title,
+        columns,
+        rows.loc[order],
+        controls,
+        _notes(latest, cards, controls, cache, main, blend),
+        {
+            "seal": runs[-1].seal,
+            "dataset": header.dataset,
+            "image_set": header.image_set,
+            "features": header.features,
+            "policy": header.policy,
+            "k": header.k,
+            "query_crop": header.query_crop,
+            "blend": str(blend),
+            "hardware": runs[-1].about["identity"]["hardware"],
+        },
+        floor,
+        top,
+    )
 
 
 def label(run: Run, method: str) -> str:
@@ -99,15 +116,19 @@ def label(run: Run, method: str) -> str:
 def _columns(protocol: str, difficulties: Sequence[str], main: str) -> tuple[Column, ...]:
     quality = [Column(f"mAP {d}", f"mean average precision, {d}, percent", 1, 1) for d in difficulties]
     quality += [Column(f"{m} {main}", f"{m}, {main}, percent", 1, 1) for m in PRECISION[protocol]]
-    return (*quality,
-            Column(f"headroom {main}", "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
-            Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
-            Column("ms/query p95", "95th percentile of the same", 1, -1),
-            Column("ms/pair", "median wall ms of scoring alone, per candidate", 2, -1),
-            Column("desc/image", "local descriptors used per gallery image, mean", 0, -1),
-            Column("desc max", "local descriptors used per gallery image, most", 0, -1),
-            Column("KiB/image", "stored bytes of what the method reads of one gallery image", 1, -1),
-            Column("peak MiB", "memory on top of the process's from loading the method to the end of its first query", 0, -1))
+    return (
+        *quality,
+        Column(f"headroom {main}", "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
+        Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
+        Column("ms/query p95", "95th percentile of the same", 1, -1),
+        Column("ms/pair", "median wall ms of scoring alone, per candidate", 2, -1),
+        Column("desc/image", "local descriptors used per gallery image, mean", 0, -1),
+        Column("desc max", "local descriptors used per gallery image, most", 0, -1),
+        Column("KiB/image", "stored bytes of what the method reads of one gallery image", 1, -1),
+        Column(
+            "peak MiB", "memory on top of the process's from loading the method to the end of its first query", 0, -1
+        ),
+    )
 
 
 def per_query(metrics: pd.DataFrame, method: str, difficulty: str, measure: str) -> pd.Series:
@@ -116,8 +137,9 @@ def per_query(metrics: pd.DataFrame, method: str, difficulty: str, measure: str)
     return kept.set_index("query")["value"]
 
 
-def _row(run: Run, method: str, metrics: pd.DataFrame, difficulties: Sequence[str], main: str,
-         protocol: str) -> dict[str, float]:
+def _row(
+    run: Run, method: str, metrics: pd.DataFrame, difficulties: Sequence[str], main: str, protocol: str
+) -> dict[str, float]:
     row = {f"mAP {d}": 100 * per_query(metrics, method, d, "mAP").mean() for d in difficulties}
     row |= {f"{m} {main}": 100 * per_query(metrics, method, main, m).mean() for m in PRECISION[protocol]}
     floor, top = (100 * per_query(metrics, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
@@ -125,24 +147,37 @@ def _row(run: Run, method: str, metrics: pd.DataFrame, difficulties: Sequence[st
     ledger = run.ledger[run.ledger.method == method]
     total = ledger.load_ms + ledger.transfer_ms + ledger.score_ms
     cost = run.about["costs"][method]
-    return row | {"ms/query p50": total.median(), "ms/query p95": float(np.percentile(total, 95)),
-                  "ms/pair": (ledger.score_ms / ledger.pairs).median(), "desc/image": cost["descriptors_mean"],
-                  "desc max": cost["descriptors_max"], "KiB/image": cost["kib_per_image"],
-                  "peak MiB": _number(run.about["cold"].get(method, {}).get("peak_mib"))}
+    return row | {
+        "ms/query p50": total.median(),
+        "ms/query p95": float(np.percentile(total, 95)),
+        "ms/pair": (ledger.score_ms / ledger.pairs).median(),
+        "desc/image": cost["descriptors_mean"],
+        "desc max": cost["descriptors_max"],
+        "KiB/image": cost["kib_per_image"],
+        "peak MiB": _number(run.about["cold"].get(method, {}).get("peak_mib")),
+    }
 
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _notes(latest: Mapping[str, Run], cards: Mapping[str, dict], controls: frozenset[str],
-           cache: Mapping[Path, pd.DataFrame], main: str, blend: Blend) -> tuple[str, ...]:
+def _notes(
+    latest: Mapping[str, Run],
+    cards: Mapping[str, dict],
+    controls: frozenset[str],
+    cache: Mapping[Path, pd.DataFrame],
+    main: str,
+    blend: Blend,
+) -> tuple[str, ...]:
     runs = list(dict.fromkeys(latest.values()))
     metrics = cache[runs[-1].folder]
     floor, top = (100 * per_query(metrics, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
     machine = runs[-1].about["identity"]["hardware"]
-    notes = [f"First stage {floor:.1f}, ceiling of these lists {top:.1f} (mAP {main}, percent). Controls are marked *: "
-             "they are floors and ceilings, not contenders."]
+    notes = [
+        f"First stage {floor:.1f}, ceiling of these lists {top:.1f} (mAP {main}, percent). Controls are marked *: "
+        "they are floors and ceilings, not contenders."
+    ]
     contenders = [name for name in latest if name not in controls]
 
     def values(name: str) -> pd.Series:
@@ -152,23 +187,37 @@ def _notes(latest: Mapping[str, Run], cards: Mapping[str, dict], controls: froze
         gains = []
         for name in contenders:
             d = difference(values(name), per_query(metrics, FIRST_STAGE, main, "mAP"))
-            gains.append(f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
-                         f"better/equal/worse {d.wins}/{d.ties}/{d.losses}")
-        notes.append(f"mAP {main} over the first stage, with a 95 % bootstrap interval over queries: "
-                     + "; ".join(gains) + ".")
+            gains.append(
+                f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
+                f"better/equal/worse {d.wins}/{d.ties}/{d.losses}"
+            )
+        notes.append(
+            f"mAP {main} over the first stage, with a 95 % bootstrap interval over queries: " + "; ".join(gains) + "."
+        )
     if len(contenders) > 1:
         best = max(contenders, key=lambda name: values(name).mean())
         tied = [name for name in contenders if name != best and difference(values(best), values(name)).low <= 0]
-        notes.append(f"Best: {best}" + (f"; not separable from it on these queries: {', '.join(tied)}." if tied else
-                                        "; every other interval of the difference excludes zero."))
-    notes.append(f"Measured on {machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
-                 "features were cached, extraction is not in the times."
-                 + ("" if len(runs) == 1 else " Rows come from several runs: their times were not interleaved."))
+        notes.append(
+            f"Best: {best}"
+            + (
+                f"; not separable from it on these queries: {', '.join(tied)}."
+                if tied
+                else "; every other interval of the difference excludes zero."
+            )
+        )
+    notes.append(
+        f"Measured on {machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
+        "features were cached, extraction is not in the times."
+        + ("" if len(runs) == 1 else " Rows come from several runs: their times were not interleaved.")
+    )
     if blend != Blend():
         notes.append(f"Order by blend {blend}, replayed from stored scores.")
     for run in runs:
-        notes += [f"{method} did not run: {reason}" for method, reason in run.about["skipped"].items()
-                  if not any(n.partition(" ")[0] == method for n in latest)]
+        notes += [
+            f"{method} did not run: {reason}"
+            for method, reason in run.about["skipped"].items()
+            if not any(n.partition(" ")[0] == method for n in latest)
+        ]
         notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
         if run.about["unreadable"]:
             notes.append(f"{len(run.about['unreadable'])} gallery images could not be read and have no features.")
@@ -186,14 +235,23 @@ def _text(value: float, digits: int) -> str:
 
 def cells(table: Table) -> list[list[str]]:
     """The table as text, a list a row, without its header."""
-    return [[name + ("*" if name in table.controls else ""),
-             *(_text(float(table.rows.loc[name, c.name]), c.digits) for c in table.columns)] for name in table.rows.index]
+    return [
+        [
+            name + ("*" if name in table.controls else ""),
+            *(_text(float(table.rows.loc[name, c.name]), c.digits) for c in table.columns),
+        ]
+        for name in table.rows.index
+    ]
 
 
 def to_markdown(table: Table) -> str:
     header = ["method", *(c.name for c in table.columns)]
-    lines = [f"### {table.title}", "", "| " + " | ".join(header) + " |",
-             "|" + "|".join(["---", *["---:"] * len(table.columns)]) + "|"]
+    lines = [
+        f"### {table.title}",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "|".join(["---", *["---:"] * len(table.columns)]) + "|",
+    ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(table)]
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
 
@@ -201,24 +259,41 @@ def to_markdown(table: Table) -> str:
 def to_csv(table: Table) -> str:
     """Unrounded values, one line a method."""
     about = {key: str(table.about[key]) for key in ("dataset", "features", "policy", "k", "seal", "blend")}
-    return table.rows.rename_axis("method").reset_index().assign(
-        control=[name in table.controls for name in table.rows.index], **about).to_csv(index=False)
+    return (
+        table.rows.rename_axis("method")
+        .reset_index()
+        .assign(control=[name in table.controls for name in table.rows.index], **about)
+        .to_csv(index=False)
+    )
 
 
 def to_json(table: Table) -> str:
-    rows = [{"method": name, "control": name in table.controls,
-             **{c.name: None if np.isnan(v := float(table.rows.loc[name, c.name])) else v for c in table.columns}}
-            for name in table.rows.index]
+    rows = [
+        {
+            "method": name,
+            "control": name in table.controls,
+            **{c.name: None if np.isnan(v := float(table.rows.loc[name, c.name])) else v for c in table.columns},
+        }
+        for name in table.rows.index
+    ]
     return json.dumps({**table.about, "rows": rows, "notes": table.notes}, indent=1)
 
 
 def to_latex(table: Table) -> str:
     def safe(text: str) -> str:
-        return "".join({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "~": r"\~{}", "–": "--",
-                        "·": r"$\cdot$"}.get(c, c) for c in text)
+        return "".join(
+            {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "~": r"\~{}", "–": "--", "·": r"$\cdot$"}.get(
+                c, c
+            )
+            for c in text
+        )
 
-    lines = [r"\begin{tabular}{l" + "r" * len(table.columns) + "}", r"\hline",
-             " & ".join(["method", *(safe(c.name) for c in table.columns)]) + r" \\", r"\hline"]
+    lines = [
+        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        r"\hline",
+        " & ".join(["method", *(safe(c.name) for c in table.columns)]) + r" \\",
+        r"\hline",
+    ]
     lines += [" & ".join(map(safe, row)) + r" \\" for row in cells(table)]
     return "\n".join([f"% {table.title}", *lines, r"\hline", r"\end{tabular}", *(f"% {n}" for n in table.notes), ""])
 

@@ -13,15 +13,38 @@ from bench.errors import UserError
 SCORES = st.lists(st.floats(-50, 50), min_size=1, max_size=20)
 
 
-@pytest.mark.parametrize(("text", "blend"), [
-    ("replace", Blend()), ("add:0.5", Blend("add", (0.5,))), ("add:-2", Blend("add", (-2.0,))),
-    ("sigmoid:0.55,0.3", Blend("sigmoid", (0.55, 0.3)))])
+@pytest.mark.parametrize(
+    ("text", "blend"),
+    [
+        ("replace", Blend()),
+        ("add:0.5", Blend("add", (0.5,))),
+        ("add:-2", Blend("add", (-2.0,))),
+        ("sigmoid:0.55,0.3", Blend("sigmoid", (0.55, 0.3))),
+    ],
+)
 def test_a_blend_is_parsed_and_prints_as_it_was_written(text: str, blend: Blend) -> None:
     assert Blend.parse(text) == blend and str(blend) == text and Blend.parse(str(blend)) == blend
 
 
-@pytest.mark.parametrize("text", ["", "repalce", "add", "add:", "add:x", "add:1,2", "add:nan", "add:inf", "sigmoid:1",
-                                  "sigmoid:1,2,3", "sigmoid:1,", "replace:1", "tie", "add:0x1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "repalce",
+        "add",
+        "add:",
+        "add:x",
+        "add:1,2",
+        "add:nan",
+        "add:inf",
+        "sigmoid:1",
+        "sigmoid:1,2,3",
+        "sigmoid:1,",
+        "replace:1",
+        "tie",
+        "add:0x1",
+    ],
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(UserError) as refusal:
         Blend.parse(text)

@@ -28,9 +28,14 @@ class Good(Reranker):
     """Sum of the best non-negative cosines of the query's descriptors."""
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
-        return torch.tensor([0.0 if not len(query) or not len(c) else
-                             float((query.descriptors @ c.descriptors.T).max(dim=1).values.clamp(min=0).sum())
-                             for c in candidates])
+        return torch.tensor(
+            [
+                0.0
+                if not len(query) or not len(c)
+                else float((query.descriptors @ c.descriptors.T).max(dim=1).values.clamp(min=0).sum())
+                for c in candidates
+            ]
+        )
 
 
 class WrongShape(Good):
@@ -106,11 +111,19 @@ def declared(cls: type[Reranker]) -> type[Reranker]:
     return register(cls.__name__.lower(), needs={"local"}, card=Card(paper=None, licence="Apache-2.0"))(cls)
 
 
-BAD = {WrongShape: "scores for 6 candidates", NotANumber: "not finite",
-       OrderDependent: "depend on the other candidates",
-       ListDependent: "depend on the other candidates", Modifies: "modified its input",
-       ModifiesQuery: "modified its input", ChangesThreads: "global flags", TurnsGradOff: "global flags",
-       EmptyOutranks: "outranks others", Random: "second call", RefusesToRun: "no weights"}
+BAD = {
+    WrongShape: "scores for 6 candidates",
+    NotANumber: "not finite",
+    OrderDependent: "depend on the other candidates",
+    ListDependent: "depend on the other candidates",
+    Modifies: "modified its input",
+    ModifiesQuery: "modified its input",
+    ChangesThreads: "global flags",
+    TurnsGradOff: "global flags",
+    EmptyOutranks: "outranks others",
+    Random: "second call",
+    RefusesToRun: "no weights",
+}
 
 
 def test_a_good_reranker_passes() -> None:

@@ -81,9 +81,16 @@ def test_every_known_format_is_read(form: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_rotated_photograph_is_turned_upright(orientation: int) -> None:
-    turns = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-             5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-             8: lambda a: np.rot90(a, -1)}  # how a camera stores the upright picture
+    turns = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }  # how a camera stores the upright picture
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(np.ascontiguousarray(turns[orientation](COLOURS))), "PNG", exif=exif)
@@ -96,8 +103,12 @@ def test_a_single_pixel_is_an_image() -> None:
 
 WHOLE = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)), "JPEG")
 BROKEN: dict[str, bytes] = {
-    "empty": b"", "text": b"this is not an image", "zeros": b"\0" * 500, "html": b"<html><body>404</body></html>" * 9,
-    "truncated jpeg": WHOLE[: len(WHOLE) // 2], "header only": WHOLE[:24],
+    "empty": b"",
+    "text": b"this is not an image",
+    "zeros": b"\0" * 500,
+    "html": b"<html><body>404</body></html>" * 9,
+    "truncated jpeg": WHOLE[: len(WHOLE) // 2],
+    "header only": WHOLE[:24],
     "truncated png": encoded(Image.fromarray(COLOURS))[:-40],
     "float": encoded(Image.fromarray(np.ones((5, 5), np.float32)), "TIFF"),
 }
@@ -148,8 +159,9 @@ def test_a_box_is_cropped_with_rounding_and_clipped_to_the_image() -> None:
     assert crop(image, None, HERE) == (image, 1.0) or np.array_equal(crop(image, None, HERE)[0], image)
 
 
-@pytest.mark.parametrize("box", [(60.0, 0.0, 90.0, 20.0), (0.0, 40.0, 9.0, 50.0), (-9.0, -9.0, 0.0, 0.0),
-                                 (3.1, 3.1, 3.3, 9.0)])
+@pytest.mark.parametrize(
+    "box", [(60.0, 0.0, 90.0, 20.0), (0.0, 40.0, 9.0, 50.0), (-9.0, -9.0, 0.0, 0.0), (3.1, 3.1, 3.3, 9.0)]
+)
 def test_a_box_outside_the_image_or_thinner_than_a_pixel_is_the_users_error(box: tuple) -> None:
     with pytest.raises(UserError, match="outside the image of 60x40"):
         crop(COLOURS, box, HERE)

@@ -85,8 +85,9 @@ def test_reference_scores_through_grades(reference: Path, official: Path, diffic
     for query in range(0, 70, 7):
         entry = ground["gnd"][query]
         grades = grade("q", **{key: [images[i] for i in entry[key]] for key in ("easy", "hard", "junk")})
-        positive, ignored = ({images.index(i) for i, g in grades.items() if g in wanted}
-                             for wanted in REVISITED[difficulty])
+        positive, ignored = (
+            {images.index(i) for i, g in grades.items() if g in wanted} for wanted in REVISITED[difficulty]
+        )
         found = evaluate_query(ranks[:, query], positive, ignored, ["mAP"])["mAP"]
         answer = answers[difficulty.lower()]["aps"][query]
         assert math.isnan(found) if answer is None else found == pytest.approx(answer, abs=EXACT, rel=0)
@@ -107,8 +108,10 @@ def test_one_positive_at_rank_0_gives_precision_1(k: int) -> None:
 def test_nothing_found_is_zero_and_no_positives_is_nan() -> None:
     nothing = np.array([], dtype=np.int64)
     assert (average_precision(nothing, 3), precision_at(nothing, 10, 3), recall_at(nothing, 1, 3)) == (0.0, 0.0, 0.0)
-    assert all(math.isnan(value) for value in (average_precision(nothing, 0), precision_at(nothing, 10, 0),
-                                               recall_at(nothing, 1, 0)))
+    assert all(
+        math.isnan(value)
+        for value in (average_precision(nothing, 0), precision_at(nothing, 10, 0), recall_at(nothing, 1, 0))
+    )
 
 
 def test_a_positive_missing_from_the_list_costs_its_share() -> None:
@@ -202,7 +205,8 @@ def test_where_ignored_images_stand_changes_nothing(case: tuple[list[int], set[i
 
 @given(rankings(), st.data())
 def test_moving_a_positive_ahead_of_a_negative_never_lowers_average_precision(
-        case: tuple[list[int], set[int], set[int]], data: st.DataObject) -> None:
+    case: tuple[list[int], set[int], set[int]], data: st.DataObject
+) -> None:
     ranking, ok, junk = case
     at = data.draw(st.integers(0, len(ranking) - 1))
     if at == 0 or ranking[at] not in ok or ranking[at - 1] in ok:

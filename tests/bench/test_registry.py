@@ -75,15 +75,20 @@ def test_a_plugin_may_name_its_module(plugins: Callable[..., None]) -> None:
     assert registry.get("backwards").__name__ == "Backwards"
 
 
-@pytest.mark.parametrize(("value", "said"), [
-    ("broken_plugin:X", "ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
-    ("crashing_plugin:X", "SystemError: very broken"), ("good_plugin:Missing", "AttributeError"),
-    ("empty_plugin:NotAReranker", "expected exactly one class registered as 'odd', found 0"),
-    ("good_plugin:Backwards", "expected exactly one class registered as 'odd', found 0"),
-    ("nothing", "ModuleNotFoundError")])
-def test_a_broken_plugin_is_listed_with_its_error_and_stops_nothing_else(plugins: Callable[..., None], run: Callable,
-                                                                         cli: Callable[..., Result], instances: Path,
-                                                                         value: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("broken_plugin:X", "ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
+        ("crashing_plugin:X", "SystemError: very broken"),
+        ("good_plugin:Missing", "AttributeError"),
+        ("empty_plugin:NotAReranker", "expected exactly one class registered as 'odd', found 0"),
+        ("good_plugin:Backwards", "expected exactly one class registered as 'odd', found 0"),
+        ("nothing", "ModuleNotFoundError"),
+    ],
+)
+def test_a_broken_plugin_is_listed_with_its_error_and_stops_nothing_else(
+    plugins: Callable[..., None], run: Callable, cli: Callable[..., Result], instances: Path, value: str, said: str
+) -> None:
     plugins(odd=value)
     assert "odd" in registry.names() and registry.get("ransac")
     with pytest.raises(UserError, match="method 'odd' cannot be loaded") as refusal:
@@ -95,8 +100,9 @@ def test_a_broken_plugin_is_listed_with_its_error_and_stops_nothing_else(plugins
     assert "odd" in listed and "cannot be loaded" in listed and "ransac" in listed
 
 
-def test_with_all_a_broken_plugin_is_a_reported_skip(plugins: Callable[..., None], run: Callable,
-                                                     instances: Path) -> None:
+def test_with_all_a_broken_plugin_is_a_reported_skip(
+    plugins: Callable[..., None], run: Callable, instances: Path
+) -> None:
     plugins(odd="broken_plugin:X")
     done = run(instances, "all", top_k=1).run
     assert "cannot be loaded" in done.about["skipped"]["odd"] and "identity" in done.about["costs"]
@@ -133,8 +139,12 @@ def test_declarations_the_harness_could_not_keep_are_refused() -> None:
         k: int = 3
 
     assert declare({"local", "global"}).spec.needs == {"local", "global"}
-    for refused, said in (({"needs": {"pixels"}}, "needs"), ({"needs": {"truth"}}, "only a control"),
-                          ({"Options": Needy}, "defaults"), ({"Options": Undeclared}, "dataclass")):
+    for refused, said in (
+        ({"needs": {"pixels"}}, "needs"),
+        ({"needs": {"truth"}}, "only a control"),
+        ({"Options": Needy}, "defaults"),
+        ({"Options": Undeclared}, "dataclass"),
+    ):
         with pytest.raises((ValueError, TypeError), match=said):
             declare(**refused)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must inherit"):

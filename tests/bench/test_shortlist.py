@@ -19,8 +19,14 @@ GALLERY = tuple("abcdefgh")
 
 def dataset(queries: tuple[str, ...] = ("q1", "q2"), protocol: str = "revisited") -> Dataset:
     grades = {"q1": {"a": "easy", "b": "hard", "c": "junk"}, "q2": {"d": "easy", "h": "junk"}}
-    return Dataset("tiny", protocol, "v1", tuple(Query(q, Path(f"{q}.png")) for q in queries),
-                   {i: Path(f"{i}.png") for i in GALLERY}, {q: grades[q] for q in queries if q in grades})
+    return Dataset(
+        "tiny",
+        protocol,
+        "v1",
+        tuple(Query(q, Path(f"{q}.png")) for q in queries),
+        {i: Path(f"{i}.png") for i in GALLERY},
+        {q: grades[q] for q in queries if q in grades},
+    )
 
 
 def similarities(seed: int = 0, queries: int = 2) -> np.ndarray:
@@ -33,15 +39,21 @@ def make(values: np.ndarray | None = None, of: Dataset | None = None, **changed:
 
 
 CHANGES: dict[str, dict] = {
-    "k": {"k": 5}, "policy": {"policy": "paper"}, "features": {"features": "g"},
+    "k": {"k": 5},
+    "policy": {"policy": "paper"},
+    "features": {"features": "g"},
     "feature contents": {"features_content": "c1"},
     "data set": {"of": dataclasses.replace(dataset(), name="other")},
     "image set": {"of": dataclasses.replace(dataset(), image_set="v2")},
     "protocol": {"of": dataset(protocol="instance")},
-    "query crop": {"of": dataclasses.replace(dataset(), queries=(Query("q1", Path("q1.png"), (0, 0, 5, 5)),
-                                                                 Query("q2", Path("q2.png"))))},
-    "query ids": {"of": dataclasses.replace(dataset(), queries=(Query("q1", Path("q1.png")),
-                                                                Query("q3", Path("q2.png"))))},
+    "query crop": {
+        "of": dataclasses.replace(
+            dataset(), queries=(Query("q1", Path("q1.png"), (0, 0, 5, 5)), Query("q2", Path("q2.png")))
+        )
+    },
+    "query ids": {
+        "of": dataclasses.replace(dataset(), queries=(Query("q1", Path("q1.png")), Query("q3", Path("q2.png"))))
+    },
     "query order": {"of": dataset(("q2", "q1"))},
     "gallery order": {"of": dataclasses.replace(dataset(), gallery={i: Path(i) for i in reversed(GALLERY)})},
 }
@@ -75,8 +87,9 @@ def test_the_seal_does_not_change_otherwise() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 8), st.sampled_from(["blind", "paper"]))
-def test_a_saved_shortlist_is_the_same_when_loaded(tmp_path_factory: pytest.TempPathFactory, seed: int, k: int,
-                                                   policy: str) -> None:
+def test_a_saved_shortlist_is_the_same_when_loaded(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, k: int, policy: str
+) -> None:
     path = tmp_path_factory.mktemp("shortlist") / "s.npz"
     made = make(similarities(seed), k=k, policy=policy)
     made.save(path)
@@ -84,8 +97,11 @@ def test_a_saved_shortlist_is_the_same_when_loaded(tmp_path_factory: pytest.Temp
     assert loaded.header == made.header and loaded.seal == made.seal
     assert (loaded.queries, loaded.gallery) == (made.queries, made.gallery)
     assert np.array_equal(loaded.similarities, made.similarities)
-    assert all(np.array_equal(a, b) for name in made.rankings
-               for a, b in zip(made.rankings[name], loaded.rankings[name], strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for name in made.rankings
+        for a, b in zip(made.rankings[name], loaded.rankings[name], strict=True)
+    )
 
 
 def tampered(path: Path, **changes: np.ndarray) -> None:
@@ -103,9 +119,12 @@ def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
     swapped[[0, 1]] = swapped[[1, 0]]
     raised = values.copy()
     raised[1] += 0.5
-    for change in ({"ranking__any__0": swapped}, {"similarities": raised},
-                   {"about": np.array(about.replace('"k": 4', '"k": 3'))},
-                   {"about": np.array(about.replace('"q1"', '"q9"'))}):
+    for change in (
+        {"ranking__any__0": swapped},
+        {"similarities": raised},
+        {"about": np.array(about.replace('"k": 4', '"k": 3'))},
+        {"about": np.array(about.replace('"q1"', '"q9"'))},
+    ):
         make().save(path)
         tampered(path, **change)
         with pytest.raises(UserError, match="seal"):
@@ -124,8 +143,14 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, damage: str) ->
     elif damage == "absent":
         path.unlink()
     else:
-        path.write_bytes({"empty": b"", "garbage": b"not an archive" * 9, "cut": whole[: len(whole) // 2],
-                          "flipped": whole[:200] + bytes([whole[200] ^ 0xFF]) + whole[201:]}[damage])
+        path.write_bytes(
+            {
+                "empty": b"",
+                "garbage": b"not an archive" * 9,
+                "cut": whole[: len(whole) // 2],
+                "flipped": whole[:200] + bytes([whole[200] ^ 0xFF]) + whole[201:],
+            }[damage]
+        )
     with pytest.raises(UserError, match=r"s.npz"):
         Shortlist.load(path)
 
@@ -177,14 +202,23 @@ def test_paper_moves_what_a_difficulty_ignores_behind_and_keeps_the_order_otherw
     paper = make(values, policy="paper")
     named = {d: ["".join(GALLERY[i] for i in ranking) for ranking in paper.rankings[d]] for d in paper.rankings}
     # q1: a easy, b hard, c junk; q2: d easy, h junk
-    assert named == {"Easy": ["adefghbc", "abcdefgh"], "Medium": ["abdefghc", "abcdefgh"],
-                     "Hard": ["bdefghac", "abcefgdh"]}
+    assert named == {
+        "Easy": ["adefghbc", "abcdefgh"],
+        "Medium": ["abdefghc", "abcdefgh"],
+        "Hard": ["bdefghac", "abcefgdh"],
+    }
     assert [GALLERY[i] for i in paper.union(0)] == list("adefb")  # of the first four of each list
 
 
 def test_a_query_is_never_its_own_candidate() -> None:
-    own = Dataset("self", "instance", "v", tuple(Query(i, Path(i)) for i in GALLERY), {i: Path(i) for i in GALLERY},
-                  {i: {} for i in GALLERY})
+    own = Dataset(
+        "self",
+        "instance",
+        "v",
+        tuple(Query(i, Path(i)) for i in GALLERY),
+        {i: Path(i) for i in GALLERY},
+        {i: {} for i in GALLERY},
+    )
     values = np.eye(8, dtype=np.float32)
     made = make(values, of=own, k=7)
     for query in range(8):

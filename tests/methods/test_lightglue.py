@@ -24,8 +24,9 @@ def picture(seed: int) -> np.ndarray:
 def images() -> list[Features]:
     extractor = FeatureExtractor("xfeat", ExtractOptions(descriptors=150))
     arrays = [extractor(image) for image in (picture(0), np.ascontiguousarray(picture(0)[8:, 24:]), picture(1))]
-    return [Features(**{name: torch.from_numpy(np.asarray(v, dtype=np.float32)) for name, v in a.items()})
-            for a in arrays]
+    return [
+        Features(**{name: torch.from_numpy(np.asarray(v, dtype=np.float32)) for name, v in a.items()}) for a in arrays
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,11 @@ def made(folder: Path, spec: DemoSpec, **how: Any) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,11 @@ def test_ground_truth_names_each_picture_once(tmp_path: Path) -> None:
 
 def test_progress_ends_at_the_number_of_pictures(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    made(tmp_path / "told", dataclasses.replace(SMALL, landmarks=1),
-         progress=lambda done, total: told.append((done, total)))
+    made(
+        tmp_path / "told",
+        dataclasses.replace(SMALL, landmarks=1),
+        progress=lambda done, total: told.append((done, total)),
+    )
     assert told[-1] == (1 * (3 + 1) + 2, 1 * (3 + 1) + 2)
 
 
@@ -86,8 +92,19 @@ def test_a_picture_does_not_depend_on_what_was_rendered_before() -> None:
     assert first.image.tobytes() == again.image.tobytes() and first.box == again.box
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"landmarks": 0}, {"views": 1}, {"distractors": -1}, {"twins": 1.5},
-                                   {"queries_per_landmark": 0}, {"landmarks": 2.0}, {"seed": True}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"landmarks": 0},
+        {"views": 1},
+        {"distractors": -1},
+        {"twins": 1.5},
+        {"queries_per_landmark": 0},
+        {"landmarks": 2.0},
+        {"seed": True},
+    ],
+)
 def test_bad_spec_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DemoSpec(**wrong)

@@ -51,8 +51,12 @@ def test_ground_truth_gives_queries_boxes_and_grades(buildings: Path) -> None:
     assert dataset.protocol == "revisited" and list(dataset.difficulties) == ["Easy", "Medium", "Hard"]
     assert len(dataset.gallery) == 12 and [q.id for q in dataset.queries] == ["query0", "query1"]
     assert dataset.queries[0].box == (10.0, 5.0, 150.0, 115.0)
-    assert dataset.grades["query1"] == {"landmark1_0": "easy", "landmark1_1": "hard", "landmark1_2": "hard",
-                                        "landmark1_3": "junk"}
+    assert dataset.grades["query1"] == {
+        "landmark1_0": "easy",
+        "landmark1_1": "hard",
+        "landmark1_2": "hard",
+        "landmark1_3": "junk",
+    }
 
 
 def test_a_lone_image_is_a_distractor_and_no_query(instances: Path, tmp_path: Path) -> None:
@@ -99,9 +103,14 @@ def test_a_folder_that_cannot_be_a_data_set_is_refused(tmp_path: Path, layout: s
     elif layout == "no pair":
         dot(path / "a" / "one.png")
         dot(path / "b" / "two.png")
-    said = {"absent": "no such folder", "file": "no such folder", "empty": "no images found",
-            "no images": "no images found", "flat": "'one' lies outside any instance",
-            "no pair": "no instance folder holds two"}
+    said = {
+        "absent": "no such folder",
+        "file": "no such folder",
+        "empty": "no images found",
+        "no images": "no images found",
+        "flat": "'one' lies outside any instance",
+        "no pair": "no instance folder holds two",
+    }
     with pytest.raises(UserError, match=said[layout]) as refusal:
         folder.load(path)
     assert str(path) in str(refusal.value)
@@ -127,8 +136,10 @@ def test_json_of_another_encoding_is_refused(guarded: Path) -> None:
         folder.load(guarded)
 
 
-@pytest.mark.parametrize("content", [[], 3, {}, {"gallery": []}, {"queries": []}, {"gallery": {}, "queries": []},
-                                     {"gallery": None, "queries": None}])
+@pytest.mark.parametrize(
+    "content",
+    [[], 3, {}, {"gallery": []}, {"queries": []}, {"gallery": {}, "queries": []}, {"gallery": None, "queries": None}],
+)
 def test_json_of_another_shape_is_refused(guarded: Path, content: object) -> None:
     (guarded / "gnd.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="expected an object with the lists"):
@@ -136,16 +147,24 @@ def test_json_of_another_shape_is_refused(guarded: Path, content: object) -> Non
 
 
 WRONG: dict[str, tuple[Callable[[dict], object], str]] = {
-    "missing gallery image": (lambda t: t["gallery"].append("nowhere"),
-                              "names 'nowhere', but .*gallery holds no image"),
-    "missing query image": (lambda t: t["queries"][0].update(query="nobody"),
-                            "names 'nobody', but .*queries holds no image"),
-    "grade outside the gallery": (lambda t: t["queries"][0]["easy"].append("nowhere"),
-                                  "query 'query0' names 'nowhere'"),
+    "missing gallery image": (
+        lambda t: t["gallery"].append("nowhere"),
+        "names 'nowhere', but .*gallery holds no image",
+    ),
+    "missing query image": (
+        lambda t: t["queries"][0].update(query="nobody"),
+        "names 'nobody', but .*queries holds no image",
+    ),
+    "grade outside the gallery": (
+        lambda t: t["queries"][0]["easy"].append("nowhere"),
+        "query 'query0' names 'nowhere'",
+    ),
     "duplicate gallery id": (lambda t: t["gallery"].append("other1"), "gallery id 'other1' appears more than once"),
     "duplicate query": (lambda t: t["queries"].append(t["queries"][0]), "query id 'query0' appears more than once"),
-    "easy and junk": (lambda t: t["queries"][1]["junk"].append("landmark1_0"),
-                      "'query1' lists 'landmark1_0' both in 'easy' and in 'junk'"),
+    "easy and junk": (
+        lambda t: t["queries"][1]["junk"].append("landmark1_0"),
+        "'query1' lists 'landmark1_0' both in 'easy' and in 'junk'",
+    ),
     "easy and hard": (lambda t: t["queries"][1]["hard"].append("landmark1_0"), "both in 'easy' and in 'hard'"),
     "twice easy": (lambda t: t["queries"][0]["easy"].append("landmark0_0"), "twice in 'easy'"),
     "a list in the gallery": (lambda t: t["gallery"].append(["x"]), r"names \['x'\]"),
@@ -153,12 +172,16 @@ WRONG: dict[str, tuple[Callable[[dict], object], str]] = {
     "a path out of the folder": (lambda t: t["gallery"].append("../queries/query0"), "holds no image"),
     "query without a name": (lambda t: t["queries"][0].pop("query"), "needs the string 'query'"),
     "query that is a string": (lambda t: t["queries"].append("query0"), "needs the string 'query'"),
-    "grades that are a string": (lambda t: t["queries"][0].update(easy="landmark0_0"),
-                                 "'easy' must be a list of image ids"),
+    "grades that are a string": (
+        lambda t: t["queries"][0].update(easy="landmark0_0"),
+        "'easy' must be a list of image ids",
+    ),
     "grades that are numbers": (lambda t: t["queries"][0].update(hard=[1, 2]), "'hard' must be a list of image ids"),
     "no queries": (lambda t: t["queries"].clear(), "0 queries and 12 gallery images"),
-    "no gallery": (lambda t: (t["gallery"].clear(), [q.update(easy=[], hard=[], junk=[]) for q in t["queries"]]),
-                   "2 queries and 0 gallery images"),
+    "no gallery": (
+        lambda t: (t["gallery"].clear(), [q.update(easy=[], hard=[], junk=[]) for q in t["queries"]]),
+        "2 queries and 0 gallery images",
+    ),
     "box of three": (lambda t: t["queries"][0].update(box=[1, 2, 3]), r"box of query 'query0' is \[1, 2, 3\]"),
     "box of words": (lambda t: t["queries"][0].update(box=["a", 2, 3, 4]), "expected .x1, y1, x2, y2. in pixels"),
     "box that is a number": (lambda t: t["queries"][0].update(box=5), "expected .x1, y1, x2, y2. in pixels"),

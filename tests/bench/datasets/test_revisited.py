@@ -21,8 +21,14 @@ def small_set(tmp_path: Path) -> Path:
     """A data root with a pickle of the official form, three gallery images and one query; the images are empty."""
     base = tmp_path / "root" / "roxford5k"
     (base / "jpg").mkdir(parents=True)
-    write(base, {"imlist": ["a", "b", "c"], "qimlist": ["q"],
-                 "gnd": [{"bbx": [1, 2.5, 30, 40], "easy": [0], "hard": [2], "junk": [1]}]})
+    write(
+        base,
+        {
+            "imlist": ["a", "b", "c"],
+            "qimlist": ["q"],
+            "gnd": [{"bbx": [1, 2.5, 30, 40], "easy": [0], "hard": [2], "junk": [1]}],
+        },
+    )
     for name in "abcq":
         (base / "jpg" / f"{name}.jpg").write_bytes(b"")
     return tmp_path / "root"
@@ -46,8 +52,9 @@ def test_the_official_ground_truth_loads(official: Path, tmp_path: Path, name: s
     assert dataset.protocol == "revisited" and all(q.box is not None for q in dataset.queries)
     for query, truth in zip(dataset.queries, content["gnd"], strict=True):
         grades = list(dataset.grades[query.id].values())
-        assert [grades.count(key) for key in ("easy", "hard", "junk")] == [len(truth[key]) for key in ("easy", "hard",
-                                                                                                       "junk")]
+        assert [grades.count(key) for key in ("easy", "hard", "junk")] == [
+            len(truth[key]) for key in ("easy", "hard", "junk")
+        ]
     victim = dataset.queries[3].image
     victim.unlink()
     with pytest.raises(UserError, match=f"1 of .* photographs are missing .*{victim.name}"):
@@ -81,8 +88,9 @@ def test_every_missing_photograph_is_named(small_set: Path) -> None:
 def test_many_missing_photographs_are_all_named_in_a_file(small_set: Path) -> None:
     base = small_set / "roxford5k"
     images = [f"image{i:03d}" for i in range(50)]
-    write(base,
-          {"imlist": images, "qimlist": ["q"], "gnd": [{"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}]})
+    write(
+        base, {"imlist": images, "qimlist": ["q"], "gnd": [{"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}]}
+    )
     with pytest.raises(UserError, match=r"50 of 51 photographs are missing .* \(all of them are named in "):
         revisited.load("roxford", small_set)
     assert (base / "missing.txt").read_text().splitlines() == [f"{image}.jpg" for image in images]
@@ -99,8 +107,9 @@ class Runs:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(small_set: Path, tmp_path: Path,
-                                                                  protocol: int) -> None:
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
+    small_set: Path, tmp_path: Path, protocol: int
+) -> None:
     witness = tmp_path / "it ran"
     write(small_set / "roxford5k", {"imlist": [], "qimlist": [], "gnd": [Runs(witness)]}, protocol)
     with pytest.raises(UserError, match=r"gnd_roxford5k.pkl: the ground-truth file wants to run \w+.mkdir: refused"):
@@ -108,8 +117,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(small_set: Pat
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("code", [b"cos\nsystem\n(S'true'\ntR.", b"(S'true'\nios\nsystem\n.", b"Psomewhere\n.",
-                                  b"\x80\x02\x82\x01."])
+@pytest.mark.parametrize(
+    "code", [b"cos\nsystem\n(S'true'\ntR.", b"(S'true'\nios\nsystem\n.", b"Psomewhere\n.", b"\x80\x02\x82\x01."]
+)
 def test_no_opcode_reaches_code_or_objects_outside(small_set: Path, code: bytes) -> None:
     (small_set / "roxford5k" / "gnd_roxford5k.pkl").write_bytes(code)
     with pytest.raises(UserError, match=r"gnd_roxford5k.pkl"):

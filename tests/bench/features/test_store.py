@@ -41,8 +41,13 @@ def fill(extractor: FeatureExtractor, tmp_path: Path) -> Callable[..., stores.Ex
 
     def go(images: Path | Dataset, **more: object) -> stores.ExtractReport:
         dataset = folder.load(images) if isinstance(images, Path) else images
-        return extract(items(dataset), tmp_path / "store", more.pop("make", lambda: extractor),  # type: ignore[arg-type]
-                       more.pop("identity", IDENTITY), **more)  # type: ignore[arg-type]
+        return extract(
+            items(dataset),
+            tmp_path / "store",
+            more.pop("make", lambda: extractor),  # type: ignore[arg-type]
+            more.pop("identity", IDENTITY),
+            **more,
+        )  # type: ignore[arg-type]
 
     return go
 
@@ -70,8 +75,9 @@ def features_equal(a: Features, b: Features) -> bool:
 # --- what is stored -----------------------------------------------------------------------------------------------
 
 
-def test_features_read_are_the_features_extracted_to_half_precision(stored: tuple[Dataset, FeatureStore],
-                                                                    extractor: FeatureExtractor) -> None:
+def test_features_read_are_the_features_extracted_to_half_precision(
+    stored: tuple[Dataset, FeatureStore], extractor: FeatureExtractor
+) -> None:
     dataset, store = stored
     key = "object1/view2"
     made = extractor(np.asarray(Image.open(dataset.gallery[key]).convert("RGB")))
@@ -91,8 +97,9 @@ def test_only_what_is_needed_is_read(stored: tuple[Dataset, FeatureStore]) -> No
     store = stored[1]
     whole = store.read("object0/view0")
     nothing = store.read("object0/view0", frozenset())
-    assert len(nothing) == 0 and len(nothing.global_descriptor) == 0 and torch.equal(nothing.image_size,
-                                                                                     whole.image_size)
+    assert (
+        len(nothing) == 0 and len(nothing.global_descriptor) == 0 and torch.equal(nothing.image_size, whole.image_size)
+    )
     local = store.read("object0/view0", frozenset({"local"}))
     assert torch.equal(local.descriptors, whole.descriptors) and local.keypoints.abs().sum() == 0
     assert len(local.global_descriptor) == 0
@@ -143,8 +150,9 @@ def test_a_query_with_a_box_is_stored_apart_and_cropped(guarded: Path, fill: Cal
     assert FeatureStore(tmp_path / "store").read(query_key(dataset, 1)).image_size.tolist() == [80, 120]
 
 
-def test_a_gallery_folder_called_query_is_not_mistaken_for_queries(guarded: Path, fill: Callable, view: Callable,
-                                                                   tmp_path: Path) -> None:
+def test_a_gallery_folder_called_query_is_not_mistaken_for_queries(
+    guarded: Path, fill: Callable, view: Callable, tmp_path: Path
+) -> None:
     """gallery/query/query0 and queries/query0 are two images."""
     (guarded / "gallery" / "query").mkdir()
     Image.fromarray(view(55, 0)).save(guarded / "gallery" / "query" / "query0.png")
@@ -189,8 +197,9 @@ def odd_images(root: Path) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("features", list(CARDS))
-def test_odd_images_are_read_or_reported_and_all_stay_in_the_gallery(guarded: Path, run: Callable[..., Outcome],
-                                                                     features: str) -> None:
+def test_odd_images_are_read_or_reported_and_all_stay_in_the_gallery(
+    guarded: Path, run: Callable[..., Outcome], features: str
+) -> None:
     odd = odd_images(guarded)
     outcome = run(guarded, "identity,ransac,constant", features=features)
     assert not outcome.run.about["failed"]
@@ -203,8 +212,9 @@ def test_odd_images_are_read_or_reported_and_all_stay_in_the_gallery(guarded: Pa
     for name in unreadable:
         assert (short.similarities[:, short.gallery.index(name)] == 0).all()
     scores = outcome.run.scores
-    assert (scores[(scores.method == "ransac") & scores.candidate.isin([*unreadable, "flat",
-                                                                        "black"])].score == 0).all()
+    assert (
+        scores[(scores.method == "ransac") & scores.candidate.isin([*unreadable, "flat", "black"])].score == 0
+    ).all()
 
 
 def test_modes_of_one_picture_have_like_features(guarded: Path, fill: Callable, tmp_path: Path) -> None:
@@ -219,8 +229,9 @@ def test_modes_of_one_picture_have_like_features(guarded: Path, fill: Callable, 
 
 
 @pytest.mark.parametrize("features", list(CARDS))
-def test_an_image_without_keypoints_has_a_global_descriptor_and_no_rows(guarded: Path, run: Callable[..., Outcome],
-                                                                        features: str, places) -> None:
+def test_an_image_without_keypoints_has_a_global_descriptor_and_no_rows(
+    guarded: Path, run: Callable[..., Outcome], features: str, places
+) -> None:
     Image.new("RGB", (160, 120), (90, 90, 90)).save(guarded / "queries" / "query0.png")
     methods = "identity,ransac" + (",lightglue" if features == "xfeat" else "")
     outcome = run(guarded, methods, features=features, top_k=2)
@@ -296,8 +307,9 @@ def test_a_new_image_is_added(small: Path, fill: Callable, view: Callable, tmp_p
     assert len(store) == 5 and features_equal(store.read("object0/view0"), before)
 
 
-def test_a_changed_image_is_noticed_read_again_and_changes_the_seal(small: Path, run: Callable[..., Outcome],
-                                                                    view: Callable) -> None:
+def test_a_changed_image_is_noticed_read_again_and_changes_the_seal(
+    small: Path, run: Callable[..., Outcome], view: Callable
+) -> None:
     before = run(small, "identity").run
     Image.fromarray(view(77, 0)).save(small / "object0" / "view1.png")
     outcome = run(small, "identity")
@@ -307,8 +319,9 @@ def test_a_changed_image_is_noticed_read_again_and_changes_the_seal(small: Path,
     assert before.seal == type(before).load(before.folder).shortlist.seal  # the old run is as it was
 
 
-def test_a_changed_image_of_the_same_size_and_name_changes_the_seal_too(small: Path, run: Callable[..., Outcome],
-                                                                        view: Callable) -> None:
+def test_a_changed_image_of_the_same_size_and_name_changes_the_seal_too(
+    small: Path, run: Callable[..., Outcome], view: Callable
+) -> None:
     """The image set is listed by name and size; contents are under the seal through the features."""
     for path in sorted(small.rglob("*.png")):
         Image.open(path).save(path.with_suffix(".bmp"))
@@ -321,7 +334,8 @@ def test_a_changed_image_of_the_same_size_and_name_changes_the_seal_too(small: P
 
 
 def test_the_content_covers_settings_keys_images_and_boxes_and_not_where_they_are_stored(
-        small: Path, fill: Callable, two_a_shard: None, tmp_path: Path) -> None:
+    small: Path, fill: Callable, two_a_shard: None, tmp_path: Path
+) -> None:
     """The same picture in other bytes gives the same similarities, and is another content all the same."""
     fill(small)
     keys = list(folder.load(small).gallery)
@@ -356,17 +370,24 @@ def two_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "SHARD_IMAGES", 2)
 
 
-@pytest.mark.parametrize("damage", ["truncated array", "missing array", "empty list", "cut list", "missing list",
-                                    "list of another kind"])
-def test_a_damaged_shard_is_reported_set_aside_and_read_again(small: Path, fill: Callable, two_a_shard: None,
-                                                              tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["truncated array", "missing array", "empty list", "cut list", "missing list", "list of another kind"]
+)
+def test_a_damaged_shard_is_reported_set_aside_and_read_again(
+    small: Path, fill: Callable, two_a_shard: None, tmp_path: Path, damage: str
+) -> None:
     fill(small)
     intact = {key: FeatureStore(tmp_path / "store").read(key) for key in folder.load(small).gallery}
     shard = tmp_path / "store" / "shards" / "000001"
     array, listed = shard / "descriptors.npy", shard / "shard.json"
-    {"truncated array": lambda: os.truncate(array, array.stat().st_size // 2), "missing array": array.unlink,
-     "empty list": lambda: os.truncate(listed, 0), "cut list": lambda: os.truncate(listed, 60),
-     "missing list": listed.unlink, "list of another kind": lambda: listed.write_text("[1, 2]")}[damage]()
+    {
+        "truncated array": lambda: os.truncate(array, array.stat().st_size // 2),
+        "missing array": array.unlink,
+        "empty list": lambda: os.truncate(listed, 0),
+        "cut list": lambda: os.truncate(listed, 60),
+        "missing list": listed.unlink,
+        "list of another kind": lambda: listed.write_text("[1, 2]"),
+    }[damage]()
     report = fill(small)
     assert report.extracted == 2
     assert "000001 was damaged" in report.notes[0] and "set aside as damaged-000001" in report.notes[0]
@@ -385,9 +406,9 @@ def test_an_unfinished_shard_of_a_killed_process_is_swept_away(small: Path, fill
     assert [p.name for p in (tmp_path / "store" / "shards").iterdir()] == ["000000"]
 
 
-def test_an_interrupted_extraction_goes_on_without_reading_finished_images(small: Path, fill: Callable,
-                                                                           two_a_shard: None,
-                                                                           extractor: FeatureExtractor) -> None:
+def test_an_interrupted_extraction_goes_on_without_reading_finished_images(
+    small: Path, fill: Callable, two_a_shard: None, extractor: FeatureExtractor
+) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
@@ -442,12 +463,17 @@ except UserError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_is_a_clear_error_and_finished_shards_survive(small: Path, fill: Callable,
-                                                                                two_a_shard: None,
-                                                                                tmp_path: Path) -> None:
+def test_a_disk_that_takes_no_more_is_a_clear_error_and_finished_shards_survive(
+    small: Path, fill: Callable, two_a_shard: None, tmp_path: Path
+) -> None:
     """The operating system refuses to write (a limit on file sizes, as a full disk or a quota does)."""
-    done = subprocess.run([sys.executable, "-c", FULL, str(small), str(tmp_path / "store")], capture_output=True,
-                          text=True, cwd=REPOSITORY, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(small), str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=100,
+    )
     assert done.returncode == 7, done.stderr[-2000:]
     assert "cannot write features" in done.stdout and "finished shards are kept" in done.stdout
     assert [p.name for p in (tmp_path / "store" / "shards").iterdir()] == ["000000"]
@@ -460,15 +486,21 @@ def tiny_disk(tmp_path: Path):
     """A real file system of 256 KiB; root only."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)],
-                                           capture_output=True).returncode != 0:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True
+        ).returncode
+        != 0
+    ):
         pytest.skip("a small file system cannot be mounted here")
     yield place
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_a_clear_error_and_making_room_goes_on(tiny_disk: Path, instances: Path, two_a_shard: None,
-                                                              extractor: FeatureExtractor) -> None:
+def test_a_full_disk_is_a_clear_error_and_making_room_goes_on(
+    tiny_disk: Path, instances: Path, two_a_shard: None, extractor: FeatureExtractor
+) -> None:
     """Shards of two images of about 45 kB: two fit beside what fills the disk, a third does not."""
     place, wanted = tiny_disk / "store", items(folder.load(instances))
     filler = tiny_disk / "other people's files"
@@ -486,7 +518,8 @@ def test_a_full_disk_is_a_clear_error_and_making_room_goes_on(tiny_disk: Path, i
 
 
 def test_a_disk_full_anywhere_in_a_run_is_a_clear_error_and_no_query_is_scored_twice(
-        tiny_disk: Path, run: Callable[..., Outcome], instances: Path, places: Places) -> None:
+    tiny_disk: Path, run: Callable[..., Outcome], instances: Path, places: Places
+) -> None:
     """With more and more room, the run fails in the shortlist, the journal, the tables, and at last succeeds."""
     filler, names, kept_counts, wanted = tiny_disk / "filler", "identity,reverse,constant,random,oracle", [], None
     for room in range(4, 80, 6):
@@ -506,7 +539,8 @@ def test_a_disk_full_anywhere_in_a_run_is_a_clear_error_and_no_query_is_scored_t
             assert len(lines) == 45 and lines[: len(kept)] == kept
             wanted = done.scores if wanted is None else wanted
             columns = ["method", "query", "candidate"]
-            pd.testing.assert_frame_equal(*(t.sort_values(columns, ignore_index=True) for t in (done.scores, wanted)),
-                                          check_exact=True)
+            pd.testing.assert_frame_equal(
+                *(t.sort_values(columns, ignore_index=True) for t in (done.scores, wanted)), check_exact=True
+            )
         shutil.rmtree(here.runs)
     assert kept_counts[0] == 0 and any(0 < n < 45 for n in kept_counts) and kept_counts[-1] == -1, kept_counts
