@@ -122,7 +122,7 @@ def _columns(protocol: str, difficulties: Sequence[str], main: str) -> tuple[Col
         Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
         Column("ms/query p95", "95th percentile of the same", 1, -1),
         Column("ms/pair", "median wall ms of scoring alone, per candidate", 2, -1),
-        Column("desc/image", "local descriptors used per gallery image, mean", 0, -1),
+        Column("desc mean", "local descriptors used per gallery image, mean", 0, -1),
         Column("desc max", "local descriptors used per gallery image, most", 0, -1),
         Column("KiB/image", "stored bytes of what the method reads of one gallery image", 1, -1),
         Column(
@@ -151,7 +151,7 @@ def _row(
         "ms/query p50": total.median(),
         "ms/query p95": float(np.percentile(total, 95)),
         "ms/pair": (ledger.score_ms / ledger.pairs).median(),
-        "desc/image": cost["descriptors_mean"],
+        "desc mean": cost["descriptors_mean"],
         "desc max": cost["descriptors_max"],
         "KiB/image": cost["kib_per_image"],
         "peak MiB": _number(run.about["cold"].get(method, {}).get("peak_mib")),
