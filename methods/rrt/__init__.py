@@ -19,10 +19,15 @@ SHIPPED = Path(__file__).with_name("weights.safetensors")
 RELEASED_SCALE_ONE = 2  # the row that the released checkpoints read for image scale 1 (FACTS section 6)
 
 
-@register("rrt", needs={"global", "local"}, card=Card(
-    paper="Tan, Yuan, Ordonez, ICCV 2021 (Google Landmarks architecture)",
-    licence="Apache-2.0 (own implementation and weights)",
-    trained_on="warped photographs and generated buildings of other seeds, see methods/rrt/CARD.md"))
+@register(
+    "rrt",
+    needs={"global", "local"},
+    card=Card(
+        paper="Tan, Yuan, Ordonez, ICCV 2021 (Google Landmarks architecture)",
+        licence="Apache-2.0 (own implementation and weights)",
+        trained_on="warped photographs and generated buildings of other seeds, see methods/rrt/CARD.md",
+    ),
+)
 class RerankingTransformer(Reranker):
     """Score: the logit of (query, candidate); an image without local descriptors scores below every other."""
 
@@ -37,16 +42,26 @@ class RerankingTransformer(Reranker):
 
     def skip(self, features: FeatureCard) -> str | None:
         if self.options.weights == SHIPPED and features.name != "xfeat":
-            return f"the shipped weights read XFeat descriptors, not {features.name}: use --features xfeat, or give " \
-                   "others with -o rrt.weights=FILE"
+            return (
+                f"the shipped weights read XFeat descriptors, not {features.name}: use --features xfeat, or give "
+                "others with -o rrt.weights=FILE"
+            )
         if self.options.weights == SHIPPED and not SHIPPED.is_file():
             return f"{SHIPPED} is missing from this installation"
+        config = load_checkpoint(self.weights()).config
+        if (config.local_dim, config.global_dim) != (features.local_dim, features.global_dim):
+            return (
+                f"{self.options.weights} reads {config.local_dim}-d local and {config.global_dim}-d global "
+                f"descriptors, {features.name} has {features.local_dim}-d and {features.global_dim}-d"
+            )
         return None
 
-    def weights(self) -> Path | None:
+    def weights(self) -> Path:
         if not self.options.weights.is_file():
-            raise UserError(f"-o rrt.weights={self.options.weights}: no such file",
-                            hint="a .safetensors written by `train rrt`, or a released RRT .pt")
+            raise UserError(
+                f"-o rrt.weights={self.options.weights}: no such file",
+                hint="a .safetensors written by `train rrt`, or a released RRT .pt",
+            )
         return self.options.weights
 
     def load(self) -> None:

@@ -98,8 +98,10 @@ def load_bank(shards: Sequence[Path]) -> Bank:
         for name, array in arrays.items():
             parts.setdefault(name, []).append(array)
     if not parts:
-        raise UserError("nothing to train on: no photographs and no generated buildings",
-                        hint="name a folder of photographs or seeds of generated buildings")
+        raise UserError(
+            "nothing to train on: no photographs and no generated buildings",
+            hint="name a folder of photographs or seeds of generated buildings",
+        )
     return Bank(**{name: np.concatenate(arrays) for name, arrays in parts.items()})
 
 
@@ -116,12 +118,16 @@ def _photo_jobs(options: BankOptions, folder: Path) -> list[_Job]:
         raise UserError(f"{options.photos}: no such folder of photographs")
     files = sorted(f for f in options.photos.rglob("*") if f.suffix.lower() in SUFFIXES)
     if len(files) < 2:
-        raise UserError(f"{options.photos}: {len(files)} photographs, expected at least 2",
-                        hint="training needs other photographs as negatives")
+        raise UserError(
+            f"{options.photos}: {len(files)} photographs, expected at least 2",
+            hint="training needs other photographs as negatives",
+        )
     described = [f"{f.relative_to(options.photos)}:{f.stat().st_size}" for f in files]
     key = _key(described, options.views, asdict(options.view), options.features, options.seed)
-    return [(folder / f"photos-{key}-{i // SHARD:04d}.safetensors", options, ("photos", files[i:i + SHARD], i, files))
-            for i in range(0, min(len(files), options.limit or len(files)), SHARD)]
+    return [
+        (folder / f"photos-{key}-{i // SHARD:04d}.safetensors", options, ("photos", files[i : i + SHARD], i, files))
+        for i in range(0, min(len(files), options.limit or len(files)), SHARD)
+    ]
 
 
 def _generated_jobs(options: BankOptions, folder: Path, progress: Progress | None) -> list[_Job]:
@@ -137,8 +143,9 @@ def _generated_jobs(options: BankOptions, folder: Path, progress: Progress | Non
                 if progress:
                     progress(f"drawing buildings of seed {seed}", done, total)
 
-            spec = demo.DemoSpec(seed=seed, landmarks=options.landmarks, views=options.landmark_views,
-                                 distractors=options.distractors)
+            spec = demo.DemoSpec(
+                seed=seed, landmarks=options.landmarks, views=options.landmark_views, distractors=options.distractors
+            )
             pictures = demo.make(folder, spec, tell)
         jobs.append((shard, options, ("generated", pictures, seed)))
     return jobs
@@ -163,8 +170,9 @@ def _run(job: _Job) -> None:
     part.replace(shard)
 
 
-def _photo_views(options: BankOptions, extractor: Callable, files: list[Path], first: int,
-                 everything: list[Path]) -> list[dict[str, np.ndarray]]:
+def _photo_views(
+    options: BankOptions, extractor: Callable, files: list[Path], first: int, everything: list[Path]
+) -> list[dict[str, np.ndarray]]:
     rows = []
     for number, file in enumerate(files, first):
         photo = _open(file)
@@ -209,15 +217,22 @@ def _generated_views(extractor: Callable, pictures: Path, seed: int) -> list[dic
     return rows
 
 
-def _row(found: dict[str, np.ndarray], xy: np.ndarray, coverage: np.ndarray, group: int,
-         held_out: bool) -> dict[str, np.ndarray]:
+def _row(
+    found: dict[str, np.ndarray], xy: np.ndarray, coverage: np.ndarray, group: int, held_out: bool
+) -> dict[str, np.ndarray]:
     count = min(KEPT, len(found["descriptors"]))
     local = np.zeros((KEPT, found["descriptors"].shape[1]), dtype=np.float16)
     place = np.full((KEPT, 2), np.nan, dtype=np.float32)
     local[:count], place[:count] = found["descriptors"][:count], xy[:count]
-    return {"global_": found["global_descriptor"].astype(np.float16), "local": local, "xy": place,
-            "counts": np.array(count, np.int32), "coverage": coverage, "groups": np.array(group, np.int64),
-            "held_out": np.array(held_out)}
+    return {
+        "global_": found["global_descriptor"].astype(np.float16),
+        "local": local,
+        "xy": place,
+        "counts": np.array(count, np.int32),
+        "coverage": coverage,
+        "groups": np.array(group, np.int64),
+        "held_out": np.array(held_out),
+    }
 
 
 def _open(file: Path) -> Image.Image:

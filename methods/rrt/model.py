@@ -176,16 +176,18 @@ class RRT(nn.Module):
             by_length.setdefault(len(candidate.local), []).append(i)
         for same in by_length.values():
             for start in range(0, len(same), batch):
-                chosen = same[start:start + batch]
+                chosen = same[start : start + batch]
                 target = self.embed(_stack([candidates[i] for i in chosen], device), "tgt")
                 _, scores[chosen] = self._read(self._join(source.expand(len(chosen), -1, -1), target), None)
         return scores
 
 
 def _stack(images: Sequence[Tokens], device: torch.device) -> TokenBatch:
-    return TokenBatch(torch.stack([t.local for t in images]).to(device, torch.float32),
-                      torch.stack([t.scale_ids for t in images]).to(device, torch.int64),
-                      torch.stack([t.global_ for t in images]).to(device, torch.float32))
+    return TokenBatch(
+        torch.stack([t.local for t in images]).to(device, torch.float32),
+        torch.stack([t.scale_ids for t in images]).to(device, torch.int64),
+        torch.stack([t.global_ for t in images]).to(device, torch.float32),
+    )
 
 
 def _keep(query: TokenBatch, candidates: TokenBatch) -> Tensor | None:
@@ -203,8 +205,11 @@ def _keep(query: TokenBatch, candidates: TokenBatch) -> Tensor | None:
 def save_checkpoint(model: RRT, path: Path, card: Mapping[str, Any] | None = None) -> None:
     """Write the weights (float32, safetensors) with their config and card, atomically."""
     state = {name: tensor.detach().float().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config)),
-                "card": json.dumps(dict(card if card is not None else model.card))}
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(model.config)),
+        "card": json.dumps(dict(card if card is not None else model.card)),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(state, metadata=metadata))
@@ -235,16 +240,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], RRTConfig, dict[st
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})",
-                        hint="copy or download it again") from error
+        raise UserError(
+            f"{path}: not a readable safetensors file ({error})", hint="copy or download it again"
+        ) from error
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: not RRT weights: format {metadata.get('format')!r}, expected {FORMAT!r}",
-                        hint="give a file written by `train rrt`")
+        raise UserError(
+            f"{path}: not RRT weights: format {metadata.get('format')!r}, expected {FORMAT!r}",
+            hint="give a file written by `train rrt`",
+        )
     try:
         config, card = RRTConfig(**json.loads(metadata["config"])), json.loads(metadata.get("card", "{}"))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its configuration cannot be used ({error})",
-                        hint="give a file written by `train rrt`") from error
+        raise UserError(
+            f"{path}: its configuration cannot be used ({error})", hint="give a file written by `train rrt`"
+        ) from error
     return state, config, card
 
 
@@ -253,37 +262,48 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise UserError(f"{path}: refused: it holds pickled objects other than tensors, which could run code",
-                            hint="expected a checkpoint of plain tensors, {'state': {name: tensor}}") from error
+            raise UserError(
+                f"{path}: refused: it holds pickled objects other than tensors, which could run code",
+                hint="expected a checkpoint of plain tensors, {'state': {name: tensor}}",
+            ) from error
         raise UserError(f"{path}: not a readable torch checkpoint", hint="copy or download it again") from error
     except Exception as error:  # torch.load raises RuntimeError, EOFError, KeyError, … on damaged files
-        raise UserError(f"{path}: truncated or not a torch checkpoint ({type(error).__name__})",
-                        hint="copy or download it again") from error
+        raise UserError(
+            f"{path}: truncated or not a torch checkpoint ({type(error).__name__})", hint="copy or download it again"
+        ) from error
     state = content.get("state") if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: expected a dictionary with the weights under 'state', found {found}",
-                        hint="give a released RRT checkpoint of the Google Landmarks kind")
+        raise UserError(
+            f"{path}: expected a dictionary with the weights under 'state', found {found}",
+            hint="give a released RRT checkpoint of the Google Landmarks kind",
+        )
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _config_of(state: Mapping[str, Tensor], path: Path) -> RRTConfig:
     """The sizes of a released checkpoint, which stores none; its number of heads is always 4."""
     if any(name.startswith("matcher.") for name in state):
-        raise UserError(f"{path}: RRT's other architecture (Stanford Online Products, weights under 'matcher.')",
-                        hint="give a Google Landmarks checkpoint")
+        raise UserError(
+            f"{path}: RRT's other architecture (Stanford Online Products, weights under 'matcher.')",
+            hint="give a Google Landmarks checkpoint",
+        )
     layers = {int(m[1]) for name in state if (m := re.match(r"encoder\.layers\.(\d+)\.", name))}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     try:
         dim, global_dim = shapes["remap.weight"]
         feedforward = shapes["encoder.layers.0.linear1.weight"][0]
         local_dim = shapes["local_remap.weight"][1] if "local_remap.weight" in shapes else dim
-        return replace(RRTConfig(), depth=len(layers), feedforward=feedforward, dim=dim, global_dim=global_dim,
-                       local_dim=local_dim)
+        return replace(
+            RRTConfig(), depth=len(layers), feedforward=feedforward, dim=dim, global_dim=global_dim, local_dim=local_dim
+        )
     except (KeyError, ValueError, IndexError) as error:
         some = ", ".join(sorted(state)[:3]) or "nothing"
-        raise UserError(f"{path}: another architecture: expected encoder.layers.*, remap, scale_encoder, seg_encoder, "
-                        f"classifier; found {some}, …", hint="give a Google Landmarks checkpoint of RRT") from error
+        raise UserError(
+            f"{path}: another architecture: expected encoder.layers.*, remap, scale_encoder, seg_encoder, "
+            f"classifier; found {some}, …",
+            hint="give a Google Landmarks checkpoint of RRT",
+        ) from error
 
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
@@ -294,7 +314,8 @@ def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], p
         raise UserError(f"{path}: {len(extra)} weights are not RRT's, first {extra[0]!r}", hint=hint)
     for name, tensor in expected.items():
         if found[name].shape != tensor.shape:
-            raise UserError(f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}",
-                            hint=hint)
+            raise UserError(
+                f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}", hint=hint
+            )
         if not found[name].is_floating_point() or not math.isfinite(float(found[name].sum())):
             raise UserError(f"{path}: {name} holds values that are not finite floats", hint=hint)

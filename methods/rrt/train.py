@@ -64,8 +64,10 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if 0 in self.generated:
-            raise UserError("generated seed 0 is the demo test set: training on it would spoil the comparison",
-                            hint="use other seeds, for example 1,2")
+            raise UserError(
+                "generated seed 0 is the demo test set: training on it would spoil the comparison",
+                hint="use other seeds, for example 1,2",
+            )
         if self.photos is None and not self.generated:
             raise UserError("nothing to train on", hint="name a folder of photographs or seeds of generated buildings")
         whole = ("views", "landmarks", "pairs", "descriptors", "pool", "batch", "hardest", "threads", "every")
@@ -75,8 +77,10 @@ class TrainOptions:
         if self.views < 2:
             raise UserError(f"views {self.views}: expected at least 2, a positive pair needs two")
         if not self.descriptors <= self.pool <= KEPT:
-            raise UserError(f"descriptors {self.descriptors} of a pool of {self.pool}: expected descriptors <= pool <= "
-                            f"{KEPT}, what the bank keeps per view")
+            raise UserError(
+                f"descriptors {self.descriptors} of a pool of {self.pool}: expected descriptors <= pool <= "
+                f"{KEPT}, what the bank keeps per view"
+            )
         if self.batch % 2:
             raise UserError(f"batch {self.batch}: expected an even number, half of the pairs are positive")
         if not self.lr > 0 or self.weight_decay < 0 or self.auxiliary < 0 or self.warmup < 0:
@@ -96,8 +100,11 @@ class TrainOptions:
     def identity(self) -> dict[str, object]:
         """What decides the final weights: everything but where files are, the threads and the run's length."""
         spared = ("photos", "bank", "start", "threads", "every", "pairs")
-        return {name: value for name, value in json.loads(json.dumps(asdict(self), default=str)).items()
-                if name not in spared}
+        return {
+            name: value
+            for name, value in json.loads(json.dumps(asdict(self), default=str)).items()
+            if name not in spared
+        }
 
 
 @dataclass(frozen=True)
@@ -119,13 +126,18 @@ class Sampler:
         self.pool = options.descriptors if held_out else options.pool
         usable = np.flatnonzero((bank.held_out == held_out) & (bank.counts >= self.pool))
         members = {group: usable[bank.groups[usable] == group] for group in np.unique(bank.groups[usable])}
-        self.positives = {int(view): found for view in usable
-                          if len(found := bank.positives(int(view), members[bank.groups[view]], options.least_overlap))}
+        self.positives = {
+            int(view): found
+            for view in usable
+            if len(found := bank.positives(int(view), members[bank.groups[view]], options.least_overlap))
+        }
         self.anchors = np.array(sorted(self.positives), dtype=np.int64)
         if not len(self.anchors) or len(members) < 2:
-            raise UserError(f"too little to {'validate' if held_out else 'train'} on: {len(self.anchors)} views with "
-                            f"{self.pool} descriptors that overlap another, of {len(members)} scenes",
-                            hint="give more photographs or buildings, more views, or fewer descriptors")
+            raise UserError(
+                f"too little to {'validate' if held_out else 'train'} on: {len(self.anchors)} views with "
+                f"{self.pool} descriptors that overlap another, of {len(members)} scenes",
+                hint="give more photographs or buildings, more views, or fewer descriptors",
+            )
         self.usable = usable
         self.blank = torch.from_numpy(bank.global_[usable].astype(np.float32).mean(axis=0))
         self.neighbours = self._neighbours(usable)
@@ -155,8 +167,13 @@ class Sampler:
         first, second = np.where(swap, second, first), np.where(swap, first, second)
         labels = np.repeat([1.0, 0.0], len(anchors)).astype(np.float32)
         one, two = self._rows(first, rng), self._rows(second, rng)
-        return Pairs(self._tokens(*one), self._tokens(*two), torch.from_numpy(labels),
-                     (torch.from_numpy(self.bank.xy[one]), torch.from_numpy(self.bank.xy[two])), self.blank)
+        return Pairs(
+            self._tokens(*one),
+            self._tokens(*two),
+            torch.from_numpy(labels),
+            (torch.from_numpy(self.bank.xy[one]), torch.from_numpy(self.bank.xy[two])),
+            self.blank,
+        )
 
     def _negative(self, anchor: int, rng: np.random.Generator) -> int:
         if rng.random() < self.options.hard:
@@ -170,12 +187,15 @@ class Sampler:
         """Index (b, 1), (b, n) of the descriptors that are read: never quite the same ones of a view, against learning
         the views by heart."""
         order = rng.random((len(views), self.pool)).argsort(axis=1)
-        return views[:, None], order[:, :self.options.descriptors]
+        return views[:, None], order[:, : self.options.descriptors]
 
     def _tokens(self, views: np.ndarray, rows: np.ndarray) -> TokenBatch:
         local = torch.from_numpy(self.bank.local[views, rows].astype(np.float32))
-        return TokenBatch(local, torch.full(local.shape[:2], SINGLE_SCALE),
-                          torch.from_numpy(self.bank.global_[views[:, 0]].astype(np.float32)))
+        return TokenBatch(
+            local,
+            torch.full(local.shape[:2], SINGLE_SCALE),
+            torch.from_numpy(self.bank.global_[views[:, 0]].astype(np.float32)),
+        )
 
 
 def has_match(first: Tensor, second: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
@@ -204,13 +224,19 @@ def has_match(first: Tensor, second: Tensor, places: tuple[Tensor, Tensor], labe
 def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
     """The network and the auxiliary head at step 0."""
     torch.manual_seed(options.seed)
-    config = RRTConfig(depth=options.depth, feedforward=options.feedforward, global_dim=bank.global_.shape[1],
-                       local_dim=bank.local.shape[2])
+    config = RRTConfig(
+        depth=options.depth,
+        feedforward=options.feedforward,
+        global_dim=bank.global_.shape[1],
+        local_dim=bank.local.shape[2],
+    )
     if options.start is not None:
         model = load_checkpoint(options.start)
         if model.config != config:
-            raise UserError(f"{options.start}: has {model.config}, expected {config}",
-                            hint="set depth and feedforward to those of the weights to start from")
+            raise UserError(
+                f"{options.start}: has {model.config}, expected {config}",
+                hint="set depth and feedforward to those of the weights to start from",
+            )
     else:
         model = RRT(config)
         with torch.no_grad():
@@ -257,13 +283,15 @@ def loss_of(model: RRT, head: nn.Linear, pairs: Pairs, options: TrainOptions, st
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
     hidden = torch.rand(len(pairs.labels), generator=generator) < options.hide_global
     scale = 0.3 / math.sqrt(pairs.query.global_.shape[1])
-    query, candidate = (_hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator), pairs.blank)
-                        for b in (pairs.query, pairs.candidate))
+    query, candidate = (
+        _hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator), pairs.blank)
+        for b in (pairs.query, pairs.candidate)
+    )
     tokens, logits = model.encode(query, candidate)
     loss = F.binary_cross_entropy_with_logits(logits, pairs.labels)
     if options.auxiliary:
         n = pairs.query.local.shape[1]
-        local = torch.cat([tokens[:, 2:2 + n], tokens[:, 4 + n:]], dim=1)
+        local = torch.cat([tokens[:, 2 : 2 + n], tokens[:, 4 + n :]], dim=1)
         target = has_match(pairs.query.local, pairs.candidate.local, pairs.places, pairs.labels)
         loss = loss + options.auxiliary * F.binary_cross_entropy_with_logits(head(local)[..., :2], target)
         said = head(tokens[:, [1, 3 + n]])[..., 2]
@@ -291,8 +319,14 @@ def train(options: TrainOptions, out: Path, progress: Progress | None = None) ->
     (`OUT.training`) is removed at the end.
     """
     torch.set_num_threads(options.threads)
-    material = BankOptions(photos=options.photos, limit=options.limit, views=options.views,
-                           generated=options.generated, landmarks=options.landmarks, features=options.features)
+    material = BankOptions(
+        photos=options.photos,
+        limit=options.limit,
+        views=options.views,
+        generated=options.generated,
+        landmarks=options.landmarks,
+        features=options.features,
+    )
     bank = build_bank(material, options.bank, workers=options.threads, progress=progress)
     return train_on(bank, options, out, progress)
 
@@ -320,9 +354,16 @@ def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | 
         if progress and (step + 1) % 20 == 0:
             progress("training", step + 1, options.steps)
     checks = validate(model, checker)
-    card = {"features": options.features, "descriptors": options.descriptors, "recipe": identity["options"],
-            "photos": options.photos is not None, "pairs": options.steps * options.batch, "bank": identity["bank"],
-            "views": len(bank), "validation": checks}
+    card = {
+        "features": options.features,
+        "descriptors": options.descriptors,
+        "recipe": identity["options"],
+        "photos": options.photos is not None,
+        "pairs": options.steps * options.batch,
+        "bank": identity["bank"],
+        "views": len(bank),
+        "validation": checks,
+    }
     save_checkpoint(model, out, card)
     state.unlink(missing_ok=True)
     return card
@@ -340,12 +381,22 @@ def validate(model: RRT, checker: Sampler, batches: int = 40) -> dict[str, float
     model.train()
     score, label = torch.cat(scores), torch.cat(labels) > 0.5
     above = (score[label][:, None] > score[~label]).double() + 0.5 * (score[label][:, None] == score[~label]).double()
-    return {"pairs": len(label), "accuracy": round(float(((score > 0) == label).double().mean()), 4),
-            "auc": round(float(above.mean()), 4)}
+    return {
+        "pairs": len(label),
+        "accuracy": round(float(((score > 0) == label).double().mean()), 4),
+        "auc": round(float(above.mean()), 4),
+    }
 
 
-def _save_state(path: Path, step: int, identity: dict, options: TrainOptions, model: nn.Module, head: nn.Module,
-                optimiser: torch.optim.Optimizer) -> None:
+def _save_state(
+    path: Path,
+    step: int,
+    identity: dict,
+    options: TrainOptions,
+    model: nn.Module,
+    head: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"head.{k}": v for k, v in head.state_dict().items()}
     for index, entry in optimiser.state_dict()["state"].items():
@@ -357,8 +408,14 @@ def _save_state(path: Path, step: int, identity: dict, options: TrainOptions, mo
     part.replace(path)
 
 
-def _resume(path: Path, identity: dict, options: TrainOptions, model: nn.Module, head: nn.Module,
-            optimiser: torch.optim.Optimizer) -> int:
+def _resume(
+    path: Path,
+    identity: dict,
+    options: TrainOptions,
+    model: nn.Module,
+    head: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> int:
     """Restore the saved state, if there is one; the step to go on from."""
     if not path.exists():
         return 0
@@ -367,15 +424,18 @@ def _resume(path: Path, identity: dict, options: TrainOptions, model: nn.Module,
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: the saved training state cannot be read ({error})",
-                        hint="delete it to start afresh") from error
+        raise UserError(
+            f"{path}: the saved training state cannot be read ({error})", hint="delete it to start afresh"
+        ) from error
     step, steps = int(metadata["step"]), int(metadata["steps"])
     # another length is the same run as long as the learning rate had not begun to fall
     lengths = (options, replace(options, pairs=steps * options.batch))
     stretched = steps == options.steps or all(rate(o, step) == rate(replace(o, decay=0.0), step) for o in lengths)
     if json.loads(metadata["identity"]) != identity or not stretched:
-        raise UserError(f"{path}: an unfinished run with other options or other views is here",
-                        hint="repeat its options, delete it, or write to another file")
+        raise UserError(
+            f"{path}: an unfinished run with other options or other views is here",
+            hint="repeat its options, delete it, or write to another file",
+        )
     for prefix, module in (("model.", model), ("head.", head)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     content = optimiser.state_dict()

@@ -49,8 +49,9 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first & second).sum(-1) / np.maximum(smaller, 1)
 
 
-def make_view(photo: Image.Image, fillers: Sequence[Image.Image], rng: np.random.Generator,
-              options: ViewOptions = ViewOptions()) -> View:
+def make_view(
+    photo: Image.Image, fillers: Sequence[Image.Image], rng: np.random.Generator, options: ViewOptions = ViewOptions()
+) -> View:
     """One random view of `photo`; `fillers` are other photographs, seen behind and in front of it."""
     longer = int(rng.integers(options.longer_side[0], options.longer_side[1] + 1))
     aspect = float(np.exp(rng.uniform(np.log(0.67), np.log(1.5))))
@@ -61,8 +62,13 @@ def make_view(photo: Image.Image, fillers: Sequence[Image.Image], rng: np.random
     # Shrink first where the warp would skip pixels: PIL's transform does not filter.
     step = np.sqrt(abs(_area(corners)) / (width * height))
     ratio = min(1.0, 1.0 / step)
-    source = photo if ratio > 0.9 else photo.resize((max(8, round(photo.width * ratio)),
-                                                     max(8, round(photo.height * ratio))), Image.Resampling.LANCZOS)
+    source = (
+        photo
+        if ratio > 0.9
+        else photo.resize(
+            (max(8, round(photo.width * ratio)), max(8, round(photo.height * ratio))), Image.Resampling.LANCZOS
+        )
+    )
     zoom = np.diag([source.width / photo.width, source.height / photo.height, 1.0])
     coefficients = tuple((zoom @ to_photo / (zoom @ to_photo)[2, 2]).ravel()[:8])
     warped = source.transform((width, height), Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
@@ -76,8 +82,12 @@ def make_view(photo: Image.Image, fillers: Sequence[Image.Image], rng: np.random
         canvas.paste(_filler(fillers, rng, width, height), (0, 0), mask)
         visible[np.asarray(mask) > 127] = 0
     unit = np.diag([1 / max(photo.size), 1 / max(photo.size), 1.0])
-    return View(_relight(canvas, rng, options.photometric), _coverage(visible, to_photo, photo.size), visible > 127,
-                unit @ to_photo)
+    return View(
+        _relight(canvas, rng, options.photometric),
+        _coverage(visible, to_photo, photo.size),
+        visible > 127,
+        unit @ to_photo,
+    )
 
 
 def _window(size: tuple[int, int], aspect: float, rng: np.random.Generator, options: ViewOptions) -> np.ndarray:

@@ -26,8 +26,11 @@ def _model(config: RRTConfig = SMALL) -> RRT:
 
 def _image(n: int, seed: int, config: RRTConfig = SMALL) -> Tokens:
     generator = torch.Generator().manual_seed(seed)
-    return Tokens(torch.randn(n, config.local_dim, generator=generator),
-                  torch.randint(0, 7, (n,), generator=generator), torch.randn(config.global_dim, generator=generator))
+    return Tokens(
+        torch.randn(n, config.local_dim, generator=generator),
+        torch.randint(0, 7, (n,), generator=generator),
+        torch.randn(config.global_dim, generator=generator),
+    )
 
 
 def _padded(images: list[Tokens], length: int) -> TokenBatch:
@@ -47,8 +50,15 @@ def test_reference_logits_in_both_orders_with_padding(tmp_path):
     state = {f"module.{name.removeprefix('state.')}": t for name, t in arrays.items() if name.startswith("state.")}
     torch.save({"state": state, "optim": {}}, tmp_path / "released.pt")
     model = load_checkpoint(tmp_path / "released.pt")
-    source, target = (TokenBatch(arrays[f"{side}.local"], arrays[f"{side}.scale_ids"].long(),
-                                 arrays[f"{side}.global"], arrays[f"{side}.mask"].bool()) for side in ("src", "tgt"))
+    source, target = (
+        TokenBatch(
+            arrays[f"{side}.local"],
+            arrays[f"{side}.scale_ids"].long(),
+            arrays[f"{side}.global"],
+            arrays[f"{side}.mask"].bool(),
+        )
+        for side in ("src", "tgt")
+    )
 
     def images(batch: TokenBatch) -> list[Tokens]:
         kept = [~mask for mask in batch.mask]
@@ -100,8 +110,14 @@ def test_order_of_query_and_candidate_matters():
 def test_released_names_and_size():
     model = RRT(RRTConfig())
     assert sum(p.numel() for p in model.parameters()) == 2_243_201  # FACTS section 4
-    assert {"encoder.layers.5.self_attn.in_proj_weight", "encoder.layers.0.norm2.bias", "remap.weight",
-            "scale_encoder.weight", "seg_encoder.weight", "classifier.bias"} <= set(model.state_dict())
+    assert {
+        "encoder.layers.5.self_attn.in_proj_weight",
+        "encoder.layers.0.norm2.bias",
+        "remap.weight",
+        "scale_encoder.weight",
+        "seg_encoder.weight",
+        "classifier.bias",
+    } <= set(model.state_dict())
     assert "local_remap.weight" not in model.state_dict()
 
 
@@ -166,14 +182,26 @@ def _write_bad(kind: str, folder: Path) -> Path:
     return tensors if tensors.exists() else pt
 
 
-@pytest.mark.parametrize(("kind", "said"), [
-    ("missing", "no such"), ("empty", "empty"), ("code", "refused"), ("plain pickled code", "refused"),
-    ("truncated", "truncated"), ("no state", "expected a dictionary"), ("other architecture", "another architecture"),
-    ("SOP", "other architecture"), ("shapes", r"shape \(5, 32\), expected \(48, 32\)"),
-    ("missing weight", "classifier.bias"), ("extra weight", "extra"), ("not finite", "not finite"),
-    ("truncated safetensors", "not a readable"), ("foreign safetensors", "not RRT weights"),
-    ("bad config", "configuration"),
-])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "no such"),
+        ("empty", "empty"),
+        ("code", "refused"),
+        ("plain pickled code", "refused"),
+        ("truncated", "truncated"),
+        ("no state", "expected a dictionary"),
+        ("other architecture", "another architecture"),
+        ("SOP", "other architecture"),
+        ("shapes", r"shape \(5, 32\), expected \(48, 32\)"),
+        ("missing weight", "classifier.bias"),
+        ("extra weight", "extra"),
+        ("not finite", "not finite"),
+        ("truncated safetensors", "not a readable"),
+        ("foreign safetensors", "not RRT weights"),
+        ("bad config", "configuration"),
+    ],
+)
 def test_bad_checkpoints_are_user_errors_naming_the_file(kind, said, tmp_path):
     path = _write_bad(kind, tmp_path)
     with pytest.raises(UserError, match=said) as caught:

@@ -12,8 +12,9 @@ from methods.rrt.model import load_checkpoint
 from methods.rrt.train import Sampler, TrainOptions, has_match, loss_of, train_on
 from methods.rrt.views import GRID, View, make_view, overlap
 
-OPTIONS = TrainOptions(pairs=160, batch=8, descriptors=12, pool=16, depth=2, feedforward=32, hardest=4, threads=1,
-                       every=5, warmup=3)
+OPTIONS = TrainOptions(
+    pairs=160, batch=8, descriptors=12, pool=16, depth=2, feedforward=32, hardest=4, threads=1, every=5, warmup=3
+)
 
 
 def _bank(scenes: int = 12, views: int = 3) -> Bank:
@@ -24,9 +25,15 @@ def _bank(scenes: int = 12, views: int = 3) -> Bank:
     parts, wholes = rng.normal(size=(scenes, KEPT, 64)), rng.normal(size=(scenes, 8))
     local = np.stack([rng.permutation(parts[g] + 0.1 * rng.normal(size=(KEPT, 64))) for g in groups])
     local /= np.linalg.norm(local, axis=-1, keepdims=True)
-    return Bank(global_=wholes[groups].astype(np.float16), local=local.astype(np.float16),
-                xy=np.full((n, KEPT, 2), np.nan, np.float32), counts=np.full(n, 20, np.int32),
-                coverage=np.ones((n, GRID * GRID), bool), groups=groups, held_out=groups >= scenes * 3 // 4)
+    return Bank(
+        global_=wholes[groups].astype(np.float16),
+        local=local.astype(np.float16),
+        xy=np.full((n, KEPT, 2), np.nan, np.float32),
+        counts=np.full(n, 20, np.int32),
+        coverage=np.ones((n, GRID * GRID), bool),
+        groups=groups,
+        held_out=groups >= scenes * 3 // 4,
+    )
 
 
 def _weights(path):
@@ -111,11 +118,23 @@ def test_match_targets():
     assert has_match(first, second, places, torch.ones(1))[0, :, 1].tolist() == [0, 1, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("bad", [
-    {"generated": (0,)}, {"generated": ()}, {"pairs": 0},
-    {"descriptors": 101}, {"pool": KEPT + 1}, {"views": 1}, {"batch": 7},
-    {"lr": 0.0}, {"hard": 1.5}, {"depth": 0}, {"threads": 0}, {"decay": -0.1},
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"generated": (0,)},
+        {"generated": ()},
+        {"pairs": 0},
+        {"descriptors": 101},
+        {"pool": KEPT + 1},
+        {"views": 1},
+        {"batch": 7},
+        {"lr": 0.0},
+        {"hard": 1.5},
+        {"depth": 0},
+        {"threads": 0},
+        {"decay": -0.1},
+    ],
+)
 def test_wrong_options_are_refused(bad):
     with pytest.raises(UserError):
         TrainOptions(**bad)
@@ -137,7 +156,7 @@ def test_views_know_where_they_look():
     again = make_view(photo, [photo.transpose(Image.Transpose.ROTATE_180)], np.random.default_rng(3))
     assert isinstance(again, View) and np.array_equal(views[0].image, again.image)
     assert views[0].image.shape[:2] == views[0].visible.shape
-    y, x = np.argwhere(views[0].visible)[:: 97].T
+    y, x = np.argwhere(views[0].visible)[::97].T
     place = np.stack([x, y, np.ones_like(x)]).T @ views[0].to_photo.T
     place = place[:, :2] / place[:, 2:] * 320
     assert (place > -1.5).all() and (place < [321.5, 241.5]).all()
