@@ -268,6 +268,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
+    """The table on one line, so that several tables are JSON lines."""
     rows = [
         {
             "method": name,
@@ -276,7 +277,7 @@ def to_json(table: Table) -> str:
         }
         for name in table.rows.index
     ]
-    return json.dumps({**table.about, "rows": rows, "notes": table.notes}, indent=1)
+    return json.dumps({**table.about, "rows": rows, "notes": table.notes})
 
 
 def to_latex(table: Table) -> str:
