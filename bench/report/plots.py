@@ -20,15 +20,16 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
     with sns.axes_style("whitegrid"):
         figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
         sns.scatterplot(rows, x="ms/query p50", y=quality, hue="method", s=90, legend=False, ax=axes)
-        for _, row in rows.iterrows():
+        for place, (_, row) in enumerate(rows.sort_values("ms/query p50").iterrows()):
+            above = place % 2 == 0  # neighbours in time write on different sides, so that close points stay readable
             axes.annotate(
                 f"{row['method']}\n{row['KiB/image']:.1f} KiB/image",
                 (row["ms/query p50"], row[quality]),
-                xytext=(0, 9),
+                xytext=(0, 9 if above else -9),
                 textcoords="offset points",
                 fontsize=8,
                 ha="center",
-                va="bottom",
+                va="bottom" if above else "top",
             )
         for level, text in ((table.first_stage, "first stage"), (table.ceiling, "ceiling of the shortlists")):
             axes.axhline(level, linestyle="--", color="0.5", linewidth=1)
