@@ -260,6 +260,17 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[st
     return {"key": item.key, "sha256": sha256, "stat": stat, "box": item.box, "error": error}, arrays
 
 
+def _running(pid: str) -> bool:
+    """Whether a process of that number is alive (another extraction into the same store)."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
@@ -299,7 +310,8 @@ def extract(
     notes = []
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     for left in (folder / "shards").glob("tmp-*"):
-        shutil.rmtree(left, ignore_errors=True)  # a killed extraction's unfinished shard
+        if not _running(left.name.removeprefix("tmp-")):
+            shutil.rmtree(left, ignore_errors=True)  # a killed extraction's unfinished shard
     store = FeatureStore(folder)
     if len(store) and store.identity != dict(identity):
         shutil.rmtree(folder / "shards")

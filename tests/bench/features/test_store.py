@@ -400,8 +400,10 @@ def test_a_damaged_shard_is_reported_set_aside_and_read_again(
 
 
 def test_an_unfinished_shard_of_a_killed_process_is_swept_away(small: Path, fill: Callable, tmp_path: Path) -> None:
-    (tmp_path / "store" / "shards" / "tmp-1").mkdir(parents=True)
-    (tmp_path / "store" / "shards" / "tmp-1" / "scores.npy").write_bytes(b"half")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "store" / "shards" / f"tmp-{gone.pid}").mkdir(parents=True)
+    (tmp_path / "store" / "shards" / f"tmp-{gone.pid}" / "scores.npy").write_bytes(b"half")
     fill(small)
     assert [p.name for p in (tmp_path / "store" / "shards").iterdir()] == ["000000"]
 
@@ -544,3 +546,10 @@ def test_a_disk_full_anywhere_in_a_run_is_a_clear_error_and_no_query_is_scored_t
             )
         shutil.rmtree(here.runs)
     assert kept_counts[0] == 0 and any(0 < n < 45 for n in kept_counts) and kept_counts[-1] == -1, kept_counts
+
+
+def test_an_unfinished_shard_of_a_running_process_is_left_alone(tmp_path: Path) -> None:
+    alive = tmp_path / "shards" / f"tmp-{os.getppid()}"
+    alive.mkdir(parents=True)
+    extract([], tmp_path, lambda: pytest.fail("nothing to extract"), {})
+    assert alive.is_dir()
