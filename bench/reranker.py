@@ -62,6 +62,10 @@ class Reranker:
         """The file whose sha256 goes into the record, if there is one."""
         return None
 
+    def card(self) -> Card:
+        """What is printed under the tables; the registered card, unless the options make another true."""
+        return self.spec.card
+
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
         """(k,) one finite score a candidate, in the order given. The only timed call."""
         raise NotImplementedError

@@ -160,7 +160,7 @@ def choose(request: Request, device: torch.device) -> _Chosen:
             skipped[name] = str(error)
             continue
         method = cls(parse_options(cls, request.options.get(name, {})), device)
-        terms = cls.spec.card.noncommercial
+        terms = method.card().noncommercial
         reason = method.skip(feature_card(request.features))
         if reason is None and terms is not None and terms not in request.accept_licence:
             reason = f"its weights may not be used commercially: run with --accept-licence {terms}"
@@ -274,7 +274,7 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
             "cold": about.get("cold", {}) | {name: asdict(start) for name, start in cold.items()},
             "costs": {m.spec.name: costs(m, store, shortlist.gallery) for m in done},
             "cards": {
-                m.spec.name: {**asdict(m.spec.card), "control": m.spec.control, "needs": sorted(m.spec.needs)}
+                m.spec.name: {**asdict(m.card()), "control": m.spec.control, "needs": sorted(m.spec.needs)}
                 for m in done
             },
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -63,6 +63,13 @@ class RerankingTransformer(Reranker):
                 hint="a .safetensors written by `train rrt`, or a released RRT .pt",
             )
         return self.options.weights
+
+    def card(self) -> Card:
+        if self.options.weights == SHIPPED:
+            return self.spec.card
+        return replace(
+            self.spec.card, trained_on=f"what {self.options.weights.name} was trained on (given by the user)"
+        )
 
     def load(self) -> None:
         self._model: RRT = load_checkpoint(self.options.weights).to(self.device)

@@ -37,3 +37,8 @@ def test_the_shipped_weights_prefer_the_same_scene(images: list[Features]) -> No
     method.load()
     same, part, other = method.score(images[0], batch_of(images)).tolist()
     assert same > other and part > other
+
+
+def test_the_card_of_given_weights_does_not_speak_of_the_shipped_ones(tmp_path: Path) -> None:
+    assert "generated buildings" in str(RerankingTransformer().card().trained_on)
+    assert "w.safetensors" in str(with_weights(tmp_path / "w.safetensors").card().trained_on)
