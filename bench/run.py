@@ -88,20 +88,11 @@ def features_of(
 ) -> tuple[FeatureStore, ExtractReport]:
     """The data set's feature store, brought up to date."""
     folder = feature_folder(dataset.name, name, options, places)
-    made: list[FeatureExtractor] = []
-
-    def make() -> FeatureExtractor:
-        made.append(FeatureExtractor(name, options, device))
-        return made[0]
-
-    card = feature_card(name)
-    if reason := card.skip():
-        raise UserError(f"feature set {name!r} cannot run here: {reason}")
-    identity = FeatureExtractor.identity_of(card, options)
+    identity = FeatureExtractor.identity_of(feature_card(name), options)
     report = extract(
         items(dataset),
         folder,
-        make,
+        lambda: FeatureExtractor(name, options, device),
         identity,
         None if progress is None else lambda done, total: progress("extracting features", done, total),
     )

@@ -27,14 +27,10 @@ class LocalFeatures:
 
 
 class LocalExtractor(Protocol):
-    dim: int
-
     def __call__(self, image: np.ndarray) -> LocalFeatures: ...  # image (h, w, 3) uint8 RGB
 
 
 class GlobalExtractor(Protocol):
-    dim: int
-
     def __call__(self, image: np.ndarray) -> np.ndarray: ...  # (D,) float32, unit norm
 
 

@@ -13,12 +13,11 @@ from third_party.efficientnet_lite import load_trunk
 
 SCALES = (1.0, 2**-0.5, 0.5)
 POWER = 3.0
+DIM = 1280  # channels of the trunk
 SMALLEST_SIDE = 32  # the trunk's stride: anything smaller has no cell to pool
 
 
 class GemLite0:
-    dim = 1280
-
     def __init__(self, device: torch.device):
         self._trunk = load_trunk(device)
         self._device = device
@@ -27,7 +26,7 @@ class GemLite0:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32)
         pixels = ((pixels - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
-        total = torch.zeros(self.dim, device=self._device)
+        total = torch.zeros(DIM, device=self._device)
         for scale in SCALES:
             size = [max(SMALLEST_SIDE, round(side * scale)) for side in pixels.shape[-2:]]
             scaled = (

@@ -13,8 +13,6 @@ from bench.features.extractors import LocalFeatures
 
 
 class Sift:
-    dim = 128
-
     def __init__(self, descriptors: int, device: torch.device):
         """`device` is ignored: COLMAP's CPU implementation is used everywhere, so results do not depend on it."""
         options = pycolmap.FeatureExtractionOptions()

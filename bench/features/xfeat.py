@@ -10,8 +10,6 @@ from third_party.xfeat_weights import load_xfeat
 
 
 class XFeat:
-    dim = 64
-
     def __init__(self, descriptors: int, device: torch.device):
         self._model = load_xfeat(descriptors, device)
         self._device = device

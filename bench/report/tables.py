@@ -59,36 +59,36 @@ def compare(runs: Sequence[Run], blend: Blend = Blend()) -> Table:
     """
     if len({run.seal for run in runs}) != 1:
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
-    latest: dict[str, Run] = {}
+    latest: dict[str, tuple[Run, str]] = {}  # row -> where it comes from
     for run in runs:
         for method in run.about["costs"]:
-            latest[label(run, method)] = run
+            latest[label(run, method)] = (run, method)
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
     difficulties = tuple(PROTOCOLS[dataset.protocol])
     # the difficulty that the headroom, the interval and the order of rows are about
     main = "Medium" if "Medium" in difficulties else difficulties[0]
     columns = _columns(dataset.protocol, difficulties, main)
-    values: dict[str, dict[str, float]] = {}
-    cache = {run.folder: run.metrics(blend) for run in dict.fromkeys(latest.values())}
-    for name, run in latest.items():
-        values[name] = _row(run, name.partition(" ")[0], cache[run.folder], difficulties, main, dataset.protocol)
+    metrics = {run.folder: run.metrics(blend) for run in dict.fromkeys(run for run, _ in latest.values())}
+    anyone = metrics[runs[-1].folder]  # first stage and ceiling are the same in every run of one seal
+    floor, top = (100 * per_query(anyone, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
+    values = {
+        name: _row(run, method, metrics[run.folder], difficulties, main, dataset.protocol, (floor, top))
+        for name, (run, method) in latest.items()
+    }
     rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
-    cards = {name: latest[name].about["cards"][name.partition(" ")[0]] for name in latest}
+    cards = {name: run.about["cards"][method] for name, (run, method) in latest.items()}
     controls = frozenset(name for name in latest if cards[name]["control"])
     order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"mAP {main}"]))
     title = (
         f"{header.dataset} · {len(dataset.queries)} queries · gallery {len(dataset.gallery)} · {header.features} · "
         f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}"
     )
-    floor, top = (
-        100 * per_query(next(iter(cache.values())), name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING)
-    )
     return Table(
         title,
         columns,
         rows.loc[order],
         controls,
-        _notes(latest, cards, controls, cache, main, blend),
+        _notes(latest, cards, controls, metrics, main, blend, (floor, top)),
         {
             "seal": runs[-1].seal,
             "dataset": header.dataset,
@@ -138,11 +138,18 @@ def per_query(metrics: pd.DataFrame, method: str, difficulty: str, measure: str)
 
 
 def _row(
-    run: Run, method: str, metrics: pd.DataFrame, difficulties: Sequence[str], main: str, protocol: str
+    run: Run,
+    method: str,
+    metrics: pd.DataFrame,
+    difficulties: Sequence[str],
+    main: str,
+    protocol: str,
+    bounds: tuple[float, float],
 ) -> dict[str, float]:
+    """One method's values by column name; `bounds` are first stage and ceiling, mAP of `main` in percent."""
     row = {f"mAP {d}": 100 * per_query(metrics, method, d, "mAP").mean() for d in difficulties}
     row |= {f"{m} {main}": 100 * per_query(metrics, method, main, m).mean() for m in PRECISION[protocol]}
-    floor, top = (100 * per_query(metrics, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
+    floor, top = bounds
     row[f"headroom {main}"] = 100 * (row[f"mAP {main}"] - floor) / (top - floor) if top > floor else float("nan")
     ledger = run.ledger[run.ledger.method == method]
     total = ledger.load_ms + ledger.transfer_ms + ledger.score_ms
@@ -163,16 +170,16 @@ def _number(value: float | None) -> float:
 
 
 def _notes(
-    latest: Mapping[str, Run],
+    latest: Mapping[str, tuple[Run, str]],
     cards: Mapping[str, dict],
     controls: frozenset[str],
-    cache: Mapping[Path, pd.DataFrame],
+    metrics: Mapping[Path, pd.DataFrame],
     main: str,
     blend: Blend,
+    bounds: tuple[float, float],
 ) -> tuple[str, ...]:
-    runs = list(dict.fromkeys(latest.values()))
-    metrics = cache[runs[-1].folder]
-    floor, top = (100 * per_query(metrics, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
+    runs = list(dict.fromkeys(run for run, _ in latest.values()))
+    floor, top = bounds
     machine = runs[-1].about["identity"]["hardware"]
     notes = [
         f"First stage {floor:.1f}, ceiling of these lists {top:.1f} (mAP {main}, percent). Controls are marked *: "
@@ -181,12 +188,13 @@ def _notes(
     contenders = [name for name in latest if name not in controls]
 
     def values(name: str) -> pd.Series:
-        return per_query(cache[latest[name].folder], name.partition(" ")[0], main, "mAP")
+        run, method = latest[name]
+        return per_query(metrics[run.folder], method, main, "mAP")
 
     if contenders:
         gains = []
         for name in contenders:
-            d = difference(values(name), per_query(metrics, FIRST_STAGE, main, "mAP"))
+            d = difference(values(name), per_query(metrics[runs[-1].folder], FIRST_STAGE, main, "mAP"))
             gains.append(
                 f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
                 f"better/equal/worse {d.wins}/{d.ties}/{d.losses}"
@@ -216,7 +224,7 @@ def _notes(
         notes += [
             f"{method} did not run: {reason}"
             for method, reason in run.about["skipped"].items()
-            if not any(n.partition(" ")[0] == method for n in latest)
+            if method not in {m for _, m in latest.values()}
         ]
         notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
         if run.about["unreadable"]:
