@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -387,9 +388,12 @@ def datasets(places: Places) -> None:
     _listing(("data set", "what", "licence", "needs", "here"), rows)
 
 
-@main.command()
-def features() -> None:
-    """List the feature sets and whether they can be extracted here."""
+@main.group(invoke_without_command=True)
+@click.pass_context
+def features(ctx: click.Context) -> None:
+    """List the feature sets and whether they can be extracted here; or import one."""
+    if ctx.invoked_subcommand is not None:
+        return
     from bench.features.extractors import CARDS
 
     _listing(
@@ -399,53 +403,108 @@ def features() -> None:
             for c in CARDS.values()
         ],
     )
+    for c in CARDS.values():
+        if c.imported:
+            click.echo(f"{c.name}: {c.imported}")
+
+
+@features.command("import")
+@click.argument("kind", type=click.Choice(["delg"]))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--dataset", "-d", required=True, help="roxford, rparis or folder:PATH; official photographs not needed.")
+@_folders
+def import_features(kind: str, folder: Path, dataset: str, places: Places) -> None:
+    """Make a feature set from the files that others extracted.
+
+    DIR holds <image>.delg_global and <image>.delg_local of every query and gallery image: side by side, or the queries'
+    in its sub-folder query and the gallery's in index. Queries must have been extracted from their crop, as DELG does.
+    Interrupted, the same command goes on where it stopped; given again, it reads what has changed.
+    """
+    from bench.datasets.catalogue import load
+    from bench.features.extractors import ExtractOptions
+    from bench.features.imports import import_delg
+    from bench.run import feature_folder
+
+    data = load(dataset, places, images=False)
+    place = feature_folder(data.name, kind, ExtractOptions(), places)
+    with _progress() as progress:
+        report = import_delg(data, folder, place, lambda done, total: progress("importing features", done, total))
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{report.extracted} images imported, the others were up to date: {place}")
+    click.echo(f"now: python cli.py run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper")
 
 
 class _Trainers(click.Group):
-    """`train METHOD`, its options made from that method's `TrainOptions` when it is asked for."""
+    """`train METHOD`: the methods that have a folder `recipes`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["rrt"]
+        import methods
+
+        return sorted({p.parent.name for place in methods.__path__ for p in Path(place).glob("*/recipes")})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
-            return None
+        return _Trainer(name, short_help=f"Train {name}.") if name in self.list_commands(ctx) else None
+
+
+class _Trainer(click.Command):
+    """`train METHOD --recipe NAME`, its other options made from the `TrainOptions` of that recipe."""
+
+    @staticmethod
+    def _recipe(help: str | None = None) -> click.Option:
+        return click.Option(["--recipe"], metavar="NAME", default="views", show_default=True, help=help)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        lenient = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+        peek = click.Command("recipe", params=[self._recipe()], add_help_option=False, context_settings=lenient)
+        self._choose(str(peek.make_context("recipe", list(args)).params["recipe"]))
+        return super().parse_args(ctx, args)
+
+    def _choose(self, name: str) -> None:
         import dataclasses
         import importlib
+        import pkgutil
         import typing
 
-        module = importlib.import_module(f"methods.{name}.train")
+        from bench.errors import unknown
+        from bench.reranker import described, parse_value
+
+        package = importlib.import_module(f"methods.{self.name}.recipes")
+        known = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+        if name not in known:
+            raise unknown("recipe", name, known)
+        module = importlib.import_module(f"{package.__name__}.{name}")
         kinds = typing.get_type_hints(module.TrainOptions)
+        meanings = described(module.TrainOptions)
 
-        def run_training(out: Path, **given: str | None) -> None:
-            from bench.reranker import parse_value
-
+        def run_training(recipe: str, out: Path, **given: str | None) -> None:
             values = {
                 key: parse_value(text, kinds[key], f"--{key.replace('_', '-')}")
                 for key, text in given.items()
                 if text is not None
             }
             with _progress() as progress:
-                figures = module.train(module.TrainOptions(**values), out, progress)
+                card = module.train(module.TrainOptions(**values), out, progress)
             click.echo(f"weights: {out}")
-            for key, value in figures.items():
+            for key, value in card.items():
                 click.echo(f"  {key}: {value}")
 
-        shown = {
-            f.name: ",".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default)
-            for f in dataclasses.fields(module.TrainOptions)
-        }
-        options = [
-            click.Option([f"--{field.replace('_', '-')}"], metavar="VALUE", help=f"[default: {text}]")
-            for field, text in shown.items()
-        ]
+        def option(field: dataclasses.Field) -> click.Option:
+            value = field.default
+            shown = (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+            names = [f"--{field.name.replace('_', '-')}"]
+            return click.Option(names, metavar="VALUE", help=f"{meanings.get(field.name, '')} [default: {shown}]")
+
+        fields = dataclasses.fields(module.TrainOptions)
+        recipe = self._recipe(f"{', '.join(known)}; each has options of its own.")
         out = click.Option(
             ["--out"],
             required=True,
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Weights to write; training resumes from the state kept beside them.",
+            help="Weights to write (.safetensors); training resumes from the state kept beside them.",
         )
-        return click.Command(name, params=[out, *options], callback=run_training, help=module.train.__doc__)
+        self.params = [recipe, out, *map(option, fields)]
+        self.callback, self.help = run_training, module.train.__doc__
 
 
 @main.group(cls=_Trainers)

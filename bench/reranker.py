@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,6 +95,15 @@ def parse_options(cls: type[Reranker], given: Mapping[str, str]) -> Any:
         raise UserError(f"options of {name}: {error}") from error
 
 
+def described(cls: type) -> dict[str, str]:
+    """The one-line comment behind each field of an options class and of its bases, by field name."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        lines = re.finditer(r"^    (\w+): [^#\n]*  # (.+)$", inspect.getsource(base), flags=re.MULTILINE)
+        found |= {line[1]: line[2] for line in lines if line[1] in base.__annotations__}
+    return found
+
+
 def parse_value(text: str, kind: Any, option: str) -> Any:
     """The value of a field of type `kind` from text; a UserError names the `option` and what was expected."""
     choices = typing.get_args(kind)
@@ -106,7 +117,7 @@ def parse_value(text: str, kind: Any, option: str) -> Any:
     if type(None) in choices:  # an optional value: `none` or the other type
         if text.lower() == "none":
             return None
-        kind = next(c for c in choices if c is not type(None))
+        return parse_value(text, next(c for c in choices if c is not type(None)), option)
     if kind is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if text.lower() not in words:

@@ -19,6 +19,7 @@ from bench.datasets.catalogue import load as load_dataset
 from bench.errors import UserError, unknown
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.features.extractors import card as feature_card
+from bench.features.imports import check_delg
 from bench.features.store import ExtractReport, FeatureStore, extract, items, query_key
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
@@ -72,10 +73,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def feature_folder(dataset: str, features: str, options: ExtractOptions, places: Places) -> Path:
+    """Where the features of a data set are kept; how images are extracted does not matter to imported ones."""
     name = slug(dataset)
     if name != dataset:  # folders: two paths may become one slug
         name += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:8]
-    return places.cache / "features" / f"{name}-{features}-{options.max_side}px-{options.descriptors}"
+    card = feature_card(features)
+    how = "" if card.imported else f"-{options.max_side}px-{options.descriptors}"
+    return places.cache / "features" / f"{name}-{card.key}{how}"
 
 
 def features_of(
@@ -86,8 +90,11 @@ def features_of(
     places: Places,
     progress: Progress | None = None,
 ) -> tuple[FeatureStore, ExtractReport]:
-    """The data set's feature store, brought up to date."""
+    """The data set's feature store, brought up to date; an imported one is only checked to be so."""
     folder = feature_folder(dataset.name, name, options, places)
+    if feature_card(name).imported:
+        report = check_delg(dataset, folder)
+        return FeatureStore(folder), report
     identity = FeatureExtractor.identity_of(feature_card(name), options)
     report = extract(
         items(dataset),
@@ -105,7 +112,7 @@ def seal_shortlist(
     """First stage on the stored global descriptors, sealed."""
     gallery = store.global_descriptors(list(dataset.gallery))
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
-    name = f"{request.features}+gem-lite0"
+    name = feature_card(request.features).first_stage
     if whitening is not None:
         gallery, queries, name = whitening(gallery), whitening(queries), f"{name}+{whitening.name}"
     possible = len(dataset.gallery) - any(query.id in dataset.gallery for query in dataset.queries)
@@ -193,10 +200,11 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
     notes: list[str] = []
     device = resolve_device(request.device)
     chosen = choose(request, device)
+    images = not feature_card(request.features).imported
     dataset = load_dataset(
-        request.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t)
+        request.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t), images
     )
-    other = None if request.whiten is None else load_dataset(request.whiten, places)
+    other = None if request.whiten is None else load_dataset(request.whiten, places, images=images)
     if other is not None and other.name == dataset.name:
         raise UserError(f"--whiten {request.whiten}: whitening must be learned on another data set than the one tested")
     store, report = features_of(dataset, request.features, request.extract, device, places, progress)

@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +214,50 @@ def official() -> Path:
     if not (SHARED / "roxford5k" / "gnd_roxford5k.pkl").is_file():
         pytest.skip(f"the official ground truth is not in {SHARED}")
     return SHARED
+
+
+class DelgWriter:
+    """Protobuf as DELG writes it (the schema of FACTS section 4), by hand; `packed=False` as an old writer would."""
+
+    @staticmethod
+    def varint(value: int) -> bytes:
+        more = []
+        while value > 127:
+            more.append(value & 127 | 128)
+            value >>= 7
+        return bytes([*more, value])
+
+    @classmethod
+    def field(cls, number: int, payload: bytes) -> bytes:
+        """A length-delimited field."""
+        return cls.varint(number << 3 | 2) + cls.varint(len(payload)) + payload
+
+    @classmethod
+    def datum(cls, values: np.ndarray, packed: bool = True, shape: bool = True) -> bytes:
+        """A DatumProto; a whole `.delg_global`."""
+        values = np.asarray(values, "<f4")
+        floats = (
+            cls.field(1, values.tobytes()) if packed else b"".join(cls.varint(1 << 3 | 5) + v.tobytes() for v in values)
+        )
+        dims = cls.field(1, cls.field(1, cls.varint(len(values)))) if shape else b""
+        return dims + cls.field(2, floats)
+
+    @classmethod
+    def feature(cls, descriptor: np.ndarray, scalars: dict[int, float] | Sequence[float], packed: bool = True) -> bytes:
+        """One DelfFeature; `scalars` are x, y, scale, orientation and strength, or some of them by field number."""
+        named = scalars if isinstance(scalars, dict) else dict(enumerate(scalars, 2))
+        values = [cls.varint(n << 3 | 5) + np.float32(v).tobytes() for n, v in named.items()]
+        return b"".join([cls.field(1, cls.datum(descriptor, packed)), *values])
+
+    @classmethod
+    def pair(cls, stem: Path, whole: np.ndarray, descriptors: np.ndarray = np.zeros((0, 128)), scalars=()) -> None:
+        """Writes `stem`.delg_global and `stem`.delg_local; `scalars` is (n, 5)."""
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        rows = zip(descriptors, scalars, strict=True)
+        stem.with_name(f"{stem.name}.delg_global").write_bytes(cls.datum(whole))
+        stem.with_name(f"{stem.name}.delg_local").write_bytes(b"".join(cls.field(1, cls.feature(*row)) for row in rows))
+
+
+@pytest.fixture(scope="session")
+def delg() -> type[DelgWriter]:
+    return DelgWriter

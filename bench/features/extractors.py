@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +36,12 @@ class GlobalExtractor(Protocol):
     def __call__(self, image: np.ndarray) -> np.ndarray: ...  # (D,) float32, unit norm
 
 
+class WholeExtractor(Protocol):
+    """Makes all of an image's features at once, as `FeatureExtractor` gives them, from the image at its full size."""
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
 @dataclass(frozen=True)
 class FeatureCard:
     """What a feature set is: its parts, their sizes and licences. `packages` are the modules it needs."""
@@ -46,9 +54,34 @@ class FeatureCard:
     licence: str
     packages: tuple[str, ...]
     summary: str
+    imported: str = ""  # where its files come from, if it is made by others and imported; empty: it is extracted here
+    whole: str = ""  # "module:Class" of the extractor of both local and global descriptors, if they are of one network
+    takes: str = ""  # the weights files it needs, as the command line names them: NAME:FILE or NAME:FILE,FILE
+    weights: tuple[Path, ...] = ()  # those given
+
+    @property
+    def first_stage(self) -> str:
+        """Name of the first stage: that of the feature set, and of its global descriptor where it is another's."""
+        return f"{self.key}+gem-lite0" if self.global_ == _GEM else self.key
+
+    @property
+    def key(self) -> str:
+        """The name, with the contents of the weights given: equal keys mean equal features."""
+        return "-".join([self.name, *(digest[:8] for digest in self.weights_sha256())])
+
+    def weights_sha256(self) -> list[str]:
+        hashes = []
+        for path in self.weights:
+            with path.open("rb") as file:
+                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return hashes
 
     def skip(self) -> str | None:
-        """Why it cannot run here, or None."""
+        """Why it cannot be extracted here, or None."""
+        if self.imported:
+            return f"import only: python cli.py features import {self.name} DIR --dataset NAME"
+        if self.takes and not self.weights:
+            return f"needs weights: --features {self.takes}"
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         return f"needs the package {missing[0]}" if missing else None
 
@@ -79,6 +112,31 @@ CARDS: Mapping[str, FeatureCard] = {
             ("pycolmap", *_TRUNK),
             "RootSIFT local descriptors with scale and orientation, EfficientNet-lite0 GeM global descriptor",
         ),
+        FeatureCard(
+            "delg",
+            "",
+            "",
+            128,
+            2048,
+            "Apache-2.0 (code and models of tensorflow/models)",
+            (),
+            "DELG local and global descriptors (ECCV 2020), as the RRT paper used them",
+            "its .delg_global and .delg_local files are written by DELG's extraction (tensorflow/models, "
+            "research/delf) with a model such as https://storage.googleapis.com/delf/r50delg_gldv2clean_20200914.tar.gz",
+        ),
+        FeatureCard(
+            "sop",
+            "",
+            "",
+            128,
+            128,
+            "that of the weights",
+            (),
+            "7x7 local map and global descriptor of a product trunk (RRT, ICCV 2021) with weights you give; the global "
+            "descriptor from the second file, where there are two",
+            whole="bench.features.sop:Sop",
+            takes="sop:WEIGHTS[,FIRST_STAGE_WEIGHTS]",
+        ),
     )
 }
 
@@ -99,9 +157,23 @@ class ExtractOptions:
 
 
 def card(name: str) -> FeatureCard:
-    if name not in CARDS:
+    """The feature set of that name; NAME:FILE or NAME:FILE,FILE where it takes weights."""
+    kind, colon, files = name.partition(":")
+    if kind not in CARDS:
         raise unknown("feature set", name, CARDS)
-    return CARDS[name]
+    found = CARDS[kind]
+    if bool(colon) != bool(found.takes):
+        raise UserError(
+            f"--features {name}: " + (f"{kind} needs weights" if found.takes else f"{kind} takes no weights file"),
+            hint=f"--features {found.takes or kind}",
+        )
+    weights = tuple(Path(file) for file in files.split(",")) if colon else ()
+    if len(weights) > 2:
+        raise UserError(f"--features {name}: {len(weights)} weights files", hint=f"--features {found.takes}")
+    for path in weights:
+        if not path.is_file():
+            raise UserError(f"--features {name}: no such weights file: {path}", hint=f"--features {found.takes}")
+    return replace(found, weights=weights)
 
 
 def _load(path: str) -> Callable:
@@ -118,6 +190,9 @@ class FeatureExtractor:
             raise UserError(f"feature set {name!r} cannot run here: {reason}", hint="install the project with pip")
         self.options = options
         device = torch.device(device)
+        if self.card.whole:
+            self._whole: WholeExtractor = _load(self.card.whole)(self.card.weights, options.descriptors, device)
+            return
         self._local: LocalExtractor = _load(self.card.local)(options.descriptors, device)
         self._global: GlobalExtractor = _load(self.card.global_)(device)
 
@@ -126,8 +201,9 @@ class FeatureExtractor:
         """What decides the features of an image, besides the image."""
         return {
             "features": card.name,
-            "local": card.local,
-            "global": card.global_,
+            "local": card.local or card.whole,
+            "global": card.global_ or card.whole,
+            **({"weights": card.weights_sha256()} if card.weights else {}),
             **asdict(options),
             "version": VERSION,
         }
@@ -137,6 +213,8 @@ class FeatureExtractor:
 
         `ratio` scales the size limit: the crop's longer side over the whole image's.
         """
+        if self.card.whole:
+            return self._whole(image)
         height, width = image.shape[:2]
         small = shrink(image, max(32.0, self.options.max_side * ratio))
         local = self._local(small)

@@ -1,8 +1,9 @@
 """The feature store: shards of memory-mapped arrays, written whole or not at all, no pickle.
 
-A shard is a folder of `.npy` arrays and a `shard.json` that lists its images, the sha256 of every image file and the
-size in bytes of every array. It is written under a temporary name and renamed, so a shard that exists is whole; a
-shard whose files have other sizes than it says was damaged afterwards and is reported, set aside and extracted again.
+A shard is a folder of `.npy` arrays and a `shard.json` that lists its images, the sha256 of the files each was made
+from (the image, or files of features) and the size in bytes of every array. It is written under a temporary name and
+renamed, so a shard that exists is whole; a shard whose files have other sizes than it says was damaged afterwards and
+is reported, set aside and extracted again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,14 +42,15 @@ READS = {
 ALL = frozenset(READS)
 WHOLE: Mapping[str, type] = {"global_descriptor": np.float16, "image_size": np.int32}
 SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
+MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image to extract: its key in the store, its file and the box to crop."""
+    """One image: its key in the store, the files its features are made from and the box to crop."""
 
     key: str
-    path: Path
+    files: tuple[Path, ...]  # the image; for imported features their files, or none where they are not at hand
     box: Box | None = None
     required: bool = False  # a query: if it cannot be read, nothing can be compared
 
@@ -63,11 +65,11 @@ def query_key(dataset: Dataset, query: int) -> str:
 def items(dataset: Dataset) -> list[Item]:
     """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
     queries = {
-        key: Item(key, q.image, q.box, required=True)
+        key: Item(key, (q.image,), q.box, required=True)
         for i, q in enumerate(dataset.queries)
         for key in [query_key(dataset, i)]
     }
-    return [*queries.values(), *(Item(k, path) for k, path in dataset.gallery.items() if k not in queries)]
+    return [*queries.values(), *(Item(k, (path,)) for k, path in dataset.gallery.items() if k not in queries)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class _Row:
     shard: int
     row: int
     sha256: str
-    stat: tuple[int, int]  # size in bytes and mtime in ns of the image file when it was read
+    stat: tuple[int, ...]  # size in bytes and mtime in ns of each of its files when they were read
     box: Box | None
     error: str | None
 
@@ -115,6 +117,10 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __iter__(self) -> Iterator[str]:
+        """Every key, in the order in which reading is fastest."""
+        return iter(self._rows)
+
     def error(self, key: str) -> str | None:
         """Why the image has no features, or None."""
         return self._rows[key].error
@@ -136,13 +142,17 @@ class FeatureStore:
         return digest.hexdigest()
 
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
-        if number not in self._maps:
+        found = self._maps.get(number)
+        if found is None:
             folder = self._shards[number]
-            self._maps[number] = {
+            found = {
                 name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                 for name in (*LOCAL, *WHOLE, "offsets")
             }
-        return self._maps[number]
+            if len(self._maps) >= MAPPED:
+                self._maps.pop(next(iter(self._maps)), None)
+            self._maps[number] = found
+        return found
 
     def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
         """Features of one image in float32, with only what `needs` names and at most the best `top` local rows."""
@@ -194,23 +204,31 @@ class FeatureStore:
                 todo.append((item, "new"))
             elif row.box != item.box:
                 todo.append((item, "has another query box"))
-            elif _stat(item.path) != row.stat and _hash_or_none(item.path) != row.sha256:
+            elif item.files and _stat(item.files) != row.stat and _hash(item.files) != row.sha256:
                 todo.append((item, "changed"))
         return todo
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stat(files: Sequence[Path]) -> tuple[int, ...]:
+    found: list[int] = []
+    for path in files:
+        try:
+            status = path.stat()
+        except OSError:
+            return (-1, -1)
+        found += [status.st_size, status.st_mtime_ns]
+    return tuple(found)
+
+
+def _hash(files: Sequence[Path]) -> str:
+    """As `Entry.sha256`; empty if a file cannot be read."""
     try:
-        status = path.stat()
+        hashes = []
+        for path in files:
+            with path.open("rb") as file:
+                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return "+".join(hashes)
     except OSError:
-        return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)
-
-
-def _hash_or_none(path: Path) -> str | None:
-    try:
-        return content_hash(read_bytes(path))
-    except UnreadableImage:
         return ""
 
 
@@ -231,15 +249,24 @@ def _unreadable_query(reason: str) -> UserError:
     return UserError(f"query image cannot be read: {reason}", hint="replace the file, or take it out of the data set")
 
 
-def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[str, np.ndarray]]:
-    """Entry of the shard list and arrays of one image; an unreadable image has an error and empty arrays."""
+@dataclass(frozen=True)
+class Entry:
+    """What is stored of one image: arrays named as the fields of `Features`, and what they were made from."""
+
+    sha256: str  # of the item's file, or of each, joined by +; empty if they could not be read
+    arrays: Mapping[str, np.ndarray]
+    error: str | None = None  # why the image has no features
+
+
+def _extract_one(item: Item, extractor: FeatureExtractor) -> Entry:
+    """The features of one image; an unreadable one has an error and empty arrays."""
     card = extractor.card
-    stat, sha256 = _stat(item.path), ""
-    error: str | None = None
+    (path,) = item.files
+    sha256, error = "", None
     try:
-        data = read_bytes(item.path)
+        data = read_bytes(path)
         sha256 = content_hash(data)
-        image, ratio = crop(decode(data, item.path), item.box, item.path)
+        image, ratio = crop(decode(data, path), item.box, path)
         arrays = extractor(image, ratio)
     except UnreadableImage as problem:
         if item.required:
@@ -256,8 +283,8 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> tuple[dict, dict[st
         }
     for name, value in arrays.items():
         if not np.isfinite(value).all():
-            raise UserError(f"{item.path}: the extractor {card.name!r} gave non-finite {name}")
-    return {"key": item.key, "sha256": sha256, "stat": stat, "box": item.box, "error": error}, arrays
+            raise UserError(f"{path}: the extractor {card.name!r} gave non-finite {name}")
+    return Entry(sha256, arrays, error)
 
 
 def _running(pid: str) -> bool:
@@ -271,26 +298,30 @@ def _running(pid: str) -> bool:
     return True
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     os.replace(temporary, path)
 
 
-def _write_shard(folder: Path, entries: list[dict], arrays: list[dict[str, np.ndarray]]) -> None:
+def _write_shard(folder: Path, listed: list[dict], arrays: list[Mapping[str, np.ndarray]], exact: bool) -> None:
     shards = folder / "shards"
+
+    def kind(stored: type) -> type:
+        return np.float32 if exact and stored is np.float16 else stored
+
     taken = [int(path.name.partition(".")[0]) for path in shards.iterdir() if path.name[:1].isdigit()]
     temporary = shards / f"tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         for name in LOCAL:
-            np.save(temporary / f"{name}.npy", np.concatenate([a[name] for a in arrays]).astype(LOCAL[name]))
+            np.save(temporary / f"{name}.npy", np.concatenate([a[name] for a in arrays]).astype(kind(LOCAL[name])))
         for name in WHOLE:
-            np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(WHOLE[name]))
+            np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(kind(WHOLE[name])))
         np.save(temporary / "offsets.npy", np.cumsum([0, *(len(a["scores"]) for a in arrays)]).astype(np.int64))
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        (temporary / "shard.json").write_text(json.dumps({"files": files, "images": entries}))
+        (temporary / "shard.json").write_text(json.dumps({"files": files, "images": listed}))
         temporary.rename(shards / f"{max(taken, default=-1) + 1:06d}")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -306,6 +337,27 @@ def extract(
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
     Raises UserError for a query image that cannot be read and for a full disk.
+    """
+
+    def make_read() -> Callable[[Item], Entry]:
+        extractor = make_extractor()
+        return lambda item: _extract_one(item, extractor)
+
+    return fill(wanted, folder, make_read, identity, progress)
+
+
+def fill(
+    wanted: Sequence[Item],
+    folder: Path,
+    make_read: Callable[[], Callable[[Item], Entry]],
+    identity: Mapping[str, object],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    exact: bool = False,
+) -> ExtractReport:
+    """As `extract`, with features from anywhere: `make_read` is called if any of `wanted` is new or changed.
+
+    `exact` stores them in float32, without the rounding of half precision.
     """
     notes = []
     (folder / "shards").mkdir(parents=True, exist_ok=True)
@@ -326,22 +378,27 @@ def extract(
         )
     todo = store.stale(wanted)
     notes += [
-        f"{item.path} {reason} since its features were stored; read again" for item, reason in todo if reason != "new"
+        f"{item.files[0]} {reason} since its features were stored; read again"
+        for item, reason in todo
+        if reason != "new"
     ]
     if todo:
-        extractor = make_extractor()
+        read = make_read()
         try:
             if store.identity != dict(identity):
-                _write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
+                write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
             for start in range(0, len(todo), SHARD_IMAGES):
-                entries, arrays = [], []
+                listed, arrays = [], []
                 for item, _ in todo[start : start + SHARD_IMAGES]:
-                    entry, found = _extract_one(item, extractor)
-                    entries.append(entry)
-                    arrays.append(found)
+                    stat = _stat(item.files)  # before it is read: a change meanwhile is then noticed
+                    made = read(item)
+                    listed.append(
+                        {"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error}
+                    )
+                    arrays.append(made.arrays)
                     if progress:
-                        progress(start + len(entries), len(todo))
-                _write_shard(folder, entries, arrays)
+                        progress(start + len(listed), len(todo))
+                _write_shard(folder, listed, arrays, exact)
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot write features ({error.strerror or error})",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +16,25 @@ from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
 from bench.registry import register
 from bench.reranker import Card, Reranker
-from methods.rrt.model import RRT, SINGLE_SCALE, Tokens, load_checkpoint
+from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, Precision, RRTConfig, Tokens, load_checkpoint
 
 SHIPPED = Path(__file__).with_name("weights.safetensors")
-RELEASED_SCALE_ONE = 2  # the row that the released checkpoints read for image scale 1 (FACTS section 6)
+# What a released .pt was made for, which it does not say itself; weights of `train rrt` say it in their card.
+RELEASED: Mapping[str, Any] = {"descriptors": 500, "scale_ids": "released"}
+# Row of the scale embedding for DELG's scales 0.5, 0.7071, 1, 1.4142, 2, 2.8284 and 4. The code that trained the
+# released checkpoints compared float32 scales with float64 limits a hair above them, so that three of seven fell into
+# the bin below and rows 1, 3 and 5 never trained (FACTS section 6); `fixed` is what was meant.
+SCALE_IDS: Mapping[str, tuple[int, ...]] = {"released": (0, 0, 2, 2, 4, 4, 6), "fixed": tuple(range(SCALES))}
+
+
+def scale_ids(scales: Tensor, how: str) -> Tensor:
+    """(n,) int64 ids of the DELG scales (n,): of the nominal scale that is nearest in log scale, whatever the last bit.
+
+    >>> scale_ids(torch.tensor([0.5, 0.70710677, 1, 1.4142135, 2, 2.828427, 4]), "released").tolist()
+    [0, 0, 2, 2, 4, 4, 6]
+    """
+    nearest = (2 * torch.log2(scales) + 2).round().clamp(0, SCALES - 1).long()
+    return torch.tensor(SCALE_IDS[how], device=scales.device)[nearest]
 
 
 @register(
@@ -33,11 +51,13 @@ class RerankingTransformer(Reranker):
 
     @dataclass(frozen=True)
     class Options:
-        descriptors: int = 100  # best-scored local descriptors used per image
+        descriptors: int | None = None  # best-scored local descriptors used per image; none: what the weights are for
         weights: Path = SHIPPED  # a .safetensors of `train rrt`, or a released .pt
+        scale_ids: Literal["released", "fixed"] | None = None  # of DELG's scales; none: what the weights are for
+        precision: Precision = "fp32"  # of the matrix products; tf32 (CUDA) and bf16 may change ranks
 
         def __post_init__(self) -> None:
-            if self.descriptors < 1:
+            if self.descriptors is not None and self.descriptors < 1:
                 raise ValueError("descriptors must be at least 1")
 
     def skip(self, features: FeatureCard) -> str | None:
@@ -48,12 +68,16 @@ class RerankingTransformer(Reranker):
             )
         if self.options.weights == SHIPPED and not SHIPPED.is_file():
             return f"{SHIPPED} is missing from this installation"
-        config = load_checkpoint(self.weights()).config
+        config, made_for = self._weights_card
         if (config.local_dim, config.global_dim) != (features.local_dim, features.global_dim):
             return (
                 f"{self.options.weights} reads {config.local_dim}-d local and {config.global_dim}-d global "
                 f"descriptors, {features.name} has {features.local_dim}-d and {features.global_dim}-d"
             )
+        if self.options.precision == "tf32" and self.device.type != "cuda":
+            return f"-o rrt.precision=tf32 is of CUDA devices, not of {self.device.type}: use fp32 or bf16"
+        if self.options.scale_ids and "scale_ids" not in made_for:
+            return f"{self.options.weights} was trained without scales: leave out -o rrt.scale_ids"
         return None
 
     def weights(self) -> Path:
@@ -67,21 +91,34 @@ class RerankingTransformer(Reranker):
     def card(self) -> Card:
         if self.options.weights == SHIPPED:
             return self.spec.card
-        return replace(
-            self.spec.card, trained_on=f"what {self.options.weights.name} was trained on (given by the user)"
-        )
+        name = self.options.weights.name
+        epoch = "" if name.endswith(".safetensors") else "; the epoch of the released ones was chosen on ROxford itself"
+        return replace(self.spec.card, trained_on=f"what {name} was trained on (given by the user{epoch})")
+
+    @cached_property
+    def _weights_card(self) -> tuple[RRTConfig, Mapping[str, Any]]:
+        """The sizes of the weights, and what they were made for."""
+        model = load_checkpoint(self.weights())
+        return model.config, model.card or RELEASED
+
+    @cached_property
+    def _descriptors(self) -> int:
+        return self.options.descriptors or int(self._weights_card[1].get("descriptors", RELEASED["descriptors"]))
+
+    def descriptors_used(self, available: int) -> int:
+        return min(available, self._descriptors)
 
     def load(self) -> None:
         self._model: RRT = load_checkpoint(self.options.weights).to(self.device)
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
         pairs = [self._tokens(image) for image in candidates]
-        scores = self._model.score(self._tokens(query), pairs)
+        scores = self._model.score(self._tokens(query), pairs, precision=self.options.precision)
         empty = torch.tensor([len(pair.local) == 0 for pair in pairs], device=scores.device)
         return torch.where(empty, torch.finfo(torch.float32).min, scores)
 
     def _tokens(self, image: Features) -> Tokens:
-        image = image.top(self.options.descriptors)
-        row = SINGLE_SCALE if self._model.card else RELEASED_SCALE_ONE
-        ids = torch.full((len(image),), row, dtype=torch.long, device=image.descriptors.device)
+        image = image.top(self._descriptors)
+        how = self.options.scale_ids or self._weights_card[1].get("scale_ids")
+        ids = scale_ids(image.scales, how) if how else torch.full_like(image.scales, SINGLE_SCALE, dtype=torch.long)
         return Tokens(image.descriptors, ids, image.global_descriptor)

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from bench.errors import UserError
+from methods.rrt.loop import Progress
 from methods.rrt.views import GRID, ViewOptions, make_view, overlap
 
 KEPT = 160  # best-scored descriptors stored per view
 SHARD = 25  # photographs per shard
 VERSION = 1
-Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,14 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -144,8 +148,9 @@ class RRT(nn.Module):
         for layer in self.encoder.layers[:-1]:
             x = layer(x, keep)
         # the logit reads the first token only, so the last layer computes that query alone
-        first = self.encoder.layers[-1](x, keep, first_only=True)
-        return x, self.classifier(first[:, 0]).squeeze(-1)
+        first = self.encoder.layers[-1](x, keep, first_only=True)[:, 0]
+        with torch.autocast(x.device.type, enabled=False):  # a logit of 8 bits would tie what bf16 tokens tell apart
+            return x, self.classifier(first.float()).squeeze(-1)
 
     def embed(self, batch: TokenBatch, side: str) -> Tensor:
         """(b, 1 + n, dim) global and local tokens of one side, "src" (query) or "tgt" (candidate)."""
@@ -156,37 +161,49 @@ class RRT(nn.Module):
         return torch.cat([global_[:, None], local], dim=1)
 
     def _join(self, source: Tensor, target: Tensor) -> Tensor:
-        b = len(source)
-        cls, sep = (self.seg_encoder.weight[SEGMENTS[name]].expand(b, 1, -1) for name in ("cls", "sep"))
+        cls, sep = (self._segment(name).expand(len(source), 1, -1) for name in ("cls", "sep"))
         return torch.cat([cls, source, sep, target], dim=1)
 
+    def _segment(self, name: str) -> Tensor:
+        """(1, 1, dim) embedding of a segment: the whole token of CLS and of SEP."""
+        return self.seg_encoder.weight[SEGMENTS[name]][None, None]
+
     @torch.inference_mode()
-    def score(self, query: Tokens, candidates: Sequence[Tokens], batch: int | None = None) -> Tensor:
+    def score(
+        self, query: Tokens, candidates: Sequence[Tokens], batch: int | None = None, precision: Precision = "fp32"
+    ) -> Tensor:
         """(k,) logits of the query with each candidate, in the order given.
 
-        Without padding: on a CPU one pair at a time, which is both fastest and independent of the other candidates;
-        elsewhere `batch` (default 64) candidates of equal length together.
+        On a CPU pair by pair (`pair_logits`); elsewhere, or where `batch` is given, that many candidates (default
+        128) together, padded to the longest. `precision` is that of the matrix products; other than fp32, ranks may
+        change.
         """
         device = self.classifier.weight.device
-        batch = batch or (1 if device.type == "cpu" else 64)
-        source = self.embed(_stack([query], device), "src")
-        scores = torch.empty(len(candidates), device=device)
-        by_length: dict[int, list[int]] = {}
-        for i, candidate in enumerate(candidates):
-            by_length.setdefault(len(candidate.local), []).append(i)
-        for same in by_length.values():
-            for start in range(0, len(same), batch):
-                chosen = same[start : start + batch]
-                target = self.embed(_stack([candidates[i] for i in chosen], device), "tgt")
-                _, scores[chosen] = self._read(self._join(source.expand(len(chosen), -1, -1), target), None)
-        return scores
+        if batch is None and device.type == "cpu":
+            layers = cast(Sequence[Layer], self.encoder.layers)
+            source = torch.cat([self._segment("cls"), self.embed(_pad([query], device), "src")], dim=1)[0]
+
+            def embed(candidate: Tokens) -> Tensor:
+                return torch.cat([self._segment("sep"), self.embed(_pad([candidate], device), "tgt")], dim=1)[0]
+
+            return pair_logits(layers, self.classifier, source, candidates, embed, precision)
+        scores, batch = [torch.empty(0, device=device)], batch or 128
+        with _matmul_precision(device, precision):
+            for start in range(0, len(candidates), batch):
+                chosen = candidates[start : start + batch]
+                scores.append(self.encode(_pad([query] * len(chosen), device), _pad(chosen, device))[1])
+        return torch.cat(scores)
 
 
-def _stack(images: Sequence[Tokens], device: torch.device) -> TokenBatch:
+def _pad(images: Sequence[Tokens], device: torch.device) -> TokenBatch:
+    """The images as float32 on `device`, padded with zeros to the longest; no mask where all are equally long."""
+    lengths = torch.tensor([len(t.local) for t in images])
+    mask = torch.arange(int(lengths.max())) >= lengths[:, None]
     return TokenBatch(
-        torch.stack([t.local for t in images]).to(device, torch.float32),
-        torch.stack([t.scale_ids for t in images]).to(device, torch.int64),
+        nn.utils.rnn.pad_sequence([t.local for t in images], batch_first=True).to(device, torch.float32),
+        nn.utils.rnn.pad_sequence([t.scale_ids for t in images], batch_first=True).to(device, torch.int64),
         torch.stack([t.global_ for t in images]).to(device, torch.float32),
+        mask.to(device) if mask.any() else None,
     )
 
 
@@ -200,6 +217,110 @@ def _keep(query: TokenBatch, candidates: TokenBatch) -> Tensor | None:
         mask = batch.mask if batch.mask is not None else torch.zeros(b, n, dtype=torch.bool, device=batch.local.device)
         parts += [mask.new_zeros(b, 2), mask]  # CLS or SEP, and the global, are never padding
     return ~torch.cat(parts, dim=1)[:, None, None, :]
+
+
+Precision = Literal["fp32", "tf32", "bf16"]
+T = TypeVar("T")
+Linear = Callable[[Tensor, Tensor, Tensor], Tensor]  # input (rows, in), weight (out, in), bias (out,) -> (rows, out)
+
+
+@contextmanager
+def _matmul_precision(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Matrix products of the body: fp32, tf32 (on CUDA) or bf16; these keep 10 and 7 bits of a factor instead of 23."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def pair_logits(
+    layers: Sequence[Layer],
+    classifier: nn.Linear,
+    source: Tensor,
+    candidates: Sequence[T],
+    embed: Callable[[T], Tensor],
+    precision: Precision = "fp32",
+) -> Tensor:
+    """(k,) logits of the pairs [source, embed(candidate)] on a CPU; the first token of `source` is the one classified.
+
+    `source` is (s, dim) and `embed` gives (t, dim) tokens; t may differ. Every pair is computed without padding by one
+    thread, as many pairs at a time as torch has threads: large batches are slower than the caches, and threads that
+    share one pair wait for each other. So a score does not depend on the other candidates or on the number of threads.
+    """
+
+    @torch.inference_mode()  # thread-local, as the precision is
+    def logit(candidate: T) -> Tensor:
+        target = embed(candidate)
+        tokens = len(source) + len(target)
+        # few distinct shapes, since oneDNN compiles a kernel for each; attention leaves the rows added here out
+        x = source.new_zeros(-(-tokens // 32) * 32, source.shape[1])
+        x[: len(source)], x[len(source) : tokens] = source, target
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            for layer in layers[:-1]:
+                x = _layer(layer, x, tokens)
+            first = _first_token(layers[-1], x[:tokens])
+        return classifier(first.float())[0]
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return torch.cat([source.new_empty(0), *pool.map(logit, candidates)])
+    finally:
+        torch.set_num_threads(threads)  # the workers set what later threads start with
+
+
+def _layer(layer: Layer, x: Tensor, tokens: int) -> Tensor:
+    """(rows, dim) -> (rows, dim): `Layer.forward` of one sequence, of which the first `tokens` rows are attended to."""
+    attention = layer.self_attn
+    parts = _linear(x, attention.in_proj_weight, attention.in_proj_bias).view(len(x), 3, attention.heads, -1)
+    q, k, v = parts[:tokens].permute(1, 2, 0, 3).unsqueeze(1)
+    seen = torch.zeros_like(x)
+    seen[:tokens] = F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1)
+    y = layer.norm1(x + _linear(seen, attention.out_proj.weight, attention.out_proj.bias))
+    wide = _linear(y, layer.linear1.weight, layer.linear1.bias).relu_()
+    return layer.norm2(y + _linear(wide, layer.linear2.weight, layer.linear2.bias))
+
+
+def _first_token(layer: Layer, x: Tensor) -> Tensor:
+    """(tokens, dim) -> (1, dim): the first token of `Layer.forward`, without keys and values of the others.
+
+    q · (K x + b) is (K^T q) · x plus what softmax drops, and a weighted mean of V x + b is V (mean of x) + b.
+    """
+    attention, dim = layer.self_attn, x.shape[1]
+    q_weight, k_weight, v_weight = attention.in_proj_weight.view(3, attention.heads, -1, dim)
+    q_bias, _, v_bias = attention.in_proj_bias.view(3, attention.heads, -1, 1)
+    q = q_weight @ x[0, :, None] + q_bias  # (heads, dim / heads, 1)
+    weights = torch.softmax(q.mT @ k_weight @ x.T / math.sqrt(dim / attention.heads), dim=-1)
+    seen = v_weight @ (weights @ x).mT + v_bias
+    y = layer.norm1(x[:1] + attention.out_proj(seen.flatten()[None]))
+    return layer.norm2(y + layer.linear2(F.relu(layer.linear1(y))))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _fastest_linear(*weight.shape)(x, weight, bias)
+
+
+@cache
+def _fastest_linear(outputs: int, inputs: int) -> Linear:
+    """The faster of two ways to the same product on this processor, measured once: torch's own (MKL) and oneDNN."""
+    x, weight, bias = torch.ones(512, inputs), torch.ones(outputs, inputs), torch.ones(outputs)
+    best: dict[Linear, float] = {F.linear: math.inf, _onednn_linear: math.inf}
+    for _ in range(9):
+        for way in best:
+            start = time.perf_counter()
+            way(x, weight, bias)
+            best[way] = min(best[way], time.perf_counter() - start)
+    # a close call always falls alike, so that processes agree to the last bit
+    return _onednn_linear if best[_onednn_linear] < 0.8 * best[F.linear] else F.linear
+
+
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer as a channels-last 1x1 convolution: the public way to oneDNN's matrix product."""
+    image = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
+    return F.conv2d(image, weight[:, :, None, None], bias)[0, :, :, 0].T
 
 
 def save_checkpoint(model: RRT, path: Path, card: Mapping[str, Any] | None = None) -> None:

@@ -96,6 +96,17 @@ def test_many_missing_photographs_are_all_named_in_a_file(small_set: Path) -> No
     assert (base / "missing.txt").read_text().splitlines() == [f"{image}.jpg" for image in images]
 
 
+def test_without_its_images_a_data_set_needs_the_ground_truth_alone(small_set: Path) -> None:
+    """For features that others extracted; where photographs are to be read, those missing are named as ever."""
+    whole = revisited.load("roxford", small_set)
+    shutil.rmtree(small_set / "roxford5k" / "jpg")
+    assert revisited.load("roxford", small_set, images=False) == whole
+    with pytest.raises(UserError, match="4 of 4 photographs are missing"):
+        revisited.load("roxford", small_set)
+    with pytest.raises(UserError, match=r"gnd_rparis6k\.pkl"):
+        revisited.load("rparis", small_set, images=False)
+
+
 class Runs:
     """Unpickling this creates a file."""
 

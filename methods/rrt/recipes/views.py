@@ -7,31 +7,29 @@ image?), without which this network stays at chance for very long.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
 from methods.rrt.bank import KEPT, Bank, BankOptions, build_bank
+from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit, move
 from methods.rrt.model import RRT, SINGLE_SCALE, Layer, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
 
-Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
-STATE = "training"  # suffix of the resumable state beside the weights
 SAME_COSINE = 0.8  # least cosine of a match in the auxiliary loss
 SAME_PLACE = 0.02  # and, where places are known, how near they must be (fraction of the photograph's longer side)
+CHECKED = 40  # batches of a validation
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(LoopOptions):
     """What is trained on, for how long and how."""
 
     photos: Path | None = None  # folder of photographs, warped into views
@@ -48,8 +46,9 @@ class TrainOptions:
     feedforward: int = 256
     batch: int = 32  # pairs per step, half of them positive
     lr: float = 5e-4
-    warmup: int = 500  # steps
-    decay: float = 0.2  # last part of the run, in which the learning rate falls to 0
+    warmup: int = 500
+    decay: float = 0.2
+    clip: float = 1.0
     weight_decay: float = 5e-4
     auxiliary: float = 1.0  # weight of the auxiliary loss
     least_overlap: float = 0.3  # of the smaller view, for a positive pair
@@ -58,11 +57,11 @@ class TrainOptions:
     hide_global: float = 0.25  # probability that a pair's global descriptors are hidden
     pca: bool = True  # the global map starts as the principal components of the training views' globals
     start: Path | None = None  # weights to go on from (then depth and feedforward must be theirs)
-    seed: int = 0
-    threads: int = 2
-    every: int = 500  # steps between saved states
+
+    spared: ClassVar[frozenset[str]] = LoopOptions.spared | {"photos", "bank", "pairs"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if 0 in self.generated:
             raise UserError(
                 "generated seed 0 is the demo test set: training on it would spoil the comparison",
@@ -70,7 +69,7 @@ class TrainOptions:
             )
         if self.photos is None and not self.generated:
             raise UserError("nothing to train on", hint="name a folder of photographs or seeds of generated buildings")
-        whole = ("views", "landmarks", "pairs", "descriptors", "pool", "batch", "hardest", "threads", "every")
+        whole = ("views", "landmarks", "pairs", "descriptors", "pool", "batch", "hardest")
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected at least 1")
@@ -83,9 +82,9 @@ class TrainOptions:
             )
         if self.batch % 2:
             raise UserError(f"batch {self.batch}: expected an even number, half of the pairs are positive")
-        if not self.lr > 0 or self.weight_decay < 0 or self.auxiliary < 0 or self.warmup < 0:
-            raise UserError("expected lr above 0, and weight_decay, auxiliary and warmup of at least 0")
-        for name in ("decay", "least_overlap", "hard", "hide_global"):
+        if self.weight_decay < 0 or self.auxiliary < 0:
+            raise UserError("expected weight_decay and auxiliary of at least 0")
+        for name in ("least_overlap", "hard", "hide_global"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected a fraction from 0 to 1")
         try:
@@ -96,15 +95,6 @@ class TrainOptions:
     @property
     def steps(self) -> int:
         return math.ceil(self.pairs / self.batch)
-
-    def identity(self) -> dict[str, object]:
-        """What decides the final weights: everything but where files are, the threads and the run's length."""
-        spared = ("photos", "bank", "start", "threads", "every", "pairs")
-        return {
-            name: value
-            for name, value in json.loads(json.dumps(asdict(self), default=str)).items()
-            if name not in spared
-        }
 
 
 @dataclass(frozen=True)
@@ -204,18 +194,19 @@ def has_match(first: Tensor, second: Tensor, places: tuple[Tensor, Tensor], labe
 
     first (b, n, d) and second (b, m, d) unit vectors; places (b, n, 2) and (b, m, 2).
     """
-    similar = first @ second.transpose(1, 2)
+    with torch.autocast(first.device.type, enabled=False):  # bf16 cosines would tie
+        similar = first @ second.transpose(1, 2)
     best, there = similar.max(dim=2)
     back = similar.argmax(dim=1)
     n, m = similar.shape[1:]
-    mutual = (back.gather(1, there) == torch.arange(n)) & (best > SAME_COSINE)
+    mutual = (back.gather(1, there) == torch.arange(n, device=first.device)) & (best > SAME_COSINE)
     other_place = places[1].gather(1, there[..., None].expand(-1, -1, 2))
     unknown = places[0].isnan().all(dim=(1, 2)) | places[1].isnan().all(dim=(1, 2))
     near = ((places[0] - other_place).norm(dim=-1) < SAME_PLACE) | unknown[:, None]
     right = mutual & near & (labels[:, None] > 0.5)
     source = torch.stack([mutual, right], dim=-1)
     # a token of the second image is matched if a mutual one of the first points at it
-    target = torch.zeros(len(first), m, 2, dtype=torch.bool)
+    target = torch.zeros(len(first), m, 2, dtype=torch.bool, device=first.device)
     batch, index = mutual.nonzero(as_tuple=True)
     target[batch, there[batch, index]] = source[batch, index]
     return torch.cat([source, target], dim=1).float()
@@ -223,7 +214,6 @@ def has_match(first: Tensor, second: Tensor, places: tuple[Tensor, Tensor], labe
 
 def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
     """The network and the auxiliary head at step 0."""
-    torch.manual_seed(options.seed)
     config = RRTConfig(
         depth=options.depth,
         feedforward=options.feedforward,
@@ -239,24 +229,29 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
             )
     else:
         model = RRT(config)
-        with torch.no_grad():
-            # embeddings small beside unit-norm descriptors, which they would drown otherwise
-            for table in (model.seg_encoder, model.scale_encoder):
-                nn.init.normal_(table.weight, std=0.5 / math.sqrt(config.dim))
-            if config.local_dim != config.dim:
-                nn.init.orthogonal_(model.local_remap.weight)  # keeps cosines where the space grows
-                nn.init.zeros_(model.local_remap.bias)
-            # Attention starts as a soft search for like descriptors: keys equal to queries, and sharper in the first
-            # layer, whose tokens have unit norm (later ones are normalised to sqrt(dim)). Otherwise it starts as a mean
-            # over all tokens, from which this network takes very long to find matches.
-            for layer, gain in zip(model.encoder.layers[:-1], [12.0] + [1.0] * config.depth, strict=False):
-                assert isinstance(layer, Layer)
-                query, key, _ = layer.self_attn.in_proj_weight.split(config.dim)
-                query.mul_(gain)
-                key.copy_(query)
+        start_as_search(model)
     if options.pca:
         _start_from_components(model.remap, bank.global_[~bank.held_out])
     return model.train(), nn.Linear(config.dim, 3)
+
+
+@torch.no_grad()
+def start_as_search(model: RRT) -> None:
+    """Let attention start as a soft search for like descriptors: keys equal to queries, and sharper in the first layer,
+    whose tokens have unit norm (later ones are normalised to sqrt(dim)). Otherwise it starts as a mean over all tokens,
+    from which this network takes very long to find matches."""
+    config = model.config
+    # embeddings small beside unit-norm descriptors, which they would drown otherwise
+    for table in (model.seg_encoder, model.scale_encoder):
+        nn.init.normal_(table.weight, std=0.5 / math.sqrt(config.dim))
+    if config.local_dim != config.dim:
+        nn.init.orthogonal_(model.local_remap.weight)  # keeps cosines where the space grows
+        nn.init.zeros_(model.local_remap.bias)
+    for layer, gain in zip(model.encoder.layers[:-1], [12.0] + [1.0] * config.depth, strict=False):
+        assert isinstance(layer, Layer)
+        query, key, _ = layer.self_attn.in_proj_weight.split(config.dim)
+        query.mul_(gain)
+        key.copy_(query)
 
 
 @torch.no_grad()
@@ -280,21 +275,23 @@ def _hide(batch: TokenBatch, hidden: Tensor, noise: Tensor, blank: Tensor) -> To
 
 def loss_of(model: RRT, head: nn.Linear, pairs: Pairs, options: TrainOptions, step: int) -> tuple[Tensor, Tensor]:
     """Training loss and the pairs' logits (b,)."""
-    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-    hidden = torch.rand(len(pairs.labels), generator=generator) < options.hide_global
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)  # on the CPU: the same on any device
+    device = pairs.labels.device
+    hidden = (torch.rand(len(pairs.labels), generator=generator) < options.hide_global).to(device)
     scale = 0.3 / math.sqrt(pairs.query.global_.shape[1])
     query, candidate = (
-        _hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator), pairs.blank)
+        _hide(b, hidden, scale * torch.randn(b.global_.shape, generator=generator).to(device), pairs.blank)
         for b in (pairs.query, pairs.candidate)
     )
     tokens, logits = model.encode(query, candidate)
+    logits = logits.float()
     loss = F.binary_cross_entropy_with_logits(logits, pairs.labels)
     if options.auxiliary:
         n = pairs.query.local.shape[1]
         local = torch.cat([tokens[:, 2 : 2 + n], tokens[:, 4 + n :]], dim=1)
         target = has_match(pairs.query.local, pairs.candidate.local, pairs.places, pairs.labels)
-        loss = loss + options.auxiliary * F.binary_cross_entropy_with_logits(head(local)[..., :2], target)
-        said = head(tokens[:, [1, 3 + n]])[..., 2]
+        loss = loss + options.auxiliary * F.binary_cross_entropy_with_logits(head(local)[..., :2].float(), target)
+        said = head(tokens[:, [1, 3 + n]])[..., 2].float()
         error = (said - _likeness(pairs)[:, None]) ** 2 * (~hidden)[:, None]
         loss = loss + 4 * options.auxiliary * error.mean()
     return loss, logits
@@ -306,17 +303,10 @@ def _likeness(pairs: Pairs) -> Tensor:
     return (one * two).sum(dim=-1)
 
 
-def rate(options: TrainOptions, step: int) -> float:
-    """Learning rate: linear warm-up, constant, linear fall to 0 over the last `decay` of the run."""
-    left = (options.steps - step) / max(1.0, options.decay * options.steps)
-    return options.lr * min(1.0, (step + 1) / max(1, options.warmup), left)
+def train(options: TrainOptions, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Train on warped views of photographs and on generated buildings, and write OUT.
 
-
-def train(options: TrainOptions, out: Path, progress: Progress | None = None) -> dict[str, object]:
-    """Train, and write `out` (safetensors); returns the card stored in it.
-
-    An interrupted run goes on from its last saved state when called again, and ends at the same weights. The state
-    (`OUT.training`) is removed at the end.
+    An interrupted training goes on from its last saved state when called again, and ends at the same weights.
     """
     torch.set_num_threads(options.threads)
     material = BankOptions(
@@ -331,117 +321,55 @@ def train(options: TrainOptions, out: Path, progress: Progress | None = None) ->
     return train_on(bank, options, out, progress)
 
 
-def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | None = None) -> dict[str, object]:
+def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """`train` on a bank already in memory."""
+    return fit(recipe(bank, options), options, out, progress)
+
+
+def recipe(bank: Bank, options: TrainOptions) -> Recipe[Pairs]:
+    """What the loop trains: the network with its auxiliary head, validated by AUC on held-out scenes."""
     sampler, checker = Sampler(bank, options), Sampler(bank, options, held_out=True)
-    model, head = _initial(options, bank)
-    parameters = [*model.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
-    state = out.with_name(out.name + "." + STATE)
-    identity = {"options": options.identity(), "bank": bank.digest()}
-    first = _resume(state, identity, options, model, head, optimiser)
-    for step in range(first, options.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate(options, step)
-        pairs = sampler.draw(step)
-        loss, _ = loss_of(model, head, pairs, options, step)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        if (step + 1) % options.every == 0:
-            _save_state(state, step + 1, identity, options, model, head, optimiser)
-        if progress and (step + 1) % 20 == 0:
-            progress("training", step + 1, options.steps)
-    checks = validate(model, checker)
-    card = {
-        "features": options.features,
-        "descriptors": options.descriptors,
-        "recipe": identity["options"],
-        "photos": options.photos is not None,
-        "pairs": options.steps * options.batch,
-        "bank": identity["bank"],
-        "views": len(bank),
-        "validation": checks,
-    }
-    save_checkpoint(model, out, card)
-    state.unlink(missing_ok=True)
-    return card
+    with torch.random.fork_rng([]):
+        torch.manual_seed(options.seed)
+        model, head = _initial(options, bank)
+    module = nn.ModuleDict({"model": model, "head": head})
+    device = device_of(options)
+    digest = bank.digest()
+
+    def write(path: Path, card: Mapping[str, Any]) -> None:
+        save_checkpoint(model, path, card)
+
+    return Recipe(
+        module=module,
+        optimizer=lambda: torch.optim.AdamW(
+            module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
+        ),
+        draw=sampler.draw,
+        loss=lambda pairs, step: loss_of(model, head, pairs, options, step)[0],
+        validate=lambda: validate(model, checker, device),
+        selection="auc",
+        write=write,
+        steps=options.steps,
+        identity={"bank": digest},
+        card={
+            "features": options.features,
+            "descriptors": options.descriptors,
+            "photos": options.photos is not None,
+            "pairs": options.steps * options.batch,
+            "bank": digest,
+            "views": len(bank),
+        },
+    )
 
 
-@torch.inference_mode()
-def validate(model: RRT, checker: Sampler, batches: int = 40) -> dict[str, float]:
+def validate(model: RRT, checker: Sampler, device: torch.device) -> dict[str, float]:
     """Accuracy and area under the ROC curve on pairs of held-out scenes, globals shown."""
-    model.eval()
+    from sklearn.metrics import roc_auc_score
+
     scores, labels = [], []
-    for step in range(batches):
-        pairs = checker.draw(step)
-        scores.append(model(pairs.query, pairs.candidate))
-        labels.append(pairs.labels)
-    model.train()
-    score, label = torch.cat(scores), torch.cat(labels) > 0.5
-    above = (score[label][:, None] > score[~label]).double() + 0.5 * (score[label][:, None] == score[~label]).double()
-    return {
-        "pairs": len(label),
-        "accuracy": round(float(((score > 0) == label).double().mean()), 4),
-        "auc": round(float(above.mean()), 4),
-    }
-
-
-def _save_state(
-    path: Path,
-    step: int,
-    identity: dict,
-    options: TrainOptions,
-    model: nn.Module,
-    head: nn.Module,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"head.{k}": v for k, v in head.state_dict().items()}
-    for index, entry in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
-    metadata = {"step": str(step), "steps": str(options.steps), "identity": json.dumps(identity)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save({k: v.detach().contiguous() for k, v in tensors.items()}, metadata=metadata))
-    part.replace(path)
-
-
-def _resume(
-    path: Path,
-    identity: dict,
-    options: TrainOptions,
-    model: nn.Module,
-    head: nn.Module,
-    optimiser: torch.optim.Optimizer,
-) -> int:
-    """Restore the saved state, if there is one; the step to go on from."""
-    if not path.exists():
-        return 0
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: the saved training state cannot be read ({error})", hint="delete it to start afresh"
-        ) from error
-    step, steps = int(metadata["step"]), int(metadata["steps"])
-    # another length is the same run as long as the learning rate had not begun to fall
-    lengths = (options, replace(options, pairs=steps * options.batch))
-    stretched = steps == options.steps or all(rate(o, step) == rate(replace(o, decay=0.0), step) for o in lengths)
-    if json.loads(metadata["identity"]) != identity or not stretched:
-        raise UserError(
-            f"{path}: an unfinished run with other options or other views is here",
-            hint="repeat its options, delete it, or write to another file",
-        )
-    for prefix, module in (("model.", model), ("head.", head)):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    content = optimiser.state_dict()
-    for name, value in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".")
-            content["state"].setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict(content)
-    return step
+    for step in range(CHECKED):
+        pairs = move(checker.draw(step), device)
+        scores.append(model(pairs.query, pairs.candidate).cpu())
+        labels.append(pairs.labels.cpu())
+    score, label = torch.cat(scores).numpy(), torch.cat(labels).numpy() > 0.5
+    return {"accuracy": float(((score > 0) == label).mean()), "auc": float(roc_auc_score(label, score))}
