@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from bench.places import Places
     from bench.report.tables import Table
+    from bench.run import Request
 
 
 class _Commands(click.Group):
@@ -124,77 +125,133 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def _request(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to run on what, handed on as `request`."""
+
+    @click.option("--method", "-m", required=True, help="Names, separated by commas, or all. See `methods`.")
+    @click.option("--dataset", "-d", required=True, help="demo, roxford, rparis or folder:PATH. See `datasets`.")
+    @click.option("--features", "-f", default="xfeat", show_default=True, help="Feature set. See `features`.")
+    @click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
+    @click.option(
+        "--policy",
+        type=click.Choice(["blind", "paper"]),
+        default="blind",
+        show_default=True,
+        help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.",
+    )
+    @click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Option of a method; repeatable.")
+    @click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
+    @click.option(
+        "--max-side", type=click.IntRange(32), default=640, show_default=True, help="Longer image side, pixels."
+    )
+    @click.option(
+        "--keep-descriptors",
+        type=click.IntRange(1),
+        default=1000,
+        show_default=True,
+        help="Local descriptors stored per image.",
+    )
+    @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+    @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
+    @click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
+    @click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        method: str,
+        dataset: str,
+        features: str,
+        top_k: int | None,
+        policy: Any,
+        options: tuple[str, ...],
+        whiten: str | None,
+        max_side: int,
+        keep_descriptors: int,
+        device: str,
+        threads: int | None,
+        accept_licence: tuple[str, ...],
+        force: bool,
+        **kwargs: Any,
+    ) -> Any:
+        from bench.features.extractors import ExtractOptions
+        from bench.run import Request
+
+        _set_threads(threads)
+        request = Request(
+            dataset,
+            tuple(m.strip() for m in method.split(",") if m.strip()),
+            features,
+            top_k,
+            policy,
+            _options(options),
+            ExtractOptions(max_side, keep_descriptors),
+            whiten,
+            device,
+            frozenset(accept_licence),
+            force,
+        )
+        return command(*args, request=request, **kwargs)
+
+    return wrapped
+
+
 @main.command()
-@click.option("--method", "-m", required=True, help="Names, separated by commas, or all. See `methods`.")
-@click.option("--dataset", "-d", required=True, help="demo, roxford, rparis or folder:PATH. See `datasets`.")
-@click.option("--features", "-f", default="xfeat", show_default=True, help="Feature set. See `features`.")
-@click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
-@click.option(
-    "--policy",
-    type=click.Choice(["blind", "paper"]),
-    default="blind",
-    show_default=True,
-    help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.",
-)
-@click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Option of a method; repeatable.")
-@click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
-@click.option("--max-side", type=click.IntRange(32), default=640, show_default=True, help="Longer image side, pixels.")
-@click.option(
-    "--keep-descriptors",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    help="Local descriptors stored per image.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
-@click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
-@click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
+@_request
 @_folders
-def run(
-    method: str,
-    dataset: str,
-    features: str,
-    top_k: int | None,
-    policy: Any,
-    options: tuple[str, ...],
-    whiten: str | None,
-    max_side: int,
-    keep_descriptors: int,
-    device: str,
-    threads: int | None,
-    accept_licence: tuple[str, ...],
-    force: bool,
-    places: Places,
-) -> None:
+def run(request: Request, places: Places) -> None:
     """Run rerankers on one sealed shortlist and print the comparison.
 
     Killed or interrupted, the same command goes on where it stopped.
     """
-    from bench.features.extractors import ExtractOptions
     from bench.report.tables import compare
-    from bench.run import Request, execute
+    from bench.run import execute
 
-    _set_threads(threads)
-    request = Request(
-        dataset,
-        tuple(m.strip() for m in method.split(",") if m.strip()),
-        features,
-        top_k,
-        policy,
-        _options(options),
-        ExtractOptions(max_side, keep_descriptors),
-        whiten,
-        device,
-        frozenset(accept_licence),
-        force,
-    )
     with _progress() as progress:
         outcome = execute(request, places, progress)
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
     _print(compare([outcome.run]))
     click.echo(f"\nrun: {outcome.run.folder}")
+
+
+@main.command()
+@_request
+@click.option(
+    "--descriptors",
+    default="25,50,100,200,500",
+    show_default=True,
+    metavar="N,N,…",
+    help="Best-scored local descriptors an image that a method may use.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for sweep.csv, sweep.md and sweep.png.",
+)
+@_folders
+def sweep(request: Request, descriptors: str, out: Path, places: Places) -> None:
+    """Run rerankers at several descriptor budgets on one sealed shortlist: quality against bytes and time.
+
+    Every budget is a run of its own (in --runs, so `report` knows it too) on the same candidates. Killed or
+    interrupted, the same command goes on where it stopped; another budget later runs that one alone (its times then do
+    not compare with the others').
+
+    lightglue takes most of the time: on two CPU cores 28 ms a pair at 200 descriptors and three to four times that at
+    500, for each of queries x top-k pairs. A smaller --top-k makes it shorter.
+    """
+    from bench.sweep import budgets_of, write
+    from bench.sweep import sweep as run_sweep
+
+    budgets = budgets_of(descriptors)
+    with _progress() as progress:
+        found = run_sweep(request, budgets, places, progress)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    _print(found.table)
+    click.echo()
+    for path in write(found, out):
+        click.echo(f"written: {path}")
 
 
 def _print(table: Table) -> None:
@@ -411,9 +468,15 @@ def features(ctx: click.Context) -> None:
 @features.command("import")
 @click.argument("kind", type=click.Choice(["delg"]))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--dataset", "-d", required=True, help="roxford, rparis or folder:PATH; official photographs not needed.")
+@click.option("--dataset", "-d", help="roxford, rparis or folder:PATH; official photographs not needed.")
+@click.option(
+    "--list",
+    "listing",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Instead: the labels of training images, as `train rrt --recipe gld` reads them.",
+)
 @_folders
-def import_features(kind: str, folder: Path, dataset: str, places: Places) -> None:
+def import_features(kind: str, folder: Path, dataset: str | None, listing: Path | None, places: Places) -> None:
     """Make a feature set from the files that others extracted.
 
     DIR holds <image>.delg_global and <image>.delg_local of every query and gallery image: side by side, or the queries'
@@ -421,18 +484,35 @@ def import_features(kind: str, folder: Path, dataset: str, places: Places) -> No
     Interrupted, the same command goes on where it stopped; given again, it reads what has changed.
     """
     from bench.datasets.catalogue import load
+    from bench.datasets.gldv2 import read_list
     from bench.features.extractors import ExtractOptions
-    from bench.features.imports import import_delg
+    from bench.features.imports import import_delg, import_listed
     from bench.run import feature_folder
 
-    data = load(dataset, places, images=False)
-    place = feature_folder(data.name, kind, ExtractOptions(), places)
+    if (dataset is None) == (listing is None):
+        raise click.UsageError("give --dataset, or --list for training images")
     with _progress() as progress:
-        report = import_delg(data, folder, place, lambda done, total: progress("importing features", done, total))
+
+        def told(done: int, total: int) -> None:
+            progress("importing features", done, total)
+
+        if listing is not None:
+            names = list(read_list(listing))
+            place = feature_folder(f"list:{listing.resolve()}", kind, ExtractOptions(), places)
+            report = import_listed(names, folder, place, told)
+            then = f"train rrt --recipe gld --store {shlex.quote(str(place))} --list {shlex.quote(str(listing))}"
+            then += " --out FILE.safetensors"
+        else:
+            assert dataset is not None
+            data = load(dataset, places, images=False)
+            place = feature_folder(data.name, kind, ExtractOptions(), places)
+            report = import_delg(data, folder, place, told)
+            then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper"
+            then += " -o rrt.weights=FILE"
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{report.extracted} images imported, the others were up to date: {place}")
-    click.echo(f"now: python cli.py run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper")
+    click.echo(f"now: python cli.py {then}")
 
 
 class _Trainers(click.Group):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bench.features.imports import check_delg
 from bench.features.store import ExtractReport, FeatureStore, extract, items, query_key
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
-from bench.scores import Journal, Scorer, score_all
+from bench.scores import ColdStart, Job, Journal, Scorer, score_all
 from bench.shortlist import Policy, Shortlist, first_stage, search
 from bench.whitening import Whitening, learn
 
@@ -158,9 +159,9 @@ def choose(request: Request, device: torch.device) -> _Chosen:
             skipped[name] = str(error)
             continue
         method = cls(parse_options(cls, request.options.get(name, {})), device)
-        terms = method.card().noncommercial
         reason = method.skip(feature_card(request.features))
-        if reason is None and terms is not None and terms not in request.accept_licence:
+        terms = None if reason else method.card().noncommercial
+        if terms is not None and terms not in request.accept_licence:
             reason = f"its weights may not be used commercially: run with --accept-licence {terms}"
         if reason is None:
             chosen.append(method)
@@ -195,11 +196,32 @@ def costs(method: Reranker, store: FeatureStore, gallery: Sequence[str]) -> dict
     }
 
 
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """A run that is being measured."""
+
+    folder: Path
+    about: dict[str, Any]
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...]
+
+
 def execute(request: Request, places: Places, progress: Progress | None = None) -> Outcome:
     """Run it, or finish a run of the same identity that was interrupted, or give back one that is finished."""
+    return execute_together([request], places, progress)[0]
+
+
+def execute_together(requests: Sequence[Request], places: Places, progress: Progress | None = None) -> list[Outcome]:
+    """As `execute`, a run each, on one shortlist; all methods of the unfinished runs take turns query by query.
+
+    Raises ValueError for requests that differ in more than their methods and options.
+    """
+    request = requests[0]
+    if any(replace(other, methods=request.methods, options=request.options) != request for other in requests):
+        raise ValueError("requests executed together may differ in methods and options alone")
     notes: list[str] = []
     device = resolve_device(request.device)
-    chosen = choose(request, device)
+    chosen = [choose(each, device) for each in requests]
     images = not feature_card(request.features).imported
     dataset = load_dataset(
         request.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t), images
@@ -215,75 +237,120 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
             + "; ".join(list(report.unreadable.values())[:5])
         )
     whitening = None if other is None else _whitening(other, request, device, places, progress)
-    shortlist = seal_shortlist(dataset, store, request, whitening, notes)
+    scorer = Scorer(dataset, seal_shortlist(dataset, store, request, whitening, notes), store, device)
 
-    identity = {
-        "seal": shortlist.seal,
-        "shortlist": asdict(shortlist.header),
-        "hardware": provenance.hardware(device),
+    identities = {}
+    for each in chosen:
+        identity = _identity(each, scorer)
+        identities[places.runs / results.run_name(identity)] = identity
+    outcomes = {}
+    for folder in identities:
+        if request.force:
+            shutil.rmtree(folder, ignore_errors=True)
+        if (before := _load(folder)) is not None and before.finished and not before.about["failed"]:
+            already = f"already finished on {before.about['finished']}; --force measures again"
+            outcomes[folder] = Outcome(before, (*notes, already))
+    together = sorted(folder.name for folder in identities if folder not in outcomes)
+    opened = [
+        _begin(folder, identity, each, scorer, report, together)
+        for each, (folder, identity) in zip(chosen, identities.items(), strict=True)
+        if folder not in outcomes
+    ]
+    cold, failures = score_all(
+        scorer,
+        [job for run in opened for job in run.jobs],
+        None if progress is None else lambda name, d, t: progress("scoring", d, t),
+    )
+    for run in opened:
+        outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures), (*notes, *run.notes))
+    return [outcomes[folder] for folder in identities]
+
+
+def _identity(chosen: _Chosen, scorer: Scorer) -> dict[str, Any]:
+    return {
+        "seal": scorer.shortlist.seal,
+        "shortlist": asdict(scorer.shortlist.header),
+        "hardware": provenance.hardware(scorer.device),
         "methods": {method.spec.name: _method_identity(method) for method in chosen.methods},
     }
-    folder = places.runs / results.run_name(identity)
-    if request.force:
-        shutil.rmtree(folder, ignore_errors=True)
-    before: results.Run | None = None
-    if (folder / "run.json").is_file():
-        before = results.Run.load(folder)
-        if before.finished and not before.about["failed"]:
-            notes.append(f"already finished on {before.about['finished']}; --force measures again")
-            return Outcome(before, tuple(notes))
-        notes.append("resuming an interrupted run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shortlist.save(folder / "shortlist.npz")
-        results.save_dataset(folder / "dataset.json", dataset)
-        about: dict[str, Any] = {
-            "format": results.FORMAT,
-            "status": "running",
-            "identity": identity,
-            "skipped": chosen.skipped,
-            "failed": {},
-            "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
-            "cold": before.about.get("cold", {}) if before else {},
-            "provenance": provenance.record(device),
-            "unreadable": dict(report.unreadable),
-        }
-        results.write_json(folder / "run.json", about)
 
+
+def _load(folder: Path) -> results.Run | None:
+    return results.Run.load(folder) if (folder / "run.json").is_file() else None
+
+
+def _begin(
+    folder: Path,
+    identity: dict[str, Any],
+    chosen: _Chosen,
+    scorer: Scorer,
+    report: ExtractReport,
+    together: Sequence[str],
+) -> _Open:
+    """Write what is known before anything is scored; `together` are the runs whose methods take turns."""
+    before = _load(folder)
+    about: dict[str, Any] = {
+        "format": results.FORMAT,
+        "status": "running",
+        "identity": identity,
+        "together": together,
+        "skipped": chosen.skipped,
+        "failed": {},
+        "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
+        "cold": before.about.get("cold", {}) if before else {},
+        "provenance": provenance.record(scorer.device),
+        "unreadable": dict(report.unreadable),
+    }
+    with _written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        scorer.shortlist.save(folder / "shortlist.npz")
+        results.save_dataset(folder / "dataset.json", scorer.dataset)
+        results.write_json(folder / "run.json", about)
         journal = Journal(folder / "journal.jsonl")
-        cold, failures = score_all(
-            Scorer(dataset, shortlist, store, device),
-            chosen.methods,
-            journal,
-            None if progress is None else lambda name, d, t: progress("scoring", d, t),
+    jobs = tuple(Job(method, journal) for method in chosen.methods)
+    return _Open(folder, about, jobs, ("resuming an interrupted run",) if before else ())
+
+
+def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures: Mapping[Job, str]) -> results.Run:
+    """Tables and costs of a run that is scored. UserError if no method got to the end."""
+    failed = {job.method.spec.name: failures[job] for job in run.jobs if job in failures}
+    done = [job.method for job in run.jobs if job not in failures]
+    if not done:
+        raise UserError("every method failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()))
+    records = [r for r in run.jobs[0].journal.records.values() if r.method not in failed]
+    scores, ledger = results.tables(records, scorer.shortlist)
+    with _written(run.folder):
+        results.write_parquet(run.folder / "scores.parquet", scores)
+        results.write_parquet(run.folder / "ledger.parquet", ledger)
+        results.write_parquet(
+            run.folder / "metrics.parquet", results.evaluate(scores, scorer.shortlist, scorer.dataset)
         )
-        failed = {failure.method: failure.reason for failure in failures}
-        done = [method for method in chosen.methods if method.spec.name not in failed]
-        if not done:
-            raise UserError("every method failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()))
-        records = [r for r in journal.records.values() if r.method not in failed]
-        scores, ledger = results.tables(records, shortlist)
-        results.write_parquet(folder / "scores.parquet", scores)
-        results.write_parquet(folder / "ledger.parquet", ledger)
-        results.write_parquet(folder / "metrics.parquet", results.evaluate(scores, shortlist, dataset))
-        about |= {
+        starts = {job.method.spec.name: asdict(cold[job]) for job in run.jobs if job in cold}
+        about = run.about | {
             "status": "finished",
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "failed": failed,
-            "cold": about.get("cold", {}) | {name: asdict(start) for name, start in cold.items()},
-            "costs": {m.spec.name: costs(m, store, shortlist.gallery) for m in done},
+            "cold": run.about["cold"] | starts,
+            "costs": {m.spec.name: costs(m, scorer.store, scorer.shortlist.gallery) for m in done},
             "cards": {
                 m.spec.name: {**asdict(m.card()), "control": m.spec.control, "needs": sorted(m.spec.needs)}
                 for m in done
             },
         }
-        results.write_json(folder / "run.json", about)
+        results.write_json(run.folder / "run.json", about)
+    return results.Run.load(run.folder)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """A disk that is full or read-only is the user's to mend."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write ({error.strerror or error})",
             hint="finished queries are kept; make room and run the same command again",
         ) from error
-    return Outcome(results.Run.load(folder), tuple(notes))
 
 
 def _whitening(

@@ -80,12 +80,15 @@ class Journal:
         self.records[record.method, record.query] = record
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A method that stopped, and why; the others went on."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A method to score and the journal that keeps its records."""
 
-    method: str
-    reason: str
+    method: Reranker
+    journal: Journal
+
+    def has(self, query: str) -> bool:
+        return (self.method.spec.name, query) in self.journal.records
 
 
 @dataclass(frozen=True)
@@ -165,47 +168,41 @@ def warm_up(scorer: Scorer, method: Reranker) -> ColdStart:
 
 
 def score_all(
-    scorer: Scorer,
-    methods: Sequence[Reranker],
-    journal: Journal,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[dict[str, ColdStart], list[Failure]]:
-    """Score every query with every method, skipping what the journal holds; cold starts and failures.
+    scorer: Scorer, jobs: Sequence[Job], progress: Callable[[str, int, int], None] | None = None
+) -> tuple[dict[Job, ColdStart], dict[Job, str]]:
+    """Score every query with every job's method, skipping what its journal holds; cold starts, and why a job stopped.
 
     Methods take turns query by query, each query beginning with another method, so that a machine that slows down
     slows all of them alike.
     """
-    alive = list(methods)
-    cold: dict[str, ColdStart] = {}
-    failures: list[Failure] = []
-    queries = scorer.shortlist.queries
-    total = len(queries) * len(methods)
-    for method in methods:
-        if all((method.spec.name, query) in journal.records for query in queries):
-            continue
-        with _reported(method, alive, failures):
-            cold[method.spec.name] = warm_up(scorer, method)
+    cold: dict[Job, ColdStart] = {}
+    failures: dict[Job, str] = {}
+    queries, journals = scorer.shortlist.queries, {job.journal for job in jobs}
+    for job in jobs:
+        if not all(job.has(query) for query in queries):
+            with _reported(job, failures):
+                cold[job] = warm_up(scorer, job.method)
     for number, query in enumerate(queries):
+        alive = [job for job in jobs if job not in failures]
         turn = number % max(1, len(alive))
-        for method in [*alive[turn:], *alive[:turn]]:
-            if (method.spec.name, query) not in journal.records:
-                with _reported(method, alive, failures):
-                    journal.append(scorer.score(method, number))
+        for job in [*alive[turn:], *alive[:turn]]:
+            if not job.has(query):
+                with _reported(job, failures):
+                    job.journal.append(scorer.score(job.method, number))
             if progress:
-                progress(method.spec.name, len(journal.records), total)
+                done = sum(len(journal.records) for journal in journals)
+                progress(job.method.spec.name, done, len(queries) * len(jobs))
     return cold, failures
 
 
 @contextmanager
-def _reported(method: Reranker, alive: list[Reranker], failures: list[Failure]) -> Iterator[None]:
+def _reported(job: Job, failures: dict[Job, str]) -> Iterator[None]:
     """A method that raises is taken out and reported; a full disk stops everything, since nothing could be kept."""
     try:
         yield
     except UserError as error:
         if isinstance(error.__cause__, OSError):
             raise
-        alive.remove(method)
-        failures.append(Failure(method.spec.name, str(error)))
+        failures[job] = str(error)
     except Exception as error:
-        alive.remove(method)
-        failures.append(Failure(method.spec.name, f"{type(error).__name__}: {error}"))
+        failures[job] = f"{type(error).__name__}: {error}"

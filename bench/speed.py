@@ -33,7 +33,7 @@ from methods.ransac import Ransac
 from methods.rrt import RerankingTransformer
 from methods.rrt.model import RRT, SINGLE_SCALE, Layer, RRTConfig, TokenBatch, Tokens
 
-CANDIDATES = 20
+CANDIDATES = 20  # one round of `ragged`, so that their mean length is that of the hundred
 SECONDS_ALLOWED_FOR_HELP = 0.5
 LOGITS_MAY_DIFFER = 1e-5
 TARGETS = {"naive, batch 100": 5.0, "naive at its best batch size": 2.0}
@@ -108,19 +108,23 @@ class Naive(nn.Module):
     @torch.inference_mode()
     def score(self, query: Tokens, candidates: Sequence[Tokens], batch: int) -> Tensor:
         """(k,) logits, `batch` candidates at a time."""
-        found = []
+        before = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(self.fused)
-        for start in range(0, len(candidates), batch):
-            chosen = candidates[start : start + batch]
-            sides = _padded([query] * len(chosen)), _padded(chosen)
-            x = self.model._join(self.model.embed(sides[0], "src"), self.model.embed(sides[1], "tgt"))
-            never = torch.zeros(len(chosen), 2, dtype=torch.bool)
-            padding = torch.cat([part for side in sides for part in (never, side.mask)], dim=1)  # type: ignore[misc]
-            for layer in self.layers:
-                x = layer(x, padding)
-            found.append(self.model.classifier(x[:, 0]).squeeze(-1))
-        torch.backends.mha.set_fastpath_enabled(True)
-        return torch.cat(found)
+        try:
+            return torch.cat(
+                [self._logits(query, candidates[at : at + batch]) for at in range(0, len(candidates), batch)]
+            )
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
+
+    def _logits(self, query: Tokens, candidates: Sequence[Tokens]) -> Tensor:
+        sides = _padded([query] * len(candidates)), _padded(candidates)
+        x = self.model._join(self.model.embed(sides[0], "src"), self.model.embed(sides[1], "tgt"))
+        never = torch.zeros(len(candidates), 2, dtype=torch.bool)
+        padding = torch.cat([part for side in sides for part in (never, side.mask)], dim=1)  # type: ignore[misc]
+        for layer in self.layers:
+            x = layer(x, padding)
+        return self.model.classifier(x[:, 0]).squeeze(-1)
 
 
 def _padded(images: Sequence[Tokens]) -> TokenBatch:
@@ -138,7 +142,7 @@ def pair_flops(config: RRTConfig, tokens: int, first_token_last: bool) -> int:
     """Floating-point operations of the encoder's matrix products for one pair of `tokens` tokens in all.
 
     A multiplication and an addition are two. With `first_token_last` the last layer computes the first token alone,
-    from the tokens themselves instead of their keys and values (`methods.rrt.model.pair_logits`).
+    from the tokens themselves instead of their keys and values (`methods.rrt.engine.pair_logits`).
     """
     d, wide = config.dim, config.feedforward
     layer = 2 * tokens * d * (4 * d + 2 * wide) + 4 * tokens**2 * d
@@ -180,9 +184,9 @@ def bench_rrt(config: RRTConfig, descriptors: int, rounds: int) -> bool:
     timed: dict[str, tuple[Callable[[Sequence[Tokens]], Tensor], int]] = {
         "naive, batch 100": (partial(naive.score, query, batch=100), 100),
         "naive, batch 10": (partial(naive.score, query, batch=10), CANDIDATES),
-        "naive, batch 1": (partial(naive.score, query, batch=1), CANDIDATES // 2),
+        "naive, batch 1": (partial(naive.score, query, batch=1), CANDIDATES),
         "unfused naive, batch 10": (partial(unfused.score, query, batch=10), CANDIDATES),
-        "unfused naive, batch 1": (partial(unfused.score, query, batch=1), CANDIDATES // 2),
+        "unfused naive, batch 1": (partial(unfused.score, query, batch=1), CANDIDATES),
         "score": (partial(model.score, query), CANDIDATES),
     }
     square = torch.randn(2048, 2048)

@@ -54,25 +54,50 @@ def import_delg(
     their norm is not 1, as DELG's is. Raises UserError for missing files, before anything is read, and for a file that
     is malformed or not DELG's.
     """
+    report = _bring(locate(dataset, source), dataset.name, source, folder, progress)
+    return replace(report, notes=(*report.notes, *_uncropped(dataset, FeatureStore(folder))))
+
+
+def import_listed(
+    names: Sequence[str], source: Path, folder: Path, progress: Callable[[int, int], None] | None = None
+) -> ExtractReport:
+    """As `import_delg`, of training images: `names` as a list has them, with or without folder and suffix.
+
+    An image is stored under its name without suffix; its files are there below `source`, or directly in it.
+    """
+
+    def place(name: str) -> Item:
+        path = Path(name)
+        key = (path.parent / path.stem).as_posix()
+        stem = source / key if path.parent != Path() and (source / path.parent).is_dir() else source / path.stem
+        return Item(key, tuple(stem.with_name(stem.name + suffix) for suffix in SUFFIXES))
+
+    outside = next((name for name in names if Path(name).is_absolute() or ".." in Path(name).parts), None)
+    if outside is not None or not names:
+        raise UserError(f"the list names {'no images' if outside is None else repr(outside)}, expected images in DIR")
+    return _bring(list(map(place, names)), "the list", source, folder, progress)
+
+
+def _bring(
+    wanted: list[Item], what: str, source: Path, folder: Path, progress: Callable[[int, int], None] | None
+) -> ExtractReport:
     if not source.is_dir():
         raise UserError(f"{source}: no such folder", hint="give the one with the .delg_global and .delg_local files")
-    wanted = locate(dataset, source)
     missing = [path for item in wanted for path in item.files if not path.is_file()]
     if missing:
         raise UserError(
-            f"{source}: {len(missing)} of {2 * len(wanted)} files of {dataset.name} are missing: "
+            f"{source}: {len(missing)} of {2 * len(wanted)} files of {what} are missing: "
             + ", ".join(str(path.relative_to(source)) for path in missing[:5])
             + (", …" if len(missing) > 5 else ""),
-            hint="expected <image>.delg_global and <image>.delg_local of every query and gallery image in that folder, "
-            "or the queries' in its sub-folder query and the gallery's in index",
+            hint="expected <image>.delg_global and <image>.delg_local of every image in that folder, or a data set's "
+            "queries in its sub-folder query and its gallery in index",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "source.json", json.dumps(str(source.resolve())))
     except OSError as error:
         raise UserError(f"{folder}: cannot write features ({error.strerror or error})") from error
-    report = fill(wanted, folder, lambda: _read, IDENTITY, progress, exact=True)
-    return replace(report, notes=(*report.notes, *_uncropped(dataset, FeatureStore(folder))))
+    return fill(wanted, folder, lambda: _read, IDENTITY, progress, exact=True)
 
 
 def check_delg(dataset: Dataset, folder: Path) -> ExtractReport:

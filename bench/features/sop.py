@@ -45,7 +45,7 @@ class Sop:
             )
         self._models = [load_model(path).to(device) for path in weights]
         self._device = device
-        if "remap_local." in self._models[0].card.get("without", ()):
+        if "remap_local." in self._models[0].without:
             raise UserError(
                 f"{weights[0]}: weights of the first stage alone, without local descriptors (remap_local)",
                 hint="give weights of the stage frozen or joint, and these after a comma",

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.report.tables import Table
+
+
+def _quality(table: Table) -> str:
+    """The column that the picture is about."""
+    return next(c.name for c in table.columns if c.name in ("mAP Medium", "mAP All"))
+
+
+def _bounds(axes: Any, table: Table) -> None:
+    """First stage and ceiling as lines, with room around them and what lies between."""
+    for level, text in ((table.first_stage, "first\nstage"), (table.ceiling, "ceiling")):
+        axes.axhline(level, linestyle="--", color="0.5", linewidth=1)
+        axes.annotate(
+            text,
+            (1, level),  # outside, where no curve goes
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color="0.4",
+            va="center",
+        )
+    values = table.rows[_quality(table)][[name not in table.controls for name in table.rows.index]]
+    low, high = min([table.first_stage, *values]), max([table.ceiling, *values])
+    axes.set_ylim(low - 0.1 * (high - low) - 1, high + 0.1 * (high - low) + 1)
 
 
 def quality_against_time(table: Table, folder: Path, name: str) -> Path:
@@ -15,7 +41,7 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    quality = next(c.name for c in table.columns if c.name in ("mAP Medium", "mAP All"))
+    quality = _quality(table)
     rows = table.rows[[method not in table.controls for method in table.rows.index]].rename_axis("method").reset_index()
     with sns.axes_style("whitegrid"):
         figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
@@ -31,24 +57,72 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
                 ha="center",
                 va="bottom" if above else "top",
             )
-        for level, text in ((table.first_stage, "first stage"), (table.ceiling, "ceiling of the shortlists")):
-            axes.axhline(level, linestyle="--", color="0.5", linewidth=1)
-            axes.annotate(
-                text,
-                (0.01, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                fontsize=8,
-                color="0.4",
-            )
+        _bounds(axes, table)
         axes.set_xscale("log")
         if len(rows):
             axes.set_xlim(rows["ms/query p50"].min() / 3, rows["ms/query p50"].max() * 3)
-        low, high = min([table.first_stage, *rows[quality]]), max([table.ceiling, *rows[quality]])
-        axes.set_ylim(low - 0.1 * (high - low) - 1, high + 0.1 * (high - low) + 1)
         axes.set(xlabel=f"ms per query, median, {table.about['k']} candidates (log scale)", ylabel=f"{quality} (%)")
         axes.set_title(table.title.replace(" · policy", "\npolicy"), fontsize=9)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+    return path
+
+
+def quality_against_descriptors(table: Table, points: Mapping[str, tuple[str, int]], folder: Path, name: str) -> Path:
+    """A sweep: mAP against descriptors and KiB an image, and ms a pair against descriptors; the file written.
+
+    `points` gives each row's method and budget; a line a method. Descriptors and KiB are those counted in the runs.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
+
+    quality = _quality(table)
+    rows = table.rows.loc[list(points)].assign(method=[method for method, _ in points.values()])
+    budgets = sorted({budget for _, budget in points.values()})
+    panels = (
+        ("desc mean", quality, "local descriptors per image (mean, log scale)", f"{quality} (%)"),
+        ("KiB/image", quality, "KiB per image, all that the method reads (log scale)", f"{quality} (%)"),
+        ("desc mean", "ms/pair", "local descriptors per image (mean, log scale)", "ms per pair, median (log scale)"),
+    )
+    with sns.axes_style("whitegrid"):
+        figure, places = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
+        for axes, (x, y, x_label, y_label) in zip(places, panels, strict=True):
+            sns.lineplot(
+                rows,
+                x=x,
+                y=y,
+                hue="method",
+                style="method",
+                markers=True,
+                dashes=False,
+                markersize=8,
+                palette="colorblind",
+                legend=axes is places[0],
+                estimator=None,
+                ax=axes,
+            )
+            axes.set_xscale("log")
+            axes.set(xlabel=x_label, ylabel=y_label)
+            if x == "desc mean":
+                axes.xaxis.set_major_locator(FixedLocator(budgets))
+            else:
+                axes.xaxis.set_major_locator(FixedLocator([2.0**n for n in range(-3, 12)]))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            if y == quality:
+                _bounds(axes, table)
+            else:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        places[0].legend(title=None, fontsize=9)
+        figure.suptitle(table.title, fontsize=9)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
         figure.savefig(path, dpi=150)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,17 +52,17 @@ def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def compare(runs: Sequence[Run], blend: Blend = Blend()) -> Table:
+def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] = ()) -> Table:
     """The table of one group of runs; where a method was run twice, its newest row stands.
 
-    Raises UserError if the runs do not share one seal.
+    `show` names options that the rows say even at their defaults. Raises UserError if the runs do not share one seal.
     """
     if len({run.seal for run in runs}) != 1:
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
     latest: dict[str, tuple[Run, str]] = {}  # row -> where it comes from
     for run in runs:
         for method in run.about["costs"]:
-            latest[label(run, method)] = (run, method)
+            latest[label(run, method, show)] = (run, method)
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
     difficulties = tuple(PROTOCOLS[dataset.protocol])
     # the difficulty that the headroom, the interval and the order of rows are about
@@ -105,11 +105,11 @@ def compare(runs: Sequence[Run], blend: Blend = Blend()) -> Table:
     )
 
 
-def label(run: Run, method: str) -> str:
-    """The row's name: the method, with the options that are not the defaults."""
+def label(run: Run, method: str, show: Collection[str] = ()) -> str:
+    """The row's name: the method, with the options that are not the defaults, and those in `show`."""
     options = run.about["identity"]["methods"][method]["options"]
     defaults = run.about["defaults"].get(method, {})
-    changed = [f"{key}={value}" for key, value in options.items() if value != defaults.get(key)]
+    changed = [f"{key}={value}" for key, value in options.items() if key in show or value != defaults.get(key)]
     return " ".join([method, *changed])
 
 
@@ -216,7 +216,7 @@ def _notes(
     notes.append(
         f"Measured on {machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
         "features were cached, extraction is not in the times."
-        + ("" if len(runs) == 1 else " Rows come from several runs: their times were not interleaved.")
+        + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
     if blend != Blend():
         notes.append(f"Order by blend {blend}, replayed from stored scores.")
@@ -229,12 +229,19 @@ def _notes(
         notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
         if run.about["unreadable"]:
             notes.append(f"{len(run.about['unreadable'])} gallery images could not be read and have no features.")
+    said: dict[tuple[str, str], list[str]] = {}  # method, what its card says -> rows; once for all rows of a sweep
     for name in contenders:
         card = cards[name]
         trained = f"; trained on {card['trained_on']}" if card["trained_on"] else ""
         terms = f"; NOT FOR COMMERCIAL USE ({card['noncommercial']})" if card["noncommercial"] else ""
-        notes.append(f"{name}: {card['paper']}; {card['licence']}{trained}{terms}")
+        said.setdefault((latest[name][1], f"{card['paper']}; {card['licence']}{trained}{terms}"), []).append(name)
+    notes += [f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items()]
     return tuple(dict.fromkeys(notes))
+
+
+def _interleaved(runs: Sequence[Run]) -> bool:
+    """Whether the methods of all runs took turns."""
+    return len(runs) == 1 or len({tuple(run.about.get("together", [run.folder.name])) for run in runs}) == 1
 
 
 def _text(value: float, digits: int) -> str:

@@ -16,7 +16,8 @@ from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
 from bench.registry import register
 from bench.reranker import Card, Reranker
-from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, Precision, RRTConfig, Tokens, load_checkpoint
+from methods.rrt.engine import Precision
+from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, RRTConfig, Tokens, load_checkpoint
 
 SHIPPED = Path(__file__).with_name("weights.safetensors")
 # What a released .pt was made for, which it does not say itself; weights of `train rrt` say it in their card.
@@ -89,11 +90,12 @@ class RerankingTransformer(Reranker):
         return self.options.weights
 
     def card(self) -> Card:
+        made_for = f", for {self._weights_card[1].get('descriptors', RELEASED['descriptors'])} descriptors an image"
         if self.options.weights == SHIPPED:
-            return self.spec.card
+            return replace(self.spec.card, trained_on=f"{self.spec.card.trained_on}{made_for}")
         name = self.options.weights.name
         epoch = "" if name.endswith(".safetensors") else "; the epoch of the released ones was chosen on ROxford itself"
-        return replace(self.spec.card, trained_on=f"what {name} was trained on (given by the user{epoch})")
+        return replace(self.spec.card, trained_on=f"what {name} was trained on (given by the user{epoch}){made_for}")
 
     @cached_property
     def _weights_card(self) -> tuple[RRTConfig, Mapping[str, Any]]:

@@ -267,8 +267,8 @@ def _validate(recipe: Recipe) -> dict[str, float]:
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
+    """A copy on the CPU, contiguous: what can be saved."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in module.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -330,9 +330,12 @@ class _State:
 
         self.recipe.module.load_state_dict(part("module."))
         content = self.optimizer.state_dict()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, value in part("optimizer.").items():
             index, _, key = name.partition(".")
-            content["state"].setdefault(int(index), {})[key] = value
+            like = trained[int(index)]  # a fused step goes by the order in memory, and wants the parameter's
+            moment = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            content["state"].setdefault(int(index), {})[key] = moment
         self.optimizer.load_state_dict(content)
         return step, best and Checked(best["step"], best["figures"], part("best."))
 

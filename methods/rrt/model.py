@@ -7,25 +7,20 @@ encoder without positions reads it and the logit is a linear map of its first to
 from __future__ import annotations
 
 import json
-import math
-import pickle
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
+from methods.rrt.checkpoints import check, read_safetensors, read_torch, require
+from methods.rrt.engine import Precision, matmul_precision, pair_logits
 
 SEGMENTS = {"src_local": 0, "tgt_local": 1, "cls": 2, "sep": 3, "src_global": 4, "tgt_global": 5}
 SCALES = 7  # DELG's image pyramid
@@ -188,7 +183,7 @@ class RRT(nn.Module):
 
             return pair_logits(layers, self.classifier, source, candidates, embed, precision)
         scores, batch = [torch.empty(0, device=device)], batch or 128
-        with _matmul_precision(device, precision):
+        with matmul_precision(device, precision):
             for start in range(0, len(candidates), batch):
                 chosen = candidates[start : start + batch]
                 scores.append(self.encode(_pad([query] * len(chosen), device), _pad(chosen, device))[1])
@@ -219,110 +214,6 @@ def _keep(query: TokenBatch, candidates: TokenBatch) -> Tensor | None:
     return ~torch.cat(parts, dim=1)[:, None, None, :]
 
 
-Precision = Literal["fp32", "tf32", "bf16"]
-T = TypeVar("T")
-Linear = Callable[[Tensor, Tensor, Tensor], Tensor]  # input (rows, in), weight (out, in), bias (out,) -> (rows, out)
-
-
-@contextmanager
-def _matmul_precision(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Matrix products of the body: fp32, tf32 (on CUDA) or bf16; these keep 10 and 7 bits of a factor instead of 23."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def pair_logits(
-    layers: Sequence[Layer],
-    classifier: nn.Linear,
-    source: Tensor,
-    candidates: Sequence[T],
-    embed: Callable[[T], Tensor],
-    precision: Precision = "fp32",
-) -> Tensor:
-    """(k,) logits of the pairs [source, embed(candidate)] on a CPU; the first token of `source` is the one classified.
-
-    `source` is (s, dim) and `embed` gives (t, dim) tokens; t may differ. Every pair is computed without padding by one
-    thread, as many pairs at a time as torch has threads: large batches are slower than the caches, and threads that
-    share one pair wait for each other. So a score does not depend on the other candidates or on the number of threads.
-    """
-
-    @torch.inference_mode()  # thread-local, as the precision is
-    def logit(candidate: T) -> Tensor:
-        target = embed(candidate)
-        tokens = len(source) + len(target)
-        # few distinct shapes, since oneDNN compiles a kernel for each; attention leaves the rows added here out
-        x = source.new_zeros(-(-tokens // 32) * 32, source.shape[1])
-        x[: len(source)], x[len(source) : tokens] = source, target
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            for layer in layers[:-1]:
-                x = _layer(layer, x, tokens)
-            first = _first_token(layers[-1], x[:tokens])
-        return classifier(first.float())[0]
-
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return torch.cat([source.new_empty(0), *pool.map(logit, candidates)])
-    finally:
-        torch.set_num_threads(threads)  # the workers set what later threads start with
-
-
-def _layer(layer: Layer, x: Tensor, tokens: int) -> Tensor:
-    """(rows, dim) -> (rows, dim): `Layer.forward` of one sequence, of which the first `tokens` rows are attended to."""
-    attention = layer.self_attn
-    parts = _linear(x, attention.in_proj_weight, attention.in_proj_bias).view(len(x), 3, attention.heads, -1)
-    q, k, v = parts[:tokens].permute(1, 2, 0, 3).unsqueeze(1)
-    seen = torch.zeros_like(x)
-    seen[:tokens] = F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1)
-    y = layer.norm1(x + _linear(seen, attention.out_proj.weight, attention.out_proj.bias))
-    wide = _linear(y, layer.linear1.weight, layer.linear1.bias).relu_()
-    return layer.norm2(y + _linear(wide, layer.linear2.weight, layer.linear2.bias))
-
-
-def _first_token(layer: Layer, x: Tensor) -> Tensor:
-    """(tokens, dim) -> (1, dim): the first token of `Layer.forward`, without keys and values of the others.
-
-    q · (K x + b) is (K^T q) · x plus what softmax drops, and a weighted mean of V x + b is V (mean of x) + b.
-    """
-    attention, dim = layer.self_attn, x.shape[1]
-    q_weight, k_weight, v_weight = attention.in_proj_weight.view(3, attention.heads, -1, dim)
-    q_bias, _, v_bias = attention.in_proj_bias.view(3, attention.heads, -1, 1)
-    q = q_weight @ x[0, :, None] + q_bias  # (heads, dim / heads, 1)
-    weights = torch.softmax(q.mT @ k_weight @ x.T / math.sqrt(dim / attention.heads), dim=-1)
-    seen = v_weight @ (weights @ x).mT + v_bias
-    y = layer.norm1(x[:1] + attention.out_proj(seen.flatten()[None]))
-    return layer.norm2(y + layer.linear2(F.relu(layer.linear1(y))))
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _fastest_linear(*weight.shape)(x, weight, bias)
-
-
-@cache
-def _fastest_linear(outputs: int, inputs: int) -> Linear:
-    """The faster of two ways to the same product on this processor, measured once: torch's own (MKL) and oneDNN."""
-    x, weight, bias = torch.ones(512, inputs), torch.ones(outputs, inputs), torch.ones(outputs)
-    best: dict[Linear, float] = {F.linear: math.inf, _onednn_linear: math.inf}
-    for _ in range(9):
-        for way in best:
-            start = time.perf_counter()
-            way(x, weight, bias)
-            best[way] = min(best[way], time.perf_counter() - start)
-    # a close call always falls alike, so that processes agree to the last bit
-    return _onednn_linear if best[_onednn_linear] < 0.8 * best[F.linear] else F.linear
-
-
-def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer as a channels-last 1x1 convolution: the public way to oneDNN's matrix product."""
-    image = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
-    return F.conv2d(image, weight[:, :, None, None], bias)[0, :, :, 0].T
-
-
 def save_checkpoint(model: RRT, path: Path, card: Mapping[str, Any] | None = None) -> None:
     """Write the weights (float32, safetensors) with their config and card, atomically."""
     state = {name: tensor.detach().float().contiguous().cpu() for name, tensor in model.state_dict().items()}
@@ -340,66 +231,21 @@ def save_checkpoint(model: RRT, path: Path, card: Mapping[str, Any] | None = Non
 def load_checkpoint(path: Path | str) -> RRT:
     """RRT in eval mode from our safetensors or from a released `.pt`; every problem is a UserError naming the file."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file", hint="give one written by `train rrt` or a released RRT .pt")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the weights file is empty (0 bytes)", hint="copy or download it again")
+    hint = "give one written by `train rrt` or a released RRT .pt of the Google Landmarks kind"
+    require(path, hint)
     if path.suffix == ".safetensors":
-        state, config, card = _read_safetensors(path)
+        state, sizes, card = read_safetensors(path, FORMAT, hint)
+        try:
+            config = RRTConfig(**sizes)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: its configuration cannot be used ({error})", hint=hint) from error
     else:
-        state, card = _read_torch(path), {}
+        state, card = read_torch(path, hint), {}
         config = _config_of(state, path)
     model = RRT(config, card)
-    _check_shapes(model.state_dict(), state, path)
+    check(model.state_dict(), state, path)
     model.load_state_dict(state)
     return model.eval()
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], RRTConfig, dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable safetensors file ({error})", hint="copy or download it again"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: not RRT weights: format {metadata.get('format')!r}, expected {FORMAT!r}",
-            hint="give a file written by `train rrt`",
-        )
-    try:
-        config, card = RRTConfig(**json.loads(metadata["config"])), json.loads(metadata.get("card", "{}"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: its configuration cannot be used ({error})", hint="give a file written by `train rrt`"
-        ) from error
-    return state, config, card
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise UserError(
-                f"{path}: refused: it holds pickled objects other than tensors, which could run code",
-                hint="expected a checkpoint of plain tensors, {'state': {name: tensor}}",
-            ) from error
-        raise UserError(f"{path}: not a readable torch checkpoint", hint="copy or download it again") from error
-    except Exception as error:  # torch.load raises RuntimeError, EOFError, KeyError, … on damaged files
-        raise UserError(
-            f"{path}: truncated or not a torch checkpoint ({type(error).__name__})", hint="copy or download it again"
-        ) from error
-    state = content.get("state") if isinstance(content, dict) else None
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(
-            f"{path}: expected a dictionary with the weights under 'state', found {found}",
-            hint="give a released RRT checkpoint of the Google Landmarks kind",
-        )
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _config_of(state: Mapping[str, Tensor], path: Path) -> RRTConfig:
@@ -425,18 +271,3 @@ def _config_of(state: Mapping[str, Tensor], path: Path) -> RRTConfig:
             f"classifier; found {some}, …",
             hint="give a Google Landmarks checkpoint of RRT",
         ) from error
-
-
-def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    hint = "the file belongs to another architecture or is damaged"
-    if missing := sorted(expected.keys() - found.keys()):
-        raise UserError(f"{path}: {len(missing)} weights are missing, first {missing[0]!r}", hint=hint)
-    if extra := sorted(found.keys() - expected.keys()):
-        raise UserError(f"{path}: {len(extra)} weights are not RRT's, first {extra[0]!r}", hint=hint)
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
-            raise UserError(
-                f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}", hint=hint
-            )
-        if not found[name].is_floating_point() or not math.isfinite(float(found[name].sum())):
-            raise UserError(f"{path}: {name} holds values that are not finite floats", hint=hint)

@@ -40,7 +40,7 @@ class RerankingTransformerSOP(Reranker):
         if self.options.weights is None:
             return "no weights are shipped: train some (`train rrt --recipe sop`) and give -o rrt-sop.weights=FILE"
         model = load_model(self.weights())
-        if "matcher." in model.card.get("without", ()) or model.card.get("stage") == "global":
+        if "matcher." in model.without:
             return f"{self.options.weights}: weights of the first stage, whose matcher is not trained"
         # another trunk or map makes descriptors that this matcher has never seen
         if not features.weights or fingerprint(model, LOCAL) != fingerprint(load_model(features.weights[0]), LOCAL):

@@ -81,6 +81,7 @@ class SOPModel(nn.Module):
         super().__init__()
         self.config = config
         self.card: dict[str, Any] = dict(card or {})  # stage and recipe of our own weights; empty for official ones
+        self.without: tuple[str, ...] = ()  # those of OPTIONAL that the loaded weights lack and that are random here
         kind = TRUNKS[config.trunk]
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(kind, name)).view(1, 3, 1, 1))
@@ -117,13 +118,14 @@ def fingerprint(model: SOPModel, parts: Iterable[str]) -> str:
     digest = hashlib.sha256(model.config.trunk.encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(tuple(parts)) and not name.endswith("num_batches_tracked"):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+            digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def save_model(model: SOPModel, path: Path, card: Mapping[str, Any]) -> None:
-    """Write all weights (float32, safetensors) with their config and card, atomically."""
-    state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+def save_model(model: SOPModel, path: Path, card: Mapping[str, Any], without: tuple[str, ...] = ()) -> None:
+    """Write the weights (float32, safetensors) with their config and card, atomically; some of OPTIONAL may be left
+    out."""
+    state = {name: t.cpu().contiguous() for name, t in model.state_dict().items() if not name.startswith(without)}
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config)), "card": json.dumps(dict(card))}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -134,7 +136,7 @@ def save_model(model: SOPModel, path: Path, card: Mapping[str, Any]) -> None:
 def load_model(path: Path) -> SOPModel:
     """In eval mode, from our safetensors or an official `.pt`; every problem is a UserError naming file and weight.
 
-    Weights of the first stage may lack the local map and the matcher: the card then names them under `without`.
+    Weights of the first stage may lack the local map and the matcher: the model names them under `without`.
     """
     require(path, HINT)
     card: dict[str, Any] = {}
@@ -147,14 +149,14 @@ def load_model(path: Path) -> SOPModel:
         config = SOPConfig(**sizes)
     except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: its configuration cannot be used ({error})", hint=HINT) from error
-    without = [part for part in OPTIONAL if not any(name.startswith(part) for name in state)]
-    model = SOPModel(config, card | ({"without": without} if without else {}))
-    expected = {name: t for name, t in model.state_dict().items() if not name.startswith(tuple(without))}
+    model = SOPModel(config, card)
+    model.without = tuple(part for part in OPTIONAL if not any(name.startswith(part) for name in state))
+    expected = {name: t for name, t in model.state_dict().items() if not name.startswith(model.without)}
     for name in ("mean", "std"):  # of any shape that holds a value a channel
         if name in state and state[name].numel() == 3:
             state[name] = state[name].reshape(expected[name].shape)
     check(expected, state, path)
-    model.load_state_dict(state, strict=not without)
+    model.load_state_dict(state, strict=not model.without)
     return model.eval()
 
 

@@ -1,11 +1,15 @@
-"""Real features of small pictures."""
+"""Real features of small pictures, and a trunk small enough to train in a test."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from bench.features import Features
 from bench.features.extractors import ExtractOptions, FeatureExtractor
+from methods.rrt_sop import model as product
 
 
 def _picture(seed: int) -> np.ndarray:
@@ -26,3 +30,27 @@ def images() -> list[Features]:
     return [
         Features(**{name: torch.from_numpy(np.asarray(v, dtype=np.float32)) for name, v in a.items()}) for a in arrays
     ]
+
+
+class TinyTrunk(nn.Module):
+    """Stride 32 in two blocks, with batch norms as real trunks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.BatchNorm2d(8), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(8, 16, 4, 4), nn.BatchNorm2d(16), nn.ReLU())
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.one, self.two]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.two(self.one(images))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[str]:
+    """Name of a trunk of the product variant: of 16 channels, mean 0.5 and deviation 0.25."""
+    kind = product.TrunkKind(TinyTrunk, 16, (0.5,) * 3, (0.25,) * 3)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(product.TRUNKS, "tiny", kind)  # type: ignore[arg-type]
+        yield "tiny"

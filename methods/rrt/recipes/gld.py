@@ -8,8 +8,8 @@ falls after epochs 16 and 18 of 15, that is, never: the default here is a consta
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
 from bench.features.store import FeatureStore
 from methods.rrt import RELEASED, scale_ids
@@ -71,7 +72,7 @@ class TrainOptions(LoopOptions):
             raise UserError(f"least_positives {self.least_positives}: expected fewer than neighbours {self.neighbours}")
         if not 0 < self.held_out < 1:
             raise UserError(f"held_out {self.held_out}: expected a fraction between 0 and 1")
-        if not self.epochs > 0 or self.weight_decay < 0 or self.auxiliary < 0:
+        if not 0 < self.epochs < math.inf or self.weight_decay < 0 or self.auxiliary < 0:
             raise UserError("expected epochs above 0, and weight_decay and auxiliary of at least 0")
         try:
             RRTConfig(depth=self.depth, feedforward=self.feedforward, heads=self.heads, dim=self.dim)
@@ -91,38 +92,12 @@ class Images:
         return Images([self.keys[int(i)] for i in np.flatnonzero(chosen)], self.labels[chosen])
 
 
-def read_list(path: Path) -> dict[str, str]:
-    """Label by image name. UserError naming the line for anything that is neither of the two formats."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    header = lines[0].split(",") if lines else []
-    if {"landmark_id", "images"} <= set(header):
-        rows = [(name, row["landmark_id"]) for row in csv.DictReader(lines) for name in (row["images"] or "").split()]
-    else:
-        rows = []
-        for number, line in enumerate(lines, 1):
-            parts = line.rsplit(",", 3)
-            if len(parts) != 4 or not (parts[2].strip().isdigit() and parts[3].strip().isdigit()):
-                raise UserError(
-                    f"{path}, line {number}: found {line[:80]!r}, expected jpg/NAME.jpg,LABEL,WIDTH,HEIGHT",
-                    hint="or GLDv2's train_clean.csv, with the header landmark_id,images",
-                )
-            rows.append((parts[0], parts[1]))
-    found: dict[str, str] = {}
-    for name, label in rows:
-        if found.setdefault(name, label) != label:
-            raise UserError(f"{path}: {name!r} has the labels {found[name]!r} and {label!r}")
-    return found
-
-
 def images_of(store: FeatureStore, listed: Mapping[str, str]) -> Images:
     """The listed images that the store has: under their name, without its suffix, or without its folder too."""
     by_key: dict[str, str] = {}
     for name, label in listed.items():
         path = Path(name)
-        key = next((k for k in (name, str(path.with_suffix("")), path.stem) if k in store), None)
+        key = next((k for k in (name, str(path.parent / path.stem), path.stem) if k in store), None)
         if key is not None and store.error(key) is None and by_key.setdefault(key, label) != label:
             raise UserError(
                 f"{name!r}: stored as {key!r}, which is listed twice, with labels {by_key[key]!r} and {label!r}"

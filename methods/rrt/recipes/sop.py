@@ -3,9 +3,9 @@
 `global`: trunk and global descriptor, contrastive loss. `frozen`: local map and matcher on that trunk, left as it is.
 `joint`: trunk, local map and matcher together. The last two read triplets of an anchor, an image of the same instance
 and one of the anchor's nearest images of other instances by the global descriptor, as binary cross-entropy on the two
-pairs. Ours, not the paper's: `frozen` starts its local map as the centred global one and its attention as a search for
-like descriptors (see `_fresh`); the figures that choose the weights are of instances held out of training, never of a
-test set.
+pairs. Ours, not the paper's: `frozen` starts its local map as the centred global one (`_start_local`) and its
+attention as a search for like descriptors (`_start_attention`); the figures that choose the weights are of instances
+held out of training, never of a test set. Stages with the same images, seed and `held_out` hold out the same ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bench.metrics import INSTANCE_MEASURES, evaluate_query, mean
 from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit
 from methods.rrt.views import ViewOptions, make_view
 from methods.rrt_sop.matcher import tokens
-from methods.rrt_sop.model import GLOBAL, SOPConfig, SOPModel, fingerprint, load_model, load_trunk, save_model
+from methods.rrt_sop.model import GLOBAL, OPTIONAL, SOPConfig, SOPModel, fingerprint, load_model, load_trunk, save_model
 
 PAPER = {"global": (1e-3, 800), "frozen": (1e-4, 100), "joint": (1e-4, 100)}  # learning rate, batch
 FLAT = ViewOptions(longer_side=(256, 320))  # views of photographs: no larger than what is read of them
@@ -232,9 +232,12 @@ class Training:
             parameter.requires_grad_(False)
         for parameter in self.module.parameters():
             parameter.requires_grad_(True)
+        self.lists: Tensor | None = None  # what validation reranks: the first stage of the weights started from
         if options.stage != "global":
             with torch.inference_mode():
                 self._mine(progress)
+                maps = self._plain(self.checker)
+                self.lists = rankings(torch.cat([self.model.global_descriptors(m) for m in maps]))
         self.kept = self._keep(progress) if options.kept else None
 
     # --- images to maps -----------------------------------------------------------------------------------------
@@ -341,14 +344,12 @@ class Training:
         vectors, local = (torch.cat(parts) for parts in zip(*found, strict=True))
         members = _members(self.held_out)
         figures: dict[str, list[float]] = {name: [] for name in INSTANCE_MEASURES}
-        for i, sample in enumerate(self.held_out):
-            order = (vectors[i] @ vectors.T).argsort(descending=True, stable=True)
-            order = order[order != i]
-            if self.options.stage != "global":
-                head = order[: self.options.checked]
+        for i, order in enumerate(rankings(vectors) if self.lists is None else self.lists.clone()):
+            if self.lists is not None:
+                head = order[: self.options.checked].clone()
                 scores = self.model.matcher(local[i].expand(len(head), -1, -1), local[head])
                 order[: len(head)] = head[scores.argsort(descending=True, stable=True)]
-            positives = set(members[sample.instance].tolist()) - {i}
+            positives = set(members[self.held_out[i].instance].tolist()) - {i}
             for name, value in evaluate_query(order.cpu().numpy(), positives, (), INSTANCE_MEASURES).items():
                 figures[name].append(value)
         return {name: mean(values) for name, values in figures.items()}
@@ -359,6 +360,12 @@ def _members(of: Sequence[Sample]) -> dict[str, np.ndarray]:
     for i, sample in enumerate(of):
         found.setdefault(sample.instance, []).append(i)
     return {name: np.array(indices) for name, indices in found.items()}
+
+
+def rankings(vectors: Tensor) -> Tensor:
+    """(n, n - 1): of each of n unit vectors (n, d) the others, by falling cosine; equal ones by index."""
+    similarities = (vectors @ vectors.T).fill_diagonal_(-math.inf)
+    return similarities.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
 def contrastive(vectors: Tensor, instances: Tensor, temperature: float) -> Tensor:
@@ -391,7 +398,7 @@ def _initial(options: TrainOptions) -> SOPModel:
             hint="set trunk, depth and feedforward to those of the weights to start from",
         )
     if options.stage == "joint":
-        if "matcher." in model.card.get("without", ()) or model.card.get("stage") == "global":
+        if "matcher." in model.without:
             raise UserError(f"{options.start}: its matcher is not trained", hint="train the stage frozen first")
         return model
     fresh = SOPModel(config)
@@ -447,7 +454,7 @@ def recipe(options: TrainOptions, progress: Progress | None = None) -> Recipe[tu
         return torch.optim.AdamW(trained, options.lr, weight_decay=options.weight_decay, fused=True)
 
     def write(path: Path, card: Mapping[str, Any]) -> None:
-        save_model(model, path, card)
+        save_model(model, path, card, without=OPTIONAL if options.stage == "global" else ())
 
     return Recipe(
         module=training.module,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 
 from bench.datasets import Dataset, Query
+from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
 from bench.features import imports
 from bench.features import store as stores
-from bench.features.imports import check_delg, import_delg
+from bench.features.imports import check_delg, import_delg, import_listed
 from bench.features.store import FeatureStore, items, query_key
+from methods.rrt.recipes import gld
 
 GALLERY = ("a", "b", "c", "d", "e")
 QUERIES = ("q", "r")
@@ -322,3 +326,45 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(dataset: Dataset, files
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="cannot write"):
         import_delg(dataset, files, tmp_path / "file" / "store")
+
+
+# --- training images ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["", "jpg"])
+def test_the_images_of_a_list_are_imported_and_found_by_training(
+    below: str, delg, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    for name in GALLERY:
+        delg.pair(tmp_path / "delg" / below / name, *values(name))
+    labels = tmp_path / "list.txt"
+    labels.write_text("".join(f"jpg/{name}.jpg,{label},64,48\n" for name, label in zip(GALLERY, "11122", strict=True)))
+    done = cli("features", "import", "delg", str(tmp_path / "delg"), "--list", str(labels))
+    assert done.exit_code == 0 and "5 images imported" in done.output
+    folder = Path(re.findall(r"--store (\S+) --list", done.output)[0])
+    store = FeatureStore(folder)
+    images = gld.images_of(store, read_list(labels))
+    assert images.labels.tolist() == [0, 0, 0, 1, 1]
+    for key, name in zip(images.keys, GALLERY, strict=True):
+        assert np.array_equal(store.read(key).descriptors.numpy(), values(name)[1])
+    assert (
+        "0 images imported" in cli("features", "import", "delg", str(tmp_path / "delg"), "--list", str(labels)).output
+    )
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "jpg/../../a.jpg"])
+def test_a_list_reaches_no_file_outside_of_the_folder(name: str, files: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the list names .*expected images in DIR"):
+        import_listed(["a.jpg", name], files, tmp_path / "store")
+
+
+def test_missing_files_of_a_list_are_named(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"2 of 4 files of the list are missing: z\.delg_global, z\.delg_local"):
+        import_listed(["jpg/a.jpg", "jpg/z.jpg"], files, tmp_path / "store")
+    with pytest.raises(UserError, match="no images"):
+        import_listed([], files, tmp_path / "store")
+
+
+def test_a_data_set_or_a_list_must_be_given_and_not_both(files: Path, cli: Callable[..., Result]) -> None:
+    for more in ((), ("--dataset", "roxford", "--list", "l.txt")):
+        assert "give --dataset, or --list" in cli("features", "import", "delg", str(files), *more).output

@@ -198,7 +198,7 @@ def _write_bad(kind: str, folder: Path) -> Path:
         ("extra weight", "extra"),
         ("not finite", "not finite"),
         ("truncated safetensors", "not a readable"),
-        ("foreign safetensors", "not RRT weights"),
+        ("foreign safetensors", "format None, expected 'rerankbench-rrt-1'"),
         ("bad config", "configuration"),
     ],
 )

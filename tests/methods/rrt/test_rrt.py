@@ -48,7 +48,9 @@ def test_the_shipped_weights_prefer_the_same_scene(images: list[Features]) -> No
 
 def test_the_card_of_given_weights_does_not_speak_of_the_shipped_ones(tmp_path: Path) -> None:
     assert "generated buildings" in str(RerankingTransformer().card().trained_on)
-    assert "w.safetensors" in str(with_weights(tmp_path / "w.safetensors").card().trained_on)
+    save_checkpoint(RRT(RRTConfig(depth=1, feedforward=8)), tmp_path / "w.safetensors", {"descriptors": 70})
+    given = str(with_weights(tmp_path / "w.safetensors").card().trained_on)
+    assert "w.safetensors" in given and given.endswith("for 70 descriptors an image")
 
 
 # --- what released checkpoints were made for ------------------------------------------------------------------------

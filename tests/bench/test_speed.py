@@ -1,0 +1,196 @@
+"""The bench compares like with like: its naive network is the same network, its counts are those of the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import speed
+from bench.places import Places
+from bench.speed import Naive, bench_precision, bench_rrt, example_tokens, interleaved, pair_flops, ragged, rank_changes
+from methods.rrt.engine import _first_token
+from methods.rrt.model import RRT, RRTConfig
+
+SMALL = RRTConfig(depth=3, feedforward=48, heads=4, dim=32, global_dim=40, local_dim=16)
+
+
+@pytest.fixture
+def model() -> RRT:
+    """Random weights whose logits spread."""
+    torch.manual_seed(0)
+    model = RRT(SMALL).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_the_naive_network_gives_the_scores_and_the_ranking_of_the_method(model: RRT, fused: bool, batch: int) -> None:
+    query, *images = example_tokens([20, *ragged(24, 12), 0, 1, 40], SMALL)
+    expected, naive = model.score(query, images), Naive(model, fused).score(query, images, batch)
+    assert expected.std() > 0.01
+    assert (naive - expected).abs().max() <= 1e-5
+    assert rank_changes(naive.tolist(), expected.tolist()) == 0
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_naive_network_leaves_torchs_fast_path_as_it_was(model: RRT, enabled: bool) -> None:
+    query, *images = example_tokens([3, 4], SMALL)
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        for fused in (True, False):
+            Naive(model, fused).score(query, images, 1)
+            with pytest.raises(RuntimeError):
+                Naive(model, fused).score(query, example_tokens([4], RRTConfig(local_dim=7)), 1)
+            assert torch.backends.mha.get_fastpath_enabled() == enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 104])
+@pytest.mark.parametrize("config", [SMALL, RRTConfig(depth=1, feedforward=7, heads=1, dim=8)])
+def test_operations_are_those_that_torch_counts(config: RRTConfig, tokens: int) -> None:
+    model, x = RRT(config).eval(), torch.randn(1, tokens, config.dim)
+    counts = []
+    for first_token_last in (False, True):
+        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            y = x
+            for layer in model.encoder.layers[:-1]:
+                y = layer(y, None)
+            if first_token_last:
+                _first_token(model.encoder.layers[-1], y[0])
+            else:
+                model.encoder.layers[-1](y, None)
+        counts.append(counter.get_total_flops())
+    assert counts == [pair_flops(config, tokens, False), pair_flops(config, tokens, True)]
+
+
+def test_operations_of_one_layer_by_hand() -> None:
+    """3 tokens of 2 numbers, 5 wide: 3 x (q, k, v, out: 4 x 2 x 2; up, down: 2 x 2 x 5), and 3 x 3 x 2 twice."""
+    config = RRTConfig(depth=1, feedforward=5, heads=1, dim=2)
+    assert pair_flops(config, 3, False) == 2 * (3 * (16 + 20) + 2 * 18)
+    assert pair_flops(config, 3, True) == 2 * (16 + 20 + 2 * 3 * 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "reference", "changes"),
+    [
+        ([3, 2, 1], [9, 8, 7], 0),
+        ([3, 1, 2], [3, 2, 1], 2),
+        ([1, 2, 3], [3, 2, 1], 2),
+        ([2, 1, 3], [3, 2, 1], 3),
+        ([1, 1, 1], [3, 2, 1], 0),  # ties keep the order
+        ([1, 1, 2], [1, 1, 1], 3),
+        ([], [], 0),
+    ],
+)
+def test_rank_changes_count_the_candidates_that_moved(scores: list, reference: list, changes: int) -> None:
+    assert rank_changes(scores, reference) == changes
+
+
+@given(st.lists(st.floats(-10, 10), max_size=20), st.floats(0.1, 5), st.floats(-3, 3))
+def test_no_rank_changes_where_the_order_is_the_same(scores: list[float], factor: float, shift: float) -> None:
+    order = np.argsort(-np.array(scores), kind="stable")
+    falling = np.empty(len(scores))
+    falling[order] = -np.arange(len(scores)) * factor + shift
+    assert rank_changes(list(falling), scores) == 0
+
+
+def test_ragged_candidates_are_full_in_three_of_five_and_as_long_on_average_however_many_rounds() -> None:
+    twenty = ragged(500, speed.CANDIDATES)
+    assert twenty.count(500) == 12 + 1 and min(twenty) == 255 and max(twenty) == 500
+    assert ragged(500, 100) == twenty * 5 and len(ragged(500, 7)) == 7
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 1000), st.integers(1, 250))
+def test_ragged_lengths_are_within_half_and_all(descriptors: int, count: int) -> None:
+    lengths = ragged(descriptors, count)
+    assert len(lengths) == count and descriptors / 2 <= min(lengths) + 0.5 and max(lengths) == descriptors
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Processor seconds that other programs have used: the test's to say."""
+    used = [0.0]
+    monkeypatch.setattr(speed, "_busy_seconds", lambda: used[0] + time.process_time())
+    return used
+
+
+def test_calls_take_turns_after_one_each_to_warm_up(others: list[float]) -> None:
+    order: list[str] = []
+    calls: dict[str, Callable[[], object]] = {name: partial(order.append, name) for name in "ab"}
+    assert interleaved(calls, rounds=3).samples == 6
+    assert "".join(order) == "ab" * 4
+    interleaved(calls, rounds=1, warm_up=False)
+    assert "".join(order) == "ab" * 5
+
+
+def test_samples_that_other_load_disturbed_are_left_out_and_counted(others: list[float]) -> None:
+    seconds = iter([0.0, 0.2, 0.2, 0.01, 0.01])
+
+    def disturbed_when_long() -> None:
+        pause = next(seconds)
+        time.sleep(pause)
+        others[0] += 100 if pause > 0.1 else 0
+
+    found = interleaved({"a": disturbed_when_long}, rounds=4)
+    assert 0.01 <= found.seconds["a"] < 0.1 and (found.disturbed, found.samples) == (2, 4)
+    assert str(found) == "2 of 4 samples undisturbed by other load"
+
+
+def test_where_every_sample_was_disturbed_all_count(others: list[float]) -> None:
+    seconds = iter([0.0, 0.01, 0.03, 0.2])
+
+    def always_disturbed() -> None:
+        time.sleep(next(seconds))
+        others[0] += 100
+
+    found = interleaved({"a": always_disturbed}, rounds=3)
+    assert 0.03 <= found.seconds["a"] < 0.1 and found.disturbed == 3
+
+
+def test_the_bench_of_rrt_says_ratios_operations_peak_and_rank_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_rrt(SMALL, 8, rounds=1)
+    said = capsys.readouterr().out
+    for text in (
+        "as fast as naive, batch 100 (batch 100); target 5: m",
+        "as fast as naive at its best batch size (batch ",
+        "; target 2: m",
+        "as fast as the fastest naive of all",
+        "GFLOP a pair",
+        "GFLOP/s: ",
+        "that a product of 2048x2048 matrices reaches here",
+        "against naive: 0 of 100 ranks differ",
+    ):
+        assert text in said, text
+
+
+@pytest.mark.parametrize("wrong", ["logits", "ranks"])
+def test_the_bench_fails_where_scores_are_not_the_naive_ones(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    right = RRT.score
+
+    def score(self: RRT, *given: object) -> torch.Tensor:
+        found = right(self, *given)  # type: ignore[arg-type]
+        return found + 2e-5 if wrong == "logits" else found.flip(0)
+
+    monkeypatch.setattr(RRT, "score", score)
+    assert not bench_rrt(SMALL, 8, rounds=1)
+
+
+def test_without_the_demos_features_the_bench_says_what_to_do(
+    places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench_precision(places)
+    assert "make demo" in capsys.readouterr().out
