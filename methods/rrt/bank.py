@@ -33,6 +33,7 @@ class Bank:
     counts: np.ndarray  # (n,) int32
     coverage: np.ndarray  # (n, GRID * GRID) bool cells seen of the source photograph; all True where not recorded
     groups: np.ndarray  # (n,) int64: views of one photograph or building
+    shows: np.ndarray  # (n, 3) int64: numbers of the photographs seen, its own and fillers; a building has one below 0
     held_out: np.ndarray  # (n,) bool: for validation only
 
     def __len__(self) -> int:
@@ -43,10 +44,19 @@ class Bank:
         others = members[members != view]
         return others[overlap(self.coverage[view], self.coverage[others]) >= least]
 
+    def share(self, views: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(v, o) bool: do a view and another show a common photograph or building, if only as a filler."""
+        one, two = self.shows[views], self.shows[others]
+        found = np.zeros((len(one), len(two)), dtype=bool)
+        for i in range(one.shape[1]):
+            for j in range(two.shape[1]):
+                found |= one[:, i, None] == two[:, j]
+        return found
+
     def digest(self) -> str:
         """Fingerprint of what training depends on."""
         sha = hashlib.sha256()
-        for array in (self.global_, self.local, self.counts, self.coverage, self.groups, self.held_out):
+        for array in (self.global_, self.local, self.counts, self.coverage, self.groups, self.shows, self.held_out):
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]
 
@@ -56,9 +66,12 @@ class BankOptions:
     """What is in a bank; the shards' names follow from it, so that a changed option never reads old ones."""
 
     photos: Path | None = None
-    limit: int | None = None  # only the first so many photographs, by name (the others still appear as fillers)
+    limit: int | None = (
+        None  # only the first so many photographs, by name, rounded up to shards (the others still appear as fillers)
+    )
     views: int = 6  # per photograph
     generated: tuple[int, ...] = ()  # seeds of generated buildings
+    checked_on: tuple[int, ...] = ()  # seeds of generated buildings that are all held out
     landmarks: int = 60  # per seed
     landmark_views: int = 9
     distractors: int = 150
@@ -83,15 +96,20 @@ def build_bank(options: BankOptions, folder: Path, workers: int = 1, progress: P
                 future.result()
                 if progress:
                     progress("extracting", i + 1, len(todo))
-    return load_bank([job[0] for job in jobs])
+    return _load([job[0] for job in jobs], _shown(options, jobs), [_all_held_out(options, job) for job in jobs])
 
 
-def load_bank(shards: Sequence[Path]) -> Bank:
-    """The views of `shards` in that order; groups are renumbered so that no two shards share one."""
+def _load(shards: Sequence[Path], shown: np.ndarray, held_out: Sequence[bool]) -> Bank:
+    """The views of `shards` in that order; groups are renumbered so that no two shards share one.
+
+    `shown`: the photographs seen in the first views, which are those of photographs; `held_out`: whole shards.
+    """
     parts: dict[str, list[np.ndarray]] = {}
     start = 0
-    for shard in shards:
+    for shard, all_held_out in zip(shards, held_out, strict=True):
         arrays = load_file(shard)
+        if all_held_out:
+            arrays["held_out"] = np.ones_like(arrays["held_out"])
         _, arrays["groups"] = np.unique(arrays["groups"], return_inverse=True)
         arrays["groups"] = arrays["groups"].astype(np.int64) + start
         start = int(arrays["groups"].max()) + 1
@@ -102,7 +120,33 @@ def load_bank(shards: Sequence[Path]) -> Bank:
             "nothing to train on: no photographs and no generated buildings",
             hint="name a folder of photographs or seeds of generated buildings",
         )
-    return Bank(**{name: np.concatenate(arrays) for name, arrays in parts.items()})
+    whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    shows = np.repeat(-1 - whole["groups"][:, None], 3, axis=1)
+    shows[: len(shown)] = shown
+    return Bank(**whole, shows=shows)
+
+
+def _shown(options: BankOptions, jobs: Sequence[_Job]) -> np.ndarray:
+    """(n, 3) numbers of the photographs in the views of photographs: its own and those that fill its gaps."""
+    rows = []
+    for _, _, (kind, *what) in jobs:
+        if kind == "photos":
+            files, first, everything = what
+            for number in range(first, first + len(files)):
+                for view in range(options.views):
+                    rng = np.random.default_rng([options.seed, number, view])
+                    rows.append([number, *_fillers(rng, len(everything))])
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _all_held_out(options: BankOptions, job: _Job) -> bool:
+    kind, *what = job[2]
+    return kind == "generated" and what[1] in options.checked_on
+
+
+def _fillers(rng: np.random.Generator, photographs: int) -> np.ndarray:
+    """Numbers of the two photographs that fill a view, the first that its generator draws."""
+    return rng.integers(photographs, size=2)
 
 
 # A job: the shard to write, the options, and ("photos", files, fillers) or ("generated", folder, seed).
@@ -132,7 +176,7 @@ def _photo_jobs(options: BankOptions, folder: Path) -> list[_Job]:
 
 def _generated_jobs(options: BankOptions, folder: Path, progress: Progress | None) -> list[_Job]:
     jobs: list[_Job] = []
-    for seed in options.generated:
+    for seed in (*options.generated, *options.checked_on):
         sizes = (seed, options.landmarks, options.landmark_views, options.distractors)
         shard = folder / f"generated-{_key(*sizes, options.features)}.safetensors"
         pictures = Path()
@@ -178,7 +222,7 @@ def _photo_views(
         photo = _open(file)
         for view in range(options.views):
             rng = np.random.default_rng([options.seed, number, view])
-            fillers = [_open(everything[int(i)]) for i in rng.integers(len(everything), size=2)]
+            fillers = [_open(everything[int(i)]) for i in _fillers(rng, len(everything))]
             seen = make_view(photo, fillers, rng, options.view)
             found = extractor(seen.image)
             place = np.column_stack([found["keypoints"], np.ones(len(found["keypoints"]))]) @ seen.to_photo.T

@@ -27,7 +27,8 @@ from bench.features.store import FeatureStore
 from methods.rrt import RELEASED, scale_ids
 from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fingerprint, fit, move
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
-from methods.rrt.recipes.views import has_match, start_as_search
+from methods.rrt.recipes.views import has_match
+from methods.rrt.start import start_searching
 
 READ = frozenset({"global", "local"})
 BLOCK = (4096, 16384)  # images, and images they are compared with, of one step of the neighbour search
@@ -270,7 +271,7 @@ def initial(options: TrainOptions, local_dim: int, global_dim: int) -> RRT:
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         if options.auxiliary:
-            start_as_search(model)
+            start_searching(model)
         return model
     model = load_checkpoint(options.start)
     if model.config != config:

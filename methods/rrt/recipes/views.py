@@ -2,13 +2,14 @@
 
 Pairs of views of one photograph or building against pairs with the neighbours nearest by global similarity, binary
 cross-entropy; plus the training-only loss of FACTS section 6 (each local token: does it have a match in the other
-image?), without which this network stays at chance for very long.
+image?). Attention starts as a search for matches (`methods/rrt/start.py`). The weights are chosen by mAP of reranked
+shortlists of held-out views, with and without their globals.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
+from bench.metrics import evaluate_query
 from methods.rrt.bank import KEPT, Bank, BankOptions, build_bank
-from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit, move
-from methods.rrt.model import RRT, SINGLE_SCALE, Layer, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
+from methods.rrt.loop import LoopOptions, Progress, Recipe, fit
+from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens, load_checkpoint, save_checkpoint
+from methods.rrt.start import start
 
 SAME_COSINE = 0.8  # least cosine of a match in the auxiliary loss
 SAME_PLACE = 0.02  # and, where places are known, how near they must be (fraction of the photograph's longer side)
-CHECKED = 40  # batches of a validation
+QUERIES, CANDIDATES = 24, 30  # of a validation: photographs, and as many buildings; and views reranked for each
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,18 @@ class TrainOptions(LoopOptions):
     """What is trained on, for how long and how."""
 
     photos: Path | None = None  # folder of photographs, warped into views
-    limit: int | None = None  # use only the first so many of them, by name
+    limit: int | None = None  # use only the first so many of them, by name, rounded up to 25
     generated: tuple[int, ...] = (1,)  # seeds of generated buildings; 0 is the demo test set and refused
+    checked_on: tuple[int, ...] = ()  # seeds of generated buildings that only validate
     views: int = 6  # per photograph
     landmarks: int = 60  # generated buildings per seed
     bank: Path = Path("build/rrt-bank")  # where extracted views are kept
     features: str = "xfeat"
     pairs: int = 300_000
-    descriptors: int = 64  # local descriptors per image, drawn at random…
-    pool: int = 100  # …from so many best-scored ones
+    descriptors: int = 100  # local descriptors per image the weights are meant for
+    fewest: int = 100  # of a step: it reads from so many…
+    most: int = 100  # …to so many, drawn at random from the best-scored…
+    spread: float = 1.4  # …so many times as many
     depth: int = 3
     feedforward: int = 256
     batch: int = 32  # pairs per step, half of them positive
@@ -55,30 +61,31 @@ class TrainOptions(LoopOptions):
     hardest: int = 400  # negatives come from so many nearest neighbours by global similarity…
     hard: float = 0.9  # …this often, else from anywhere
     hide_global: float = 0.25  # probability that a pair's global descriptors are hidden
-    pca: bool = True  # the global map starts as the principal components of the training views' globals
     start: Path | None = None  # weights to go on from (then depth and feedforward must be theirs)
 
     spared: ClassVar[frozenset[str]] = LoopOptions.spared | {"photos", "bank", "pairs"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if 0 in self.generated:
+        if 0 in (*self.generated, *self.checked_on):
             raise UserError(
                 "generated seed 0 is the demo test set: training on it would spoil the comparison",
                 hint="use other seeds, for example 1,2",
             )
         if self.photos is None and not self.generated:
             raise UserError("nothing to train on", hint="name a folder of photographs or seeds of generated buildings")
-        whole = ("views", "landmarks", "pairs", "descriptors", "pool", "batch", "hardest")
+        if twice := set(self.generated) & set(self.checked_on):
+            raise UserError(f"generated seeds {sorted(twice)}: given to train and to validate", hint="use other seeds")
+        whole = ("views", "landmarks", "pairs", "descriptors", "fewest", "batch", "hardest")
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected at least 1")
         if self.views < 2:
             raise UserError(f"views {self.views}: expected at least 2, a positive pair needs two")
-        if not self.descriptors <= self.pool <= KEPT:
+        if not self.fewest <= self.most <= KEPT or self.descriptors > KEPT or self.spread < 1:
             raise UserError(
-                f"descriptors {self.descriptors} of a pool of {self.pool}: expected descriptors <= pool <= "
-                f"{KEPT}, what the bank keeps per view"
+                f"{self.descriptors} descriptors, from {self.fewest} to {self.most} a step, spread {self.spread}: "
+                f"expected fewest <= most <= {KEPT}, as many as the bank keeps per view, and spread of at least 1"
             )
         if self.batch % 2:
             raise UserError(f"batch {self.batch}: expected an even number, half of the pairs are positive")
@@ -111,39 +118,30 @@ class Pairs:
 class Sampler:
     """Draws pairs; what step s draws depends on the seed and s alone, so that a resumed run sees the same pairs."""
 
-    def __init__(self, bank: Bank, options: TrainOptions, held_out: bool = False):
+    def __init__(self, bank: Bank, options: TrainOptions):
         self.bank, self.options = bank, options
-        self.pool = options.descriptors if held_out else options.pool
-        usable = np.flatnonzero((bank.held_out == held_out) & (bank.counts >= self.pool))
-        members = {group: usable[bank.groups[usable] == group] for group in np.unique(bank.groups[usable])}
-        self.positives = {
-            int(view): found
-            for view in usable
-            if len(found := bank.positives(int(view), members[bank.groups[view]], options.least_overlap))
-        }
+        usable = np.flatnonzero(~bank.held_out & (bank.counts >= options.most))
+        self.positives = _positives(bank, usable, options.least_overlap)
         self.anchors = np.array(sorted(self.positives), dtype=np.int64)
-        if not len(self.anchors) or len(members) < 2:
-            raise UserError(
-                f"too little to {'validate' if held_out else 'train'} on: {len(self.anchors)} views with "
-                f"{self.pool} descriptors that overlap another, of {len(members)} scenes",
-                hint="give more photographs or buildings, more views, or fewer descriptors",
-            )
+        if not len(self.anchors) or len(np.unique(bank.groups[usable])) < 2:
+            raise _too_little("train", len(self.anchors), bank, usable, options.most)
         self.usable = usable
         self.blank = torch.from_numpy(bank.global_[usable].astype(np.float32).mean(axis=0))
         self.neighbours = self._neighbours(usable)
 
     def _neighbours(self, usable: np.ndarray) -> dict[int, np.ndarray]:
-        """The `hardest` views of other scenes nearest to each anchor by global similarity."""
+        """The `hardest` views nearest to each anchor by global similarity that share no photograph or building."""
         vectors = torch.from_numpy(self.bank.global_[usable].astype(np.float32))
-        groups = torch.from_numpy(self.bank.groups[usable])
         found: dict[int, np.ndarray] = {}
         for anchors in np.array_split(self.anchors, max(1, len(self.anchors) // 512)):
             similar = torch.from_numpy(self.bank.global_[anchors].astype(np.float32)) @ vectors.T
-            same = torch.from_numpy(self.bank.groups[anchors])[:, None] == groups
-            similar[same] = -math.inf
-            others = len(usable) - int(same.sum(1).max())
-            top = similar.topk(min(self.options.hardest, others), dim=1).indices.numpy()
-            found |= {int(anchor): usable[row] for anchor, row in zip(anchors, top, strict=True)}
+            share = torch.from_numpy(self.bank.share(anchors, usable))
+            similar[share] = -math.inf
+            top = similar.topk(min(self.options.hardest, len(usable) - 1), dim=1).indices
+            found |= {
+                int(anchor): usable[row[~shared[row]].numpy()]
+                for anchor, row, shared in zip(anchors, top, share, strict=True)
+            }
         return found
 
     def draw(self, step: int) -> Pairs:
@@ -156,7 +154,8 @@ class Sampler:
         swap = rng.random(len(first)) < 0.5
         first, second = np.where(swap, second, first), np.where(swap, first, second)
         labels = np.repeat([1.0, 0.0], len(anchors)).astype(np.float32)
-        one, two = self._rows(first, rng), self._rows(second, rng)
+        n = int(rng.integers(self.options.fewest, self.options.most + 1))
+        one, two = self._rows(first, n, rng), self._rows(second, n, rng)
         return Pairs(
             self._tokens(*one),
             self._tokens(*two),
@@ -166,18 +165,17 @@ class Sampler:
         )
 
     def _negative(self, anchor: int, rng: np.random.Generator) -> int:
-        if rng.random() < self.options.hard:
-            return int(rng.choice(self.neighbours[anchor]))
         while True:
-            other = int(rng.choice(self.usable))
+            near = self.neighbours[anchor] if rng.random() < self.options.hard else self.usable
+            other = int(rng.choice(near if len(near) else self.usable))
             if self.bank.groups[other] != self.bank.groups[anchor]:
                 return other
 
-    def _rows(self, views: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _rows(self, views: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Index (b, 1), (b, n) of the descriptors that are read: never quite the same ones of a view, against learning
         the views by heart."""
-        order = rng.random((len(views), self.pool)).argsort(axis=1)
-        return views[:, None], order[:, : self.options.descriptors]
+        order = rng.random((len(views), min(KEPT, math.ceil(self.options.spread * n), *self.bank.counts[views])))
+        return views[:, None], order.argsort(axis=1)[:, :n]
 
     def _tokens(self, views: np.ndarray, rows: np.ndarray) -> TokenBatch:
         local = torch.from_numpy(self.bank.local[views, rows].astype(np.float32))
@@ -186,6 +184,59 @@ class Sampler:
             torch.full(local.shape[:2], SINGLE_SCALE),
             torch.from_numpy(self.bank.global_[views[:, 0]].astype(np.float32)),
         )
+
+
+def _positives(bank: Bank, usable: np.ndarray, least_overlap: float) -> dict[int, np.ndarray]:
+    """Of each usable view that has any: the others of its scene that show enough of the same."""
+    members = {group: usable[bank.groups[usable] == group] for group in np.unique(bank.groups[usable])}
+    found = {int(v): bank.positives(int(v), members[bank.groups[v]], least_overlap) for v in usable}
+    return {view: same for view, same in found.items() if len(same)}
+
+
+def _too_little(to: str, anchors: int, bank: Bank, usable: np.ndarray, descriptors: int) -> UserError:
+    return UserError(
+        f"too little to {to} on: {anchors} views with {descriptors} descriptors that overlap another, of "
+        f"{len(np.unique(bank.groups[usable]))} scenes",
+        hint="give more photographs or buildings, more views, or fewer descriptors",
+    )
+
+
+class Shortlists:
+    """Held-out views as queries, each with its nearest held-out views by global similarity, to be reranked."""
+
+    def __init__(self, bank: Bank, options: TrainOptions):
+        usable = np.flatnonzero(bank.held_out & (bank.counts >= options.descriptors))
+        positives = _positives(bank, usable, options.least_overlap)
+        if not positives or len(np.unique(bank.groups[usable])) < 2:
+            raise _too_little("validate", len(positives), bank, usable, options.descriptors)
+        self.bank, self.descriptors, self.positives = bank, options.descriptors, positives
+        order = np.random.default_rng(options.seed).permutation(sorted(positives))
+        kinds = {"photographs": order[bank.shows[order, 0] >= 0], "buildings": order[bank.shows[order, 0] < 0]}
+        self.queries = {kind: views[:QUERIES].tolist() for kind, views in kinds.items() if len(views)}
+        vectors = bank.global_[usable].astype(np.float32)
+        self.candidates: dict[int, np.ndarray] = {}
+        for query in (q for views in self.queries.values() for q in views):
+            unfair = bank.share(np.array([query]), usable)[0] & ~np.isin(usable, positives[query])
+            similar = np.where(unfair, -np.inf, vectors @ bank.global_[query].astype(np.float32))
+            self.candidates[query] = usable[np.argsort(-similar, kind="stable")[: min(CANDIDATES, (~unfair).sum())]]
+
+    def mean_ap(self, score: Callable[[Tokens, Sequence[Tokens]], Tensor], blank: Tensor | None) -> dict[str, float]:
+        """mAP of the reranked shortlists by kind of query, in [0, 1]; with `blank` in the place of every global."""
+        found: dict[str, float] = {}
+        for kind, queries in self.queries.items():
+            values = []
+            for query in queries:
+                candidates = self.candidates[query]
+                scores = score(self._tokens(query, blank), [self._tokens(int(c), blank) for c in candidates])
+                ranking = candidates[scores.cpu().argsort(descending=True, stable=True).numpy()]
+                values.append(evaluate_query(ranking, set(self.positives[query].tolist()), (), ("mAP",))["mAP"])
+            found[kind] = float(np.mean(values))
+        return found
+
+    def _tokens(self, view: int, blank: Tensor | None) -> Tokens:
+        local = torch.from_numpy(self.bank.local[view, : self.descriptors].astype(np.float32))
+        global_ = torch.from_numpy(self.bank.global_[view].astype(np.float32)) if blank is None else blank
+        return Tokens(local, torch.full((len(local),), SINGLE_SCALE), global_)
 
 
 def has_match(first: Tensor, second: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
@@ -229,43 +280,12 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
             )
     else:
         model = RRT(config)
-        start_as_search(model)
-    if options.pca:
-        _start_from_components(model.remap, bank.global_[~bank.held_out])
+        views = np.flatnonzero(~bank.held_out)
+        rng = np.random.default_rng(options.seed)
+        some = np.sort(rng.choice(views, min(500, len(views)), replace=False))
+        local = bank.local[some, : bank.counts[some].min()]
+        start(model, local.reshape(-1, local.shape[2]), bank.global_[views])
     return model.train(), nn.Linear(config.dim, 3)
-
-
-@torch.no_grad()
-def start_as_search(model: RRT) -> None:
-    """Let attention start as a soft search for like descriptors: keys equal to queries, and sharper in the first layer,
-    whose tokens have unit norm (later ones are normalised to sqrt(dim)). Otherwise it starts as a mean over all tokens,
-    from which this network takes very long to find matches."""
-    config = model.config
-    # embeddings small beside unit-norm descriptors, which they would drown otherwise
-    for table in (model.seg_encoder, model.scale_encoder):
-        nn.init.normal_(table.weight, std=0.5 / math.sqrt(config.dim))
-    if config.local_dim != config.dim:
-        nn.init.orthogonal_(model.local_remap.weight)  # keeps cosines where the space grows
-        nn.init.zeros_(model.local_remap.bias)
-    for layer, gain in zip(model.encoder.layers[:-1], [12.0] + [1.0] * config.depth, strict=False):
-        assert isinstance(layer, Layer)
-        query, key, _ = layer.self_attn.in_proj_weight.split(config.dim)
-        query.mul_(gain)
-        key.copy_(query)
-
-
-@torch.no_grad()
-def _start_from_components(remap: nn.Linear, globals_: np.ndarray) -> None:
-    """Centred principal components, half whitened: they keep similarities that a random map to so few dimensions blurs,
-    and turn the mean descriptor into the zero vector."""
-    vectors = torch.from_numpy(globals_.astype(np.float32))
-    mean = vectors.mean(dim=0)
-    values, directions = torch.linalg.eigh((vectors - mean).T @ (vectors - mean) / len(vectors))
-    kept = min(remap.out_features, len(values), len(vectors) - 1)
-    values, directions = values[-kept:].clamp(min=1e-8), directions[:, -kept:].T
-    remap.weight.zero_()
-    remap.weight[:kept] = directions * (values.mean() / values)[:, None] ** 0.25
-    remap.bias.copy_(-remap.weight @ mean)
 
 
 def _hide(batch: TokenBatch, hidden: Tensor, noise: Tensor, blank: Tensor) -> TokenBatch:
@@ -314,6 +334,7 @@ def train(options: TrainOptions, out: Path, progress: Progress | None = None) ->
         limit=options.limit,
         views=options.views,
         generated=options.generated,
+        checked_on=options.checked_on,
         landmarks=options.landmarks,
         features=options.features,
     )
@@ -327,13 +348,12 @@ def train_on(bank: Bank, options: TrainOptions, out: Path, progress: Progress | 
 
 
 def recipe(bank: Bank, options: TrainOptions) -> Recipe[Pairs]:
-    """What the loop trains: the network with its auxiliary head, validated by AUC on held-out scenes."""
-    sampler, checker = Sampler(bank, options), Sampler(bank, options, held_out=True)
+    """What the loop trains: the network with its auxiliary head, validated by mAP of reranked held-out views."""
+    sampler, checker = Sampler(bank, options), Shortlists(bank, options)
     with torch.random.fork_rng([]):
         torch.manual_seed(options.seed)
         model, head = _initial(options, bank)
     module = nn.ModuleDict({"model": model, "head": head})
-    device = device_of(options)
     digest = bank.digest()
 
     def write(path: Path, card: Mapping[str, Any]) -> None:
@@ -346,8 +366,8 @@ def recipe(bank: Bank, options: TrainOptions) -> Recipe[Pairs]:
         ),
         draw=sampler.draw,
         loss=lambda pairs, step: loss_of(model, head, pairs, options, step)[0],
-        validate=lambda: validate(model, checker, device),
-        selection="auc",
+        validate=lambda: validate(model, checker, sampler.blank),
+        selection="mAP",
         write=write,
         steps=options.steps,
         identity={"bank": digest},
@@ -362,14 +382,9 @@ def recipe(bank: Bank, options: TrainOptions) -> Recipe[Pairs]:
     )
 
 
-def validate(model: RRT, checker: Sampler, device: torch.device) -> dict[str, float]:
-    """Accuracy and area under the ROC curve on pairs of held-out scenes, globals shown."""
-    from sklearn.metrics import roc_auc_score
-
-    scores, labels = [], []
-    for step in range(CHECKED):
-        pairs = move(checker.draw(step), device)
-        scores.append(model(pairs.query, pairs.candidate).cpu())
-        labels.append(pairs.labels.cpu())
-    score, label = torch.cat(scores).numpy(), torch.cat(labels).numpy() > 0.5
-    return {"accuracy": float(((score > 0) == label).mean()), "auc": float(roc_auc_score(label, score))}
+def validate(model: RRT, checker: Shortlists, blank: Tensor) -> dict[str, float]:
+    """mAP of held-out shortlists in [0, 1]: by kind of query, each also with all globals hidden; and their mean."""
+    shown, hidden = (checker.mean_ap(model.score, given) for given in (None, blank))
+    figures = {f"mAP {kind}": value for kind, value in shown.items()}
+    figures |= {f"mAP {kind}, no globals": value for kind, value in hidden.items()}
+    return {"mAP": float(np.mean(list(figures.values()))), **figures}

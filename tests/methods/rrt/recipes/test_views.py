@@ -8,14 +8,15 @@ from bench.errors import UserError
 from methods.rrt.bank import KEPT, Bank
 from methods.rrt.model import load_checkpoint
 from methods.rrt.recipes import views
-from methods.rrt.recipes.views import Sampler, TrainOptions, has_match, loss_of, train_on
+from methods.rrt.recipes.views import Sampler, Shortlists, TrainOptions, has_match, loss_of, train_on, validate
 from methods.rrt.views import GRID
 
 OPTIONS = TrainOptions(
     pairs=160,
     batch=8,
     descriptors=12,
-    pool=16,
+    fewest=8,
+    most=12,
     depth=2,
     feedforward=32,
     hardest=4,
@@ -41,6 +42,7 @@ def _bank(scenes: int = 12, views: int = 3) -> Bank:
         counts=np.full(n, 20, np.int32),
         coverage=np.ones((n, GRID * GRID), bool),
         groups=groups,
+        shows=np.repeat(groups[:, None], 3, axis=1),
         held_out=groups >= scenes * 3 // 4,
     )
 
@@ -60,7 +62,7 @@ def test_equal_seeds_give_equal_weights(tmp_path):
     train_on(bank, replace(OPTIONS, seed=1), tmp_path / "c.safetensors")
     a, b, c = (_weights(tmp_path / f"{name}.safetensors") for name in "abc")
     assert _same(a, b) and not _same(a, c)
-    assert card["pairs"] == 160 and 0 <= card["validation"]["best"]["auc"] <= 1
+    assert card["pairs"] == 160 and 0 <= card["validation"]["best"]["mAP"] <= 1
     assert load_checkpoint(tmp_path / "a.safetensors").card == card
 
 
@@ -101,12 +103,73 @@ def test_starting_from_other_weights(tmp_path):
 
 def test_validation_scenes_are_never_trained_on():
     bank = _bank()
-    sampler, checker = Sampler(bank, OPTIONS), Sampler(bank, OPTIONS, held_out=True)
-    assert not set(sampler.usable) & set(checker.usable)
-    pairs = sampler.draw(3)
-    assert pairs.labels.sum() == 4 and pairs.query.local.shape == (8, 12, 64)
-    again = sampler.draw(3)
+    sampler, checker = Sampler(bank, OPTIONS), Shortlists(bank, OPTIONS)
+    seen = {*checker.positives, *np.concatenate(list(checker.candidates.values())).tolist()}
+    assert seen and bank.held_out[list(seen)].all() and not bank.held_out[sampler.usable].any()
+
+
+def test_a_step_is_drawn_from_its_number_alone():
+    sampler = Sampler(_bank(), OPTIONS)
+    pairs, again = sampler.draw(3), sampler.draw(3)
+    assert pairs.labels.sum() == 4 and len(pairs.labels) == 8
     assert torch.equal(pairs.query.local, again.query.local)
+    assert not torch.equal(pairs.blank, sampler.draw(4).query.global_[0])
+
+
+def test_steps_read_from_the_fewest_to_the_most_descriptors():
+    sampler = Sampler(_bank(), OPTIONS)
+    assert {sampler.draw(step).query.local.shape[1] for step in range(60)} == set(range(8, 13))
+    assert {sampler.draw(step).candidate.local.shape[1] for step in range(60)} == set(range(8, 13))
+
+
+def test_only_the_best_descriptors_are_read():
+    bank = _bank()
+    bank.local[:, 15:] = 0  # with spread 1.25, steps of 12 draw from the best 15
+    sampler = Sampler(bank, replace(OPTIONS, fewest=12, spread=1.25))
+    assert all(sampler.draw(step).query.local.abs().sum(dim=-1).min() > 0 for step in range(20))
+
+
+def test_a_negative_shows_nothing_of_the_anchor_not_even_as_a_filler():
+    bank = _bank()
+    bank.shows[bank.groups == 1, 2] = 0  # scene 0 fills the gaps of scene 1
+    sampler = Sampler(bank, replace(OPTIONS, hard=1.0, hardest=36))
+    for anchor in np.flatnonzero(bank.groups == 0):
+        near = set(bank.groups[sampler.neighbours[int(anchor)]].tolist())
+        assert near and not near & {0, 1}
+
+
+def test_shortlists_are_by_global_similarity_and_leave_out_what_is_neither_right_nor_wrong():
+    bank = _bank(scenes=20)
+    bank.coverage[bank.groups == 16, 1:] = False
+    for view in np.flatnonzero(bank.groups == 16):  # three views that see other parts of one scene
+        bank.coverage[view] = False
+        bank.coverage[view, view % 3] = True
+    lists = Shortlists(bank, OPTIONS)
+    assert not set(np.flatnonzero(bank.groups == 16)) & set(lists.positives)
+    for query, candidates in lists.candidates.items():
+        similar = bank.global_[candidates].astype(np.float32) @ bank.global_[query].astype(np.float32)
+        assert (np.diff(similar) <= 0).all() and query not in candidates
+
+
+def test_a_perfect_and_a_reversed_scorer_bound_the_validation():
+    bank = _bank(scenes=20)
+    lists = Shortlists(bank, OPTIONS)
+
+    def distance(query, candidates):  # the views of a scene have one global
+        return torch.stack([(query.global_ - c.global_).norm() for c in candidates])
+
+    best = lists.mean_ap(lambda q, c: -distance(q, c), None)["photographs"]
+    assert best == 1.0 > lists.mean_ap(distance, None)["photographs"] + 0.5
+    nothing = torch.zeros(8)  # with globals hidden it cannot see any more: the order of the shortlist stays
+    assert lists.mean_ap(distance, nothing) == lists.mean_ap(lambda q, c: torch.zeros(len(c)), None)
+
+
+def test_figures_are_told_apart_by_kind_and_by_whether_globals_are_seen():
+    bank = _bank(scenes=20)
+    bank.shows[bank.groups >= 18] *= -1
+    figures = validate(views._initial(OPTIONS, bank)[0], Shortlists(bank, OPTIONS), Sampler(bank, OPTIONS).blank)
+    kinds = ("mAP photographs", "mAP buildings", "mAP photographs, no globals", "mAP buildings, no globals")
+    assert figures["mAP"] == pytest.approx(np.mean([figures[kind] for kind in kinds])) and len(figures) == 5
 
 
 def test_loss_reads_every_local_token():
@@ -135,8 +198,12 @@ def test_match_targets():
         {"generated": (0,)},
         {"generated": ()},
         {"pairs": 0},
-        {"descriptors": 101},
-        {"pool": KEPT + 1},
+        {"descriptors": KEPT + 1},
+        {"most": KEPT + 1},
+        {"fewest": 90, "most": 80},
+        {"spread": 0.9},
+        {"checked_on": (0,)},
+        {"checked_on": (1,)},
         {"views": 1},
         {"batch": 7},
         {"lr": 0.0},
@@ -151,4 +218,6 @@ def test_wrong_options_are_refused(bad):
 
 def test_too_little_material_is_refused():
     with pytest.raises(UserError, match="too little"):
-        Sampler(_bank(), replace(OPTIONS, pool=100))
+        Sampler(_bank(), replace(OPTIONS, most=100))
+    with pytest.raises(UserError, match="too little to validate"):
+        Shortlists(_bank(), replace(OPTIONS, descriptors=100))
