@@ -306,8 +306,21 @@ def _print(table: Table) -> None:
     help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.",
 )
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write pictures into this folder.")
+@click.option(
+    "--worst",
+    metavar="METHOD[,REFERENCE]",
+    help="With --plots: also the images of the queries where METHOD loses most to REFERENCE [default: first stage].",
+)
 @_folders
-def report(form: str, dataset: str | None, seal: str | None, blend: str, plots: Path | None, places: Places) -> None:
+def report(
+    form: str,
+    dataset: str | None,
+    seal: str | None,
+    blend: str,
+    plots: Path | None,
+    worst: str | None,
+    places: Places,
+) -> None:
     """Tables of all finished runs: one per seal and machine, never two seals in one."""
     from bench.blend import Blend
     from bench.errors import UserError
@@ -315,6 +328,8 @@ def report(form: str, dataset: str | None, seal: str | None, blend: str, plots: 
     from bench.report.tables import FORMATS, compare, table_groups
     from bench.results import finished_runs
 
+    if worst is not None and plots is None:
+        raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
     finished = finished_runs(places.runs)
     others = len(list(places.runs.glob("*/run.json"))) - len(finished)
     if others:
@@ -342,6 +357,15 @@ def report(form: str, dataset: str | None, seal: str | None, blend: str, plots: 
 
             name = f"{slug(str(table.about['dataset']))}-{str(table.about['seal'])[:8]}"
             click.echo(f"plot: {quality_against_time(table, plots, name)}", err=True)
+            if worst is not None:
+                from bench.report.pictures import chosen_run, worst_queries
+                from bench.results import FIRST_STAGE
+
+                method, _, reference = worst.partition(",")
+                sheet = worst_queries(
+                    chosen_run(group, method), method, reference or FIRST_STAGE, plots, f"{name}-worst-{slug(method)}"
+                )
+                click.echo(f"plot: {sheet or f'none: {method} loses on no query'}", err=True)
 
 
 def _absolute(dataset: str) -> str:

@@ -1,0 +1,132 @@
+"""Contact sheets: what a method puts first where it does worst."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.datasets import Box
+from bench.errors import UserError
+from bench.images import UnreadableImage, crop, decode, read_bytes
+from bench.metrics import truth
+from bench.results import FIRST_STAGE, Run
+from bench.scores import UNION
+from bench.shortlist import reranked
+
+SHOWN = 8  # images of a ranking
+SIDE = 160  # pixels of a thumbnail's longer side
+COLOURS = {"right": "#0072b2", "wrong": "#d55e00", "ignored": "0.6"}  # told apart by all eyes
+
+
+def difficulty_of(run: Run) -> str:
+    """The difficulty that the sheet is about: Medium, or All where there is no other."""
+    return "Medium" if "Medium" in run.dataset.difficulties else "All"
+
+
+def worst(run: Run, method: str, reference: str) -> list[tuple[int, float, float]]:
+    """Query numbers with the average precisions of the method and of the reference, greatest loss first, no gains."""
+    found = run.metrics()
+    found = found[(found["difficulty"] == difficulty_of(run)) & (found["measure"] == "mAP")]
+    values = found.pivot(index="query", columns="method", values="value")
+    for name in (method, reference):
+        if name not in values:
+            raise UserError(
+                f"--worst {method},{reference}: {name!r} is not in {run.folder}",
+                hint=f"one of {', '.join(map(str, values))}",
+            )
+    numbers = {query: i for i, query in enumerate(run.shortlist.queries)}
+    rows = [
+        (numbers[query], ours, theirs)
+        for query, ours, theirs in zip(values.index, values[method], values[reference], strict=True)
+        if ours < theirs  # also leaves out queries without positives
+    ]
+    return sorted(rows, key=lambda row: (row[1] - row[2], row[0]))
+
+
+def ranking(run: Run, method: str, query: int) -> np.ndarray:
+    """(n,) gallery indices, best first, as the method's scores put them."""
+    shortlist = run.shortlist
+    name = shortlist.list_for(difficulty_of(run))
+    first_stage = shortlist.rankings[name][query]
+    if method == FIRST_STAGE:
+        return first_stage
+    scores = run.scores
+    rows = scores[
+        (scores["method"] == method)
+        & (scores["query"] == shortlist.queries[query])
+        & scores["list"].isin([UNION, name])
+    ]
+    found = dict(zip(rows["candidate"], rows["score"], strict=True))
+    values = np.array([found[shortlist.gallery[c]] for c in shortlist.candidates(name, query)])
+    return reranked(first_stage, shortlist.header.k, values)
+
+
+def worst_queries(run: Run, method: str, reference: str, folder: Path, name: str, rows: int = 6) -> Path | None:
+    """A sheet of the queries that lose most: query, and the first images of the method and of the reference.
+
+    The file written; None if the method loses on no query.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    lost = worst(run, method, reference)
+    if not lost:
+        return None
+    gallery = {image: i for i, image in enumerate(run.shortlist.gallery)}
+    shown = lost[:rows]
+    figure, places = plt.subplots(
+        2 * len(shown),
+        SHOWN + 1,
+        figsize=(1.35 * (SHOWN + 1), 2.6 * len(shown) + 0.3),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (number, ours, theirs) in enumerate(shown):
+        query = run.dataset.queries[number]
+        right, ignored = truth(run.dataset, gallery, query.id, difficulty_of(run))
+        for line, (by, value) in enumerate(((method, ours), (reference, theirs))):
+            axes = places[2 * row + line]
+            _show(axes[0], query.image, query.box if line == 0 else None, "black" if line == 0 else None)
+            axes[0].set_title(f"{query.id}"[:24] if line == 0 else "", fontsize=7)
+            axes[0].set_xlabel(f"{by}\nAP {100 * value:.1f}", fontsize=8)
+            for place, index in enumerate(ranking(run, by, number)[:SHOWN], 1):
+                kind = "right" if index in right else "ignored" if index in ignored else "wrong"
+                _show(axes[place], run.dataset.gallery[run.shortlist.gallery[index]], None, COLOURS[kind])
+                axes[place].set_title(kind, fontsize=7, color=COLOURS[kind], pad=2)
+    figure.suptitle(
+        f"{run.dataset.name}, {difficulty_of(run)}: where {method} loses most to {reference} "
+        f"({len(lost)} of {len(run.shortlist.queries)} queries lose)",
+        fontsize=9,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _show(axes: Any, file: Path, box: Box | None, colour: str | None) -> None:
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=colour is not None, color=colour, linewidth=3)
+    if colour is None:
+        return
+    try:
+        image, _ = crop(decode(read_bytes(file), file), box, file)
+    except UnreadableImage:
+        axes.text(0.5, 0.5, "cannot\nbe read", ha="center", va="center", fontsize=7)
+        return
+    axes.imshow(image[:: max(1, max(image.shape) // SIDE), :: max(1, max(image.shape) // SIDE)])
+
+
+def chosen_run(runs: Sequence[Run], method: str) -> Run:
+    """The last of the runs that has the method. UserError if none has."""
+    having = [run for run in runs if method in set(run.scores["method"])]
+    if not having:
+        raise UserError(f"--worst {method}: no finished run of that shortlist has it")
+    return having[-1]
