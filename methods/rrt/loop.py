@@ -8,6 +8,7 @@ best validation, on a split held out of the training data. The paper chose its e
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -354,24 +355,25 @@ class Curves:
     def __init__(self, folder: Path, upto: int = 0):
         self.file = folder / "curves.csv"
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"{step},{name},{value!r}" for step, name, value in self._rows() if step <= upto]
+        kept = [row for row in self._rows() if row[0] <= upto]
         part = self.file.with_name("curves.csv.part")
-        part.write_text("\n".join(["step,figure,value", *lines, ""]))
+        with part.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("step", "figure", "value"), *kept])
         part.replace(self.file)
 
     def _rows(self) -> list[tuple[int, str, float]]:
         rows = []
-        for line in self.file.read_text().splitlines()[1:] if self.file.exists() else []:
+        for line in csv.reader(self.file.read_text().splitlines()[1:] if self.file.exists() else []):
             try:
-                step, name, value = line.split(",")
+                step, name, value = line
                 rows.append((int(step), name, float(value)))
             except ValueError:  # the last line of a killed run
                 continue
         return rows
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        with self.file.open("a") as file:
-            file.write("".join(f"{step},{name},{value!r}\n" for name, value in figures.items()))
+        with self.file.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows((step, name, value) for name, value in figures.items())
 
     def draw(self) -> Path:
         """`curves.png`: a panel for each figure against the step."""

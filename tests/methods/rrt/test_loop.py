@@ -357,3 +357,9 @@ def test_curves_forget_what_comes_after_the_state(tmp_path):
         file.write("80,lo")
     Curves(tmp_path / "c", 40)
     assert curves.file.read_text().splitlines() == ["step,figure,value", "20,loss,0.05", "40,loss,0.025"]
+
+
+def test_figures_may_have_commas_in_their_names(tmp_path: Path) -> None:
+    Curves(tmp_path).add(20, {"mAP": 0.5, "mAP photographs, no globals": 0.25})
+    again = Curves(tmp_path, upto=20)
+    assert again._rows() == [(20, "mAP", 0.5), (20, "mAP photographs, no globals", 0.25)]
