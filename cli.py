@@ -582,6 +582,9 @@ class _Trainer(click.Command):
         meanings = described(module.TrainOptions)
 
         def run_training(recipe: str, out: Path, **given: str | None) -> None:
+            from methods.rrt.loop import require_name
+
+            require_name(out)  # now, not after the minutes that preparing may take
             values = {
                 key: parse_value(text, kinds[key], f"--{key.replace('_', '-')}")
                 for key, text in given.items()

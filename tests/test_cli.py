@@ -264,3 +264,11 @@ def test_threads_are_set_and_recorded(instances: Path, tmp_path: Path, cache: Pa
     )
     assert done.returncode == 0, done.stderr
     assert "2 threads" in done.stdout
+
+
+def test_a_wrong_name_for_weights_is_refused_before_anything_is_prepared(
+    cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    bank = tmp_path / "bank"
+    result = cli("train", "rrt", "--out", str(tmp_path / "w.pt"), "--bank", str(bank))
+    assert result.exit_code != 0 and "ends in .safetensors" in result.output and not bank.exists()

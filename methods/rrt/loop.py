@@ -130,6 +130,12 @@ class Recipe(Generic[B]):
             raise ValueError(f"steps {self.steps}: expected at least 1")
 
 
+def require_name(out: Path) -> None:
+    """Refuse a name for weights that nothing would read them under."""
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: expected a name that ends in .safetensors")
+
+
 def device_of(options: LoopOptions) -> torch.device:
     """The device of the options; UserError where it is not here."""
     from bench.run import resolve_device
@@ -157,8 +163,7 @@ def fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress |
     and ends at the same weights. Loss and validation figures go to `OUT.curves/curves.csv` (step, figure, value) and
     `curves.png` as it runs. UserError for a state of another training, a loss that is not finite, a wrong file name.
     """
-    if out.suffix != ".safetensors":
-        raise UserError(f"{out}: expected a name that ends in .safetensors")
+    require_name(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     device = device_of(options)

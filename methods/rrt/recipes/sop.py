@@ -51,7 +51,7 @@ class TrainOptions(LoopOptions):
     trunk: Literal["resnet50", "efficientnet-lite0"] = "resnet50"  # lite0 starts from ImageNet weights (a package)
     depth: int = 6  # layers of the matcher
     feedforward: int = 1024  # width of its feed-forward part
-    tuned: int = 0  # train only the last so many blocks of the trunk (resnet50 has 17, lite0 18); 0: all
+    tuned: int = 0  # train only the last so many blocks of the trunk (resnet50 has 17, lite0 18; frozen: none); 0: all
     kept: int = 0  # random crops of an image made once and kept in memory behind the untrained blocks; 0: always new
     crop: float = 0.16  # least part of the area that a random crop shows
     flip: float = 0.5  # probability that an image is mirrored
