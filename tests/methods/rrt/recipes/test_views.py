@@ -136,16 +136,18 @@ def test_a_negative_shows_nothing_of_the_anchor_not_even_as_a_filler():
     for anchor in np.flatnonzero(bank.groups == 0):
         near = set(bank.groups[sampler.neighbours[int(anchor)]].tolist())
         assert near and not near & {0, 1}
+    few = Sampler(bank, replace(OPTIONS, hardest=3))
+    assert all(len(near) == 3 for near in few.neighbours.values())
 
 
 def test_shortlists_are_by_global_similarity_and_leave_out_what_is_neither_right_nor_wrong():
     bank = _bank(scenes=20)
-    bank.coverage[bank.groups == 16, 1:] = False
-    for view in np.flatnonzero(bank.groups == 16):  # three views that see other parts of one scene
-        bank.coverage[view] = False
-        bank.coverage[view, view % 3] = True
+    one, two, other = np.flatnonzero(bank.groups == 16)  # the third view sees another part of the scene
+    bank.coverage[[one, two, other]] = False
+    bank.coverage[[one, two], 0] = True
+    bank.coverage[other, 1] = True
     lists = Shortlists(bank, OPTIONS)
-    assert not set(np.flatnonzero(bank.groups == 16)) & set(lists.positives)
+    assert other not in lists.positives and two in lists.candidates[one] and other not in lists.candidates[one]
     for query, candidates in lists.candidates.items():
         similar = bank.global_[candidates].astype(np.float32) @ bank.global_[query].astype(np.float32)
         assert (np.diff(similar) <= 0).all() and query not in candidates
