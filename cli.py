@@ -326,7 +326,7 @@ def report(
     from bench.errors import UserError
     from bench.places import slug
     from bench.report.tables import FORMATS, compare, table_groups
-    from bench.results import finished_runs
+    from bench.results import FIRST_STAGE, finished_runs
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
@@ -346,6 +346,8 @@ def report(
             hint="python cli.py run --method all --dataset demo",
         )
     how = Blend.parse(blend)
+    method, _, reference = (worst or "").partition(",")
+    reference, found = reference or FIRST_STAGE, False
     for group in table_groups(runs):
         table = compare(group, how)
         if form == "terminal":
@@ -359,13 +361,14 @@ def report(
             click.echo(f"plot: {quality_against_time(table, plots, name)}", err=True)
             if worst is not None:
                 from bench.report.pictures import chosen_run, worst_queries
-                from bench.results import FIRST_STAGE
 
-                method, _, reference = worst.partition(",")
-                sheet = worst_queries(
-                    chosen_run(group, method), method, reference or FIRST_STAGE, plots, f"{name}-worst-{slug(method)}"
-                )
-                click.echo(f"plot: {sheet or f'none: {method} loses on no query'}", err=True)
+                chosen = chosen_run(group, method, reference)
+                if chosen is not None:
+                    found = True
+                    sheet = worst_queries(chosen, method, reference, plots, f"{name}-worst-{slug(method)}", how)
+                    click.echo(f"plot: {sheet or f'none: {method} loses on no query'}", err=True)
+    if worst is not None and not found:
+        raise UserError(f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}")
 
 
 def _absolute(dataset: str) -> str:

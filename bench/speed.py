@@ -31,7 +31,7 @@ from bench.scores import UNION, Scorer
 from methods.lightglue import LightGlue
 from methods.ransac import Ransac
 from methods.rrt import RerankingTransformer
-from methods.rrt.model import RRT, SINGLE_SCALE, Layer, RRTConfig, TokenBatch, Tokens
+from methods.rrt.model import RRT, SINGLE_SCALE, Layer, RRTConfig, TokenBatch, Tokens, pad
 
 CANDIDATES = 20  # one round of `ragged`, so that their mean length is that of the hundred
 SECONDS_ALLOWED_FOR_HELP = 0.5
@@ -118,24 +118,19 @@ class Naive(nn.Module):
             torch.backends.mha.set_fastpath_enabled(before)
 
     def _logits(self, query: Tokens, candidates: Sequence[Tokens]) -> Tensor:
-        sides = _padded([query] * len(candidates)), _padded(candidates)
+        cpu = torch.device("cpu")
+        sides = pad([query] * len(candidates), cpu), pad(candidates, cpu)
         x = self.model._join(self.model.embed(sides[0], "src"), self.model.embed(sides[1], "tgt"))
         never = torch.zeros(len(candidates), 2, dtype=torch.bool)
-        padding = torch.cat([part for side in sides for part in (never, side.mask)], dim=1)  # type: ignore[misc]
+        padding = torch.cat([part for side in sides for part in (never, _padding(side))], dim=1)
         for layer in self.layers:
             x = layer(x, padding)
         return self.model.classifier(x[:, 0]).squeeze(-1)
 
 
-def _padded(images: Sequence[Tokens]) -> TokenBatch:
-    lengths = torch.tensor([len(image.local) for image in images])
-    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-    return TokenBatch(
-        pad([image.local for image in images]),
-        pad([image.scale_ids for image in images]),
-        torch.stack([image.global_ for image in images]),
-        torch.arange(int(lengths.max())) >= lengths[:, None],
-    )
+def _padding(side: TokenBatch) -> Tensor:
+    """(b, n) bool, True = padding; also where nothing is padded, since the naive network always reads a mask."""
+    return torch.zeros(side.local.shape[:2], dtype=torch.bool) if side.mask is None else side.mask
 
 
 def pair_flops(config: RRTConfig, tokens: int, first_token_last: bool) -> int:

@@ -22,6 +22,7 @@ from bench.features.store import FeatureStore
 from bench.places import Places
 from bench.run import Outcome, Request, execute, features_of
 from cli import main
+from methods.rrt.model import RRT, RRTConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -148,6 +149,21 @@ def run(places: Places) -> Run:
         return execute(Request(f"folder:{path}", tuple(names.split(",")), **more), where)  # type: ignore[arg-type]
 
     return go
+
+
+@pytest.fixture(scope="session")
+def spread_rrt() -> Callable[[RRTConfig], RRT]:
+    """An RRT of random weights, biases included, whose logits spread."""
+
+    def make(config: RRTConfig) -> RRT:
+        torch.manual_seed(0)
+        model = RRT(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return model
+
+    return make
 
 
 @pytest.fixture

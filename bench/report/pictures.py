@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.blend import Blend
 from bench.datasets import Box
-from bench.errors import UserError
 from bench.images import UnreadableImage, crop, decode, read_bytes
 from bench.metrics import truth
+from bench.report.tables import label
 from bench.results import FIRST_STAGE, Run
 from bench.scores import UNION
 from bench.shortlist import reranked
@@ -26,17 +27,11 @@ def difficulty_of(run: Run) -> str:
     return "Medium" if "Medium" in run.dataset.difficulties else "All"
 
 
-def worst(run: Run, method: str, reference: str) -> list[tuple[int, float, float]]:
+def worst(run: Run, method: str, reference: str, blend: Blend = Blend()) -> list[tuple[int, float, float]]:
     """Query numbers with the average precisions of the method and of the reference, greatest loss first, no gains."""
-    found = run.metrics()
+    found = run.metrics(blend)
     found = found[(found["difficulty"] == difficulty_of(run)) & (found["measure"] == "mAP")]
     values = found.pivot(index="query", columns="method", values="value")
-    for name in (method, reference):
-        if name not in values:
-            raise UserError(
-                f"--worst {method},{reference}: {name!r} is not in {run.folder}",
-                hint=f"one of {', '.join(map(str, values))}",
-            )
     numbers = {query: i for i, query in enumerate(run.shortlist.queries)}
     rows = [
         (numbers[query], ours, theirs)
@@ -46,7 +41,7 @@ def worst(run: Run, method: str, reference: str) -> list[tuple[int, float, float
     return sorted(rows, key=lambda row: (row[1] - row[2], row[0]))
 
 
-def ranking(run: Run, method: str, query: int) -> np.ndarray:
+def ranking(run: Run, method: str, query: int, blend: Blend = Blend()) -> np.ndarray:
     """(n,) gallery indices, best first, as the method's scores put them."""
     shortlist = run.shortlist
     name = shortlist.list_for(difficulty_of(run))
@@ -60,11 +55,15 @@ def ranking(run: Run, method: str, query: int) -> np.ndarray:
         & scores["list"].isin([UNION, name])
     ]
     found = dict(zip(rows["candidate"], rows["score"], strict=True))
-    values = np.array([found[shortlist.gallery[c]] for c in shortlist.candidates(name, query)])
-    return reranked(first_stage, shortlist.header.k, values)
+    candidates = shortlist.candidates(name, query)
+    values = np.array([found[shortlist.gallery[c]] for c in candidates])
+    similarities = shortlist.similarities[query][candidates].astype(np.float64)
+    return reranked(first_stage, shortlist.header.k, blend(values, similarities))
 
 
-def worst_queries(run: Run, method: str, reference: str, folder: Path, name: str, rows: int = 6) -> Path | None:
+def worst_queries(
+    run: Run, method: str, reference: str, folder: Path, name: str, blend: Blend = Blend(), rows: int = 6
+) -> Path | None:
     """A sheet of the queries that lose most: query, and the first images of the method and of the reference.
 
     The file written; None if the method loses on no query.
@@ -74,7 +73,7 @@ def worst_queries(run: Run, method: str, reference: str, folder: Path, name: str
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    lost = worst(run, method, reference)
+    lost = worst(run, method, reference, blend)
     if not lost:
         return None
     gallery = {image: i for i, image in enumerate(run.shortlist.gallery)}
@@ -94,12 +93,12 @@ def worst_queries(run: Run, method: str, reference: str, folder: Path, name: str
             _show(axes[0], query.image, query.box if line == 0 else None, "black" if line == 0 else None)
             axes[0].set_title(f"{query.id}"[:24] if line == 0 else "", fontsize=7)
             axes[0].set_xlabel(f"{by}\nAP {100 * value:.1f}", fontsize=8)
-            for place, index in enumerate(ranking(run, by, number)[:SHOWN], 1):
+            for place, index in enumerate(ranking(run, by, number, blend)[:SHOWN], 1):
                 kind = "right" if index in right else "ignored" if index in ignored else "wrong"
                 _show(axes[place], run.dataset.gallery[run.shortlist.gallery[index]], None, COLOURS[kind])
                 axes[place].set_title(kind, fontsize=7, color=COLOURS[kind], pad=2)
     figure.suptitle(
-        f"{run.dataset.name}, {difficulty_of(run)}: where {method} loses most to {reference} "
+        f"{run.dataset.name}, {difficulty_of(run)}: where {_row(run, method)} loses most to {_row(run, reference)} "
         f"({len(lost)} of {len(run.shortlist.queries)} queries lose)",
         fontsize=9,
     )
@@ -124,9 +123,12 @@ def _show(axes: Any, file: Path, box: Box | None, colour: str | None) -> None:
     axes.imshow(image[:: max(1, max(image.shape) // SIDE), :: max(1, max(image.shape) // SIDE)])
 
 
-def chosen_run(runs: Sequence[Run], method: str) -> Run:
-    """The last of the runs that has the method. UserError if none has."""
-    having = [run for run in runs if method in set(run.scores["method"])]
-    if not having:
-        raise UserError(f"--worst {method}: no finished run of that shortlist has it")
-    return having[-1]
+def chosen_run(runs: Sequence[Run], method: str, reference: str) -> Run | None:
+    """The last of the runs that has both; they are rows of one table (`bench.report.tables.table_groups`)."""
+    having = [run for run in runs if {method, reference} <= {FIRST_STAGE, *run.about["costs"]}]
+    return having[-1] if having else None
+
+
+def _row(run: Run, method: str) -> str:
+    """As the table names it, for a method may stand there with several options."""
+    return "the first stage" if method == FIRST_STAGE else label(run, method)

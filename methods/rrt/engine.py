@@ -37,14 +37,14 @@ def matmul_precision(device: torch.device, precision: Precision) -> Iterator[Non
 def pair_logits(
     layers: Sequence[Layer],
     classifier: nn.Linear,
-    source: Tensor,
+    query: Callable[[], Tensor],
     candidates: Sequence[T],
     embed: Callable[[T], Tensor],
     precision: Precision = "fp32",
 ) -> Tensor:
-    """(k,) logits of the pairs [source, embed(candidate)] on a CPU; the first token of `source` is the one classified.
+    """(k,) logits of the pairs [query(), embed(candidate)] on a CPU; the very first token is the one classified.
 
-    `source` is (s, dim) and `embed` gives (t, dim) tokens; t may differ. Every pair is computed without padding by one
+    `query` gives (s, dim) and `embed` (t, dim) tokens; t may differ. Every pair is computed without padding by one
     thread, as many pairs at a time as torch has threads: large batches are slower than the caches, and threads that
     share one pair wait for each other. So a score does not depend on the other candidates or on the number of threads.
     """
@@ -52,7 +52,7 @@ def pair_logits(
     linear = partial(_linear, precision)
 
     @torch.inference_mode()  # thread-local, as the precision is
-    def logit(candidate: T) -> Tensor:
+    def logit(source: Tensor, candidate: T) -> Tensor:
         target = embed(candidate)
         tokens = len(source) + len(target)
         # few distinct shapes, since oneDNN compiles a kernel for each; attention leaves the rows added here out
@@ -67,9 +67,10 @@ def pair_logits(
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            source = pool.submit(torch.inference_mode()(query)).result()  # products of several threads round otherwise
             for weight in _weights(layers):  # measured alone, before the threads disturb each other
                 pool.submit(_fastest_linear, precision, *weight.shape).result()
-            return torch.cat([source.new_empty(0), *pool.map(logit, candidates)])
+            return torch.cat([source.new_empty(0), *pool.map(partial(logit, source), candidates)])
     finally:
         torch.set_num_threads(threads)  # the workers set what later threads start with
 

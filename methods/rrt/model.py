@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -176,21 +177,21 @@ class RRT(nn.Module):
         device = self.classifier.weight.device
         if batch is None and device.type == "cpu":
             layers = cast(Sequence[Layer], self.encoder.layers)
-            source = torch.cat([self._segment("cls"), self.embed(_pad([query], device), "src")], dim=1)[0]
 
-            def embed(candidate: Tokens) -> Tensor:
-                return torch.cat([self._segment("sep"), self.embed(_pad([candidate], device), "tgt")], dim=1)[0]
+            def tokens(segment: str, side: str, image: Tokens) -> Tensor:
+                return torch.cat([self._segment(segment), self.embed(pad([image], device), side)], dim=1)[0]
 
-            return pair_logits(layers, self.classifier, source, candidates, embed, precision)
+            first, second = partial(tokens, "cls", "src", query), partial(tokens, "sep", "tgt")
+            return pair_logits(layers, self.classifier, first, candidates, second, precision)
         scores, batch = [torch.empty(0, device=device)], batch or 128
         with matmul_precision(device, precision):
             for start in range(0, len(candidates), batch):
                 chosen = candidates[start : start + batch]
-                scores.append(self.encode(_pad([query] * len(chosen), device), _pad(chosen, device))[1])
+                scores.append(self.encode(pad([query] * len(chosen), device), pad(chosen, device))[1])
         return torch.cat(scores)
 
 
-def _pad(images: Sequence[Tokens], device: torch.device) -> TokenBatch:
+def pad(images: Sequence[Tokens], device: torch.device) -> TokenBatch:
     """The images as float32 on `device`, padded with zeros to the longest; no mask where all are equally long."""
     lengths = torch.tensor([len(t.local) for t in images])
     mask = torch.arange(int(lengths.max())) >= lengths[:, None]

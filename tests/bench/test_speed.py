@@ -24,14 +24,9 @@ SMALL = RRTConfig(depth=3, feedforward=48, heads=4, dim=32, global_dim=40, local
 
 
 @pytest.fixture
-def model() -> RRT:
+def model(spread_rrt: Callable[[RRTConfig], RRT]) -> RRT:
     """Random weights whose logits spread."""
-    torch.manual_seed(0)
-    model = RRT(SMALL).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return spread_rrt(SMALL)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -360,9 +360,6 @@ def recipe(options: TrainOptions, progress: Progress | None = None) -> Recipe[To
     steps = max(1, round(options.epochs * sampler.epoch))
     digest = hashlib.sha256((store.content(images.keys) + images.labels.tobytes().hex()).encode()).hexdigest()[:16]
 
-    def write(path: Path, card: Mapping[str, Any]) -> None:
-        save_checkpoint(model, path, card)
-
     return Recipe(
         module=module,
         optimizer=lambda: torch.optim.AdamW(
@@ -372,7 +369,7 @@ def recipe(options: TrainOptions, progress: Progress | None = None) -> Recipe[To
         loss=lambda batch, step: loss_of(model, head, batch, options),
         validate=lambda: validate(model, checker, device),
         selection="triplets",
-        write=write,
+        write=partial(save_checkpoint, model),
         steps=steps,
         identity={"data": digest},
         card={

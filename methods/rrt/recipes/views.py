@@ -9,8 +9,9 @@ shortlists of held-out views, with and without their globals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -356,9 +357,6 @@ def recipe(bank: Bank, options: TrainOptions) -> Recipe[Pairs]:
     module = nn.ModuleDict({"model": model, "head": head})
     digest = bank.digest()
 
-    def write(path: Path, card: Mapping[str, Any]) -> None:
-        save_checkpoint(model, path, card)
-
     return Recipe(
         module=module,
         optimizer=lambda: torch.optim.AdamW(
@@ -368,7 +366,7 @@ def recipe(bank: Bank, options: TrainOptions) -> Recipe[Pairs]:
         loss=lambda pairs, step: loss_of(model, head, pairs, options, step)[0],
         validate=lambda: validate(model, checker, sampler.blank),
         selection="mAP",
-        write=write,
+        write=partial(save_checkpoint, model),
         steps=options.steps,
         identity={"bank": digest},
         card={

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.errors import UserError
+from bench.blend import Blend
 from bench.report.pictures import chosen_run, ranking, worst, worst_queries
 from bench.results import FIRST_STAGE, Run
 from cli import main
@@ -51,12 +51,20 @@ def test_pictures_that_are_gone_do_not_stop_a_sheet(done: Run, tmp_path: Path) -
     assert worst_queries(done, "reverse", "oracle", tmp_path, "one") is not None
 
 
-def test_unknown_methods_are_named_with_what_there_is(done: Run) -> None:
-    with pytest.raises(UserError, match="ransac"):
-        chosen_run([done], "ransac")
-    with pytest.raises(UserError, match="'ransac' is not in") as error:
-        worst(done, "reverse", "ransac")
-    assert "oracle" in str(error.value.hint)
+def test_a_sheet_is_of_the_last_run_that_has_both(done: Run, run: Callable) -> None:
+    path = Path(done.shortlist.header.dataset.removeprefix("folder:"))
+    other = run(path, "random").run
+    assert chosen_run([done, other], "reverse", "oracle") is done
+    assert chosen_run([done, other], "random", FIRST_STAGE) is other
+    assert chosen_run([done, other], "random", "oracle") is None
+
+
+def test_a_blend_orders_the_sheet_as_it_orders_the_table(done: Run) -> None:
+    """With no weight on its scores every method is the first stage, and loses nothing to it."""
+    first = Blend.parse("add:0")
+    for query in range(len(done.shortlist.queries)):
+        assert (ranking(done, "reverse", query, first) == ranking(done, FIRST_STAGE, query)).all()
+    assert worst(done, "reverse", FIRST_STAGE, first) == [] != worst(done, "reverse", FIRST_STAGE)
 
 
 def test_the_command_writes_a_sheet_and_asks_for_a_folder(done: Run, tmp_path: Path) -> None:
@@ -66,3 +74,6 @@ def test_the_command_writes_a_sheet_and_asks_for_a_folder(done: Run, tmp_path: P
     assert any("worst-reverse" in path.name for path in (tmp_path / "plots").iterdir())
     assert json.loads(result.stdout)
     assert "--plots DIR" in CliRunner().invoke(main, common).output
+    absent = CliRunner().invoke(main, [*common[:-1], "ransac,oracle", "--plots", str(tmp_path / "plots")])
+    assert absent.exit_code != 0 and "no finished run above has ransac and oracle" in absent.output
+    assert json.loads(absent.stdout)  # the tables are printed all the same

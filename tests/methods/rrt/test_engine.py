@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -19,14 +19,9 @@ SMALL = RRTConfig(depth=3, feedforward=48, heads=4, dim=32, global_dim=40, local
 
 
 @pytest.fixture(scope="module")
-def model() -> RRT:
+def model(spread_rrt: Callable[[RRTConfig], RRT]) -> RRT:
     """Random weights, biases included, whose logits spread."""
-    torch.manual_seed(0)
-    model = RRT(SMALL).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return spread_rrt(SMALL)
 
 
 @pytest.fixture
@@ -102,7 +97,7 @@ def test_every_pair_has_a_thread_of_its_own_and_later_threads_have_all(model: RR
         seen.append(torch.get_num_threads())
         return torch.zeros(4, SMALL.dim)
 
-    pair_logits(list(model.encoder.layers), model.classifier, torch.zeros(3, SMALL.dim), range(9), embed)
+    pair_logits(list(model.encoder.layers), model.classifier, lambda: torch.zeros(3, SMALL.dim), range(9), embed)
     assert seen == [1] * 9
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()
@@ -123,7 +118,7 @@ def test_what_is_raised_in_a_thread_reaches_the_caller(model: RRT, threads: None
 
     flags = torch_flags()
     with pytest.raises(ValueError, match="candidate 2 is odd"):
-        pair_logits(list(model.encoder.layers), model.classifier, torch.zeros(3, SMALL.dim), range(1000), embed)
+        pair_logits(list(model.encoder.layers), model.classifier, lambda: torch.zeros(3, SMALL.dim), range(1000), embed)
     assert torch_flags() == flags and torch.get_num_threads() == count
     assert len(asked) < 1000  # the others are given up
 

@@ -15,15 +15,6 @@ SMALL = RRTConfig(depth=2, feedforward=48, heads=4, dim=32, global_dim=40, local
 REFERENCE = Path(os.environ.get("RERANKBENCH_REFERENCE", "/work/shared/data/reference"))
 
 
-def _model(config: RRTConfig = SMALL) -> RRT:
-    torch.manual_seed(0)
-    model = RRT(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
 def _image(n: int, seed: int, config: RRTConfig = SMALL) -> Tokens:
     generator = torch.Generator().manual_seed(seed)
     return Tokens(
@@ -74,8 +65,8 @@ def test_reference_logits_in_both_orders_with_padding(tmp_path):
         assert torch.allclose(scored, expected, rtol=0, atol=1e-5)
 
 
-def test_padding_and_batch_size_change_nothing():
-    model, query = _model(), _image(9, 0)
+def test_padding_and_batch_size_change_nothing(spread_rrt):
+    model, query = spread_rrt(SMALL), _image(9, 0)
     candidates = [_image(n, n + 1) for n in (5, 0, 12, 5, 7, 12)]
     scores = model.score(query, candidates)
     assert scores.std() > 0.01
@@ -86,8 +77,8 @@ def test_padding_and_batch_size_change_nothing():
         assert torch.allclose(plain, scores, rtol=0, atol=1e-5)
 
 
-def test_scores_do_not_depend_on_the_other_candidates_or_their_order():
-    model, query = _model(), _image(9, 0)
+def test_scores_do_not_depend_on_the_other_candidates_or_their_order(spread_rrt):
+    model, query = spread_rrt(SMALL), _image(9, 0)
     candidates = [_image(n, n + 1) for n in (5, 3, 12, 5, 7)]
     scores = model.score(query, candidates)
     order = [3, 0, 4, 2, 1]
@@ -96,14 +87,14 @@ def test_scores_do_not_depend_on_the_other_candidates_or_their_order():
     assert model.score(query, []).shape == (0,)
 
 
-def test_images_without_locals_score_finite():
-    model = _model()
+def test_images_without_locals_score_finite(spread_rrt):
+    model = spread_rrt(SMALL)
     scores = model.score(_image(0, 0), [_image(0, 1), _image(4, 2)])
     assert torch.isfinite(scores).all()
 
 
-def test_order_of_query_and_candidate_matters():
-    model, one, two = _model(), _image(6, 0), _image(6, 1)
+def test_order_of_query_and_candidate_matters(spread_rrt):
+    model, one, two = spread_rrt(SMALL), _image(6, 0), _image(6, 1)
     assert not torch.allclose(model.score(one, [two]), model.score(two, [one]))
 
 
@@ -127,8 +118,8 @@ def test_config_refuses_bad_values():
             RRTConfig(**bad)
 
 
-def test_checkpoint_round_trip(tmp_path):
-    model = _model()
+def test_checkpoint_round_trip(tmp_path, spread_rrt):
+    model = spread_rrt(SMALL)
     save_checkpoint(model, tmp_path / "w.safetensors", {"features": "xfeat", "descriptors": 100})
     again = load_checkpoint(tmp_path / "w.safetensors")
     assert again.config == SMALL and again.card == {"features": "xfeat", "descriptors": 100} and not again.training
@@ -145,7 +136,7 @@ class _Evil:
         return os.system, ("exit 1",)
 
 
-def _write_bad(kind: str, folder: Path) -> Path:
+def _write_bad(kind: str, folder: Path, spread_rrt) -> Path:
     pt, tensors = folder / "w.pt", folder / "w.safetensors"
     if kind == "missing":
         return pt
@@ -173,7 +164,7 @@ def _write_bad(kind: str, folder: Path) -> Path:
     elif kind == "not finite":
         torch.save({"state": _state(**{"classifier.bias": torch.full((1,), float("nan"))})}, pt)
     elif kind == "truncated safetensors":
-        save_checkpoint(_model(), tensors)
+        save_checkpoint(spread_rrt(SMALL), tensors)
         tensors.write_bytes(tensors.read_bytes()[:-100])
     elif kind == "foreign safetensors":
         save_file({"a": torch.zeros(1)}, tensors)
@@ -202,8 +193,8 @@ def _write_bad(kind: str, folder: Path) -> Path:
         ("bad config", "configuration"),
     ],
 )
-def test_bad_checkpoints_are_user_errors_naming_the_file(kind, said, tmp_path):
-    path = _write_bad(kind, tmp_path)
+def test_bad_checkpoints_are_user_errors_naming_the_file(kind, said, tmp_path, spread_rrt):
+    path = _write_bad(kind, tmp_path, spread_rrt)
     with pytest.raises(UserError, match=said) as caught:
         load_checkpoint(path)
     assert path.name in caught.value.message and caught.value.hint

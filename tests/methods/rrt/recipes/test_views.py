@@ -113,7 +113,7 @@ def test_a_step_is_drawn_from_its_number_alone():
     pairs, again = sampler.draw(3), sampler.draw(3)
     assert pairs.labels.sum() == 4 and len(pairs.labels) == 8
     assert torch.equal(pairs.query.local, again.query.local)
-    assert not torch.equal(pairs.blank, sampler.draw(4).query.global_[0])
+    assert not torch.equal(pairs.query.local, sampler.draw(4).query.local)
 
 
 def test_steps_read_from_the_fewest_to_the_most_descriptors():
@@ -178,8 +178,11 @@ def test_loss_reads_every_local_token():
     bank = _bank()
     model, head = views._initial(OPTIONS, bank)
     pairs = Sampler(bank, OPTIONS).draw(0)
-    loss, logits = loss_of(model, head, pairs, OPTIONS, 0)
+    sides = [replace(side, local=side.local.clone().requires_grad_()) for side in (pairs.query, pairs.candidate)]
+    loss, logits = loss_of(model, head, replace(pairs, query=sides[0], candidate=sides[1]), OPTIONS, 0)
+    loss.backward()
     assert logits.shape == (8,) and torch.isfinite(loss)
+    assert all((side.local.grad.norm(dim=-1) > 0).all() for side in sides)
 
 
 def test_match_targets():
