@@ -305,6 +305,12 @@ def _print(table: Table) -> None:
     show_default=True,
     help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.",
 )
+@click.option(
+    "--cascade",
+    multiple=True,
+    metavar="METHOD,METHOD:FIRST[,…]",
+    help="Also the row of this cascade, from stored scores; its time is implied. May be given several times.",
+)
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write pictures into this folder.")
 @click.option(
     "--worst",
@@ -317,12 +323,14 @@ def report(
     dataset: str | None,
     seal: str | None,
     blend: str,
+    cascade: tuple[str, ...],
     plots: Path | None,
     worst: str | None,
     places: Places,
 ) -> None:
     """Tables of all finished runs: one per seal and machine, never two seals in one."""
     from bench.blend import Blend
+    from bench.cascade import replay
     from bench.errors import UserError
     from bench.places import slug
     from bench.report.tables import FORMATS, compare, table_groups
@@ -348,8 +356,11 @@ def report(
     how = Blend.parse(blend)
     method, _, reference = (worst or "").partition(",")
     reference, found = reference or FIRST_STAGE, False
+    replayed = False
     for group in table_groups(runs):
-        table = compare(group, how)
+        replays = [again for texts in cascade if (again := replay(group, texts.split(","))) is not None]
+        replayed = replayed or bool(replays)
+        table = compare([*group, *replays], how)
         if form == "terminal":
             _print(table)
         else:
@@ -367,6 +378,11 @@ def report(
                     found = True
                     sheet = worst_queries(chosen, method, reference, plots, f"{name}-worst-{slug(method)}", how)
                     click.echo(f"plot: {sheet or f'none: {method} loses on no query'}", err=True)
+    if cascade and not replayed:
+        raise UserError(
+            f"--cascade {' --cascade '.join(cascade)}: no finished run above has all of its methods",
+            hint="stages are METHOD and METHOD:FIRST, for example --cascade rrt,lightglue:20",
+        )
     if worst is not None and not found:
         raise UserError(f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}")
 
@@ -443,7 +459,7 @@ def methods(features: str) -> None:
         rows.append(
             (
                 name + ("*" if cls.spec.control else ""),
-                ", ".join(sorted(cls.spec.needs)),
+                ", ".join(sorted(cls().needs())),
                 options.replace(str(Path.cwd()) + os.sep, ""),
                 cls.spec.card.licence,
                 cls().skip(card) or "ready",

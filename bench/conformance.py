@@ -8,7 +8,7 @@ import torch
 
 from bench.features import FeatureBatch, Features
 from bench.features.extractors import CARDS, FeatureCard
-from bench.reranker import Reranker
+from bench.reranker import Reranker, Scored
 from bench.timing import torch_flags
 
 
@@ -39,6 +39,12 @@ def batch_of(images: list[Features], truth: bool = False) -> FeatureBatch:
     )
 
 
+def scores_of(method: Reranker, query: Features, candidates: FeatureBatch) -> torch.Tensor:
+    """(k,) float64 scores on the CPU, without their details."""
+    found = method.score(query, candidates)
+    return (found.scores if isinstance(found, Scored) else found).detach().double().cpu()
+
+
 def _copy(features: Features) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in vars(features).items()}
 
@@ -56,11 +62,11 @@ def check_reranker(cls: type[Reranker], options: Any = None, features: str = "xf
     reason = method.skip(card)
     assert reason is None, f"{name} cannot run on {features}: {reason}"
     method.load()
-    truth = "truth" in cls.spec.needs
+    truth = "truth" in method.needs()
     query = example(60, card, 1)
     images = [example(n, card, 10 + i, query if i % 2 == 0 else None) for i, n in enumerate((60, 50, 40, 7, 60, 1))]
     before, flags = [_copy(image) for image in (query, *images)], torch_flags()
-    scores = method.score(query, batch_of(images, truth)).detach().double().cpu()
+    scores = scores_of(method, query, batch_of(images, truth))
     assert tuple(scores.shape) == (len(images),), f"{name}: {tuple(scores.shape)} scores for {len(images)} candidates"
     assert bool(torch.isfinite(scores).all()), f"{name}: scores are not finite: {scores.tolist()}"
     assert torch_flags() == flags, f"{name}: changed torch's global flags"
@@ -68,7 +74,7 @@ def check_reranker(cls: type[Reranker], options: Any = None, features: str = "xf
         assert all(torch.equal(getattr(image, key), value) for key, value in copy.items()), (
             f"{name}: modified its input"
         )
-    again = method.score(query, batch_of(images, truth)).detach().double().cpu()
+    again = scores_of(method, query, batch_of(images, truth))
     assert torch.equal(scores, again), f"{name}: a second call gave other scores"
     if cls.pairwise:
         whole = batch_of(images, truth)
@@ -78,12 +84,12 @@ def check_reranker(cls: type[Reranker], options: Any = None, features: str = "xf
                 whole.similarities[chosen],
                 None if whole.positives is None else whole.positives[chosen],
             )
-            found = method.score(query, part).detach().double().cpu()
+            found = scores_of(method, query, part)
             gap = (found - scores[chosen]).abs().max().item()
             assert gap <= tolerance, f"{name}: scores depend on the other candidates (by {gap:g})"
-    if "local" in cls.spec.needs:
+    if "local" in method.needs():
         empty = example(0, card, 99)
-        found = method.score(query, batch_of([*images, empty], truth)).detach().double().cpu()
+        found = scores_of(method, query, batch_of([*images, empty], truth))
         assert found[-1] <= found.min(), f"{name}: an image without descriptors outranks others"
-        nothing = method.score(empty, batch_of([*images, empty], truth))
+        nothing = scores_of(method, empty, batch_of([*images, empty], truth))
         assert bool(torch.isfinite(nothing).all()), f"{name}: a query without descriptors gives non-finite scores"

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+import methods
 from bench.reranker import Reranker
 from bench.timing import torch_flags
 
@@ -42,9 +44,13 @@ def file_hash(path: Path) -> str:
 
 
 def source_hash(cls: type[Reranker]) -> str:
-    """sha256 of a method's file, or of every Python file of its folder: changed code is another method."""
+    """sha256 of a method's code: its file or the Python files of its folder, and the shared `_` modules they import."""
     path = Path(inspect.getfile(cls))
     files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+    home = Path(methods.__file__).parent
+    shared = {name for file in files for name in re.findall(r"\bmethods\.(_[a-z]\w*)", file.read_text())}
+    for name in sorted(shared):
+        files += sorted((home / name).glob("*.py")) if (home / name).is_dir() else [home / f"{name}.py"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

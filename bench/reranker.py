@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +36,19 @@ class Card:
 @dataclass(frozen=True)
 class NoOptions:
     """Options of a method that has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores with the raw numbers they come from, which are kept beside them (`details.parquet`)."""
+
+    scores: Tensor  # (k,)
+    details: Mapping[str, Tensor]  # name -> (k,) finite numbers
+
+    def __post_init__(self) -> None:
+        for name, values in self.details.items():
+            if values.shape != self.scores.shape:
+                raise ValueError(f"{name} has shape {tuple(values.shape)}, the scores {tuple(self.scores.shape)}")
 
 
 class Reranker:
@@ -68,13 +81,21 @@ class Reranker:
         """What is printed under the tables; the registered card, unless the options make another true."""
         return self.spec.card
 
-    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor | Scored:
         """(k,) one finite score a candidate, in the order given. The only timed call."""
         raise NotImplementedError
 
+    def needs(self) -> frozenset[str]:
+        """What is read; what was registered, unless the options decide."""
+        return self.spec.needs
+
+    def parts(self) -> Sequence[Reranker]:
+        """The methods this one is made of; their options, weights and code are part of what it is."""
+        return ()
+
     def descriptors_used(self, available: int) -> int:
         """How many of an image's local descriptors are read."""
-        if "local" not in self.spec.needs:
+        if "local" not in self.needs():
             return 0
         return min(available, getattr(self.options, "descriptors", available))
 

@@ -5,6 +5,7 @@ shortlist.npz     the sealed candidates
 dataset.json      queries, gallery and ground truth as they were
 journal.jsonl     per query and method, while it runs and afterwards
 scores.parquet    method, list, query, candidate, score
+details.parquet   method, list, query, candidate, name, value: the raw numbers behind a score, where a method gives them
 ledger.parquet    method, query, pairs, load_ms, transfer_ms, score_ms
 metrics.parquet   method, query, difficulty, measure, value
 """
@@ -34,6 +35,7 @@ from bench.shortlist import Shortlist, reranked
 FORMAT = 1  # of a run's folder; folders of another format are left out of reports
 FIRST_STAGE = "(first stage)"
 CEILING = "(ceiling)"
+DETAILS = ("method", "list", "query", "candidate", "name", "value")
 
 
 def run_name(identity: Mapping[str, Any]) -> str:
@@ -83,24 +85,22 @@ def load_dataset(path: Path) -> Dataset:
     )
 
 
-def tables(records: Iterable[Record], shortlist: Shortlist) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores and ledger as long tables."""
-    scores, ledger = [], []
+def tables(records: Iterable[Record], shortlist: Shortlist) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Scores, details and ledger as long tables."""
+    scores, details, ledger = [], [pd.DataFrame(columns=DETAILS)], []
     for record in records:
         query = shortlist.queries.index(record.query)
         for name, values in record.scores.items():
             candidates = shortlist.union(query) if name == UNION else shortlist.candidates(name, query)
-            scores.append(
-                pd.DataFrame(
-                    {
-                        "method": record.method,
-                        "list": name,
-                        "query": record.query,
-                        "candidate": [shortlist.gallery[c] for c in candidates],
-                        "score": values,
-                    }
-                )
-            )
+            pairs = {
+                "method": record.method,
+                "list": name,
+                "query": record.query,
+                "candidate": [shortlist.gallery[c] for c in candidates],
+            }
+            scores.append(pd.DataFrame({**pairs, "score": values}))
+            for what, numbers in record.details.get(name, {}).items():
+                details.append(pd.DataFrame({**pairs, "name": what, "value": numbers}))
         ledger.append(
             {
                 "method": record.method,
@@ -111,7 +111,7 @@ def tables(records: Iterable[Record], shortlist: Shortlist) -> tuple[pd.DataFram
                 "score_ms": record.score_ms,
             }
         )
-    return pd.concat(scores, ignore_index=True), pd.DataFrame(ledger)
+    return pd.concat(scores, ignore_index=True), pd.concat(details, ignore_index=True), pd.DataFrame(ledger)
 
 
 def evaluate(scores: pd.DataFrame, shortlist: Shortlist, dataset: Dataset, blend: Blend = Blend()) -> pd.DataFrame:
@@ -189,6 +189,10 @@ class Run:
     @cached_property
     def scores(self) -> pd.DataFrame:
         return self._table("scores")
+
+    @cached_property
+    def details(self) -> pd.DataFrame:
+        return self._table("details")
 
     @cached_property
     def ledger(self) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from bench.errors import UserError, unknown
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.features.extractors import card as feature_card
 from bench.features.imports import check_delg
-from bench.features.store import ExtractReport, FeatureStore, extract, items, query_key
+from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
 from bench.scores import ColdStart, Job, Journal, Scorer, score_all
@@ -178,17 +178,19 @@ def _plain(options: Any) -> dict[str, object]:
 
 def _method_identity(method: Reranker) -> dict[str, object]:
     weights = method.weights()
+    parts = [{"method": part.spec.name, **_method_identity(part)} for part in method.parts()]
     return {
         "options": _plain(method.options),
         "weights_sha256": None if weights is None else provenance.file_hash(weights),
         "source_sha256": provenance.source_hash(type(method)),
+        **({"parts": parts} if parts else {}),
     }
 
 
 def costs(method: Reranker, store: FeatureStore, gallery: Sequence[str]) -> dict[str, float]:
     """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image."""
     used = np.array([method.descriptors_used(store.count(key)) for key in gallery])
-    whole, local = store.bytes_per_image(method.spec.needs)
+    whole, local = store.bytes_per_image(method.needs())
     return {
         "descriptors_mean": float(used.mean()),
         "descriptors_max": float(used.max()),
@@ -318,9 +320,10 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
     if not done:
         raise UserError("every method failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()))
     records = [r for r in run.jobs[0].journal.records.values() if r.method not in failed]
-    scores, ledger = results.tables(records, scorer.shortlist)
+    scores, details, ledger = results.tables(records, scorer.shortlist)
     with _written(run.folder):
         results.write_parquet(run.folder / "scores.parquet", scores)
+        results.write_parquet(run.folder / "details.parquet", details)
         results.write_parquet(run.folder / "ledger.parquet", ledger)
         results.write_parquet(
             run.folder / "metrics.parquet", results.evaluate(scores, scorer.shortlist, scorer.dataset)
@@ -331,10 +334,10 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "failed": failed,
             "cold": run.about["cold"] | starts,
+            "stored_bytes": {need: scorer.store.bytes_per_image(frozenset({need})) for need in sorted(READS)},
             "costs": {m.spec.name: costs(m, scorer.store, scorer.shortlist.gallery) for m in done},
             "cards": {
-                m.spec.name: {**asdict(m.card()), "control": m.spec.control, "needs": sorted(m.spec.needs)}
-                for m in done
+                m.spec.name: {**asdict(m.card()), "control": m.spec.control, "needs": sorted(m.needs())} for m in done
             },
         }
         results.write_json(run.folder / "run.json", about)

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.features import FeatureBatch, Features
 from bench.features.store import FeatureStore, query_key
-from bench.reranker import Reranker
+from bench.reranker import Reranker, Scored
 from bench.shortlist import Shortlist
 from bench.timing import kept_torch_flags, peak_memory, timed
 
@@ -35,11 +35,14 @@ class Record:
     load_ms: float  # features from the store into memory
     transfer_ms: float  # memory to device
     score_ms: float  # the method's `score`
+    details: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)  # list -> name -> values
 
     def __post_init__(self) -> None:
         for name, values in self.scores.items():
-            if not all(math.isfinite(value) for value in values):
-                raise ValueError(f"{self.method}: scores of query {self.query!r} (list {name!r}) are not all finite")
+            for what, numbers in {"scores": values, **self.details.get(name, {})}.items():
+                if len(numbers) != len(values) or not all(math.isfinite(number) for number in numbers):
+                    where = f"query {self.query!r} (list {name!r})"
+                    raise ValueError(f"{self.method}: {what} of {where} are not {len(values)} finite numbers")
 
     @property
     def pairs(self) -> int:
@@ -102,13 +105,13 @@ class Scorer:
 
     def score(self, method: Reranker, query: int) -> Record:
         """Score one query with one method. Raises ValueError for scores that are not k finite numbers."""
-        needs = method.spec.needs
+        needs = method.needs()
         lists = (
             {UNION: self.shortlist.union(query)}
             if method.pairwise
             else {name: self.shortlist.candidates(name, query) for name in self.shortlist.rankings}
         )
-        scores, load_ms, transfer_ms, score_ms = {}, 0.0, 0.0, 0.0
+        scores, details, load_ms, transfer_ms, score_ms = {}, {}, 0.0, 0.0, 0.0
         for name, candidates in lists.items():
             (one, images), ms = timed(partial(self._load, method, query, candidates), self.device)
             load_ms += ms
@@ -120,11 +123,14 @@ class Scorer:
             with kept_torch_flags():
                 found, ms = timed(partial(method.score, one, batch), self.device)
             score_ms += ms
+            if isinstance(found, Scored):
+                details[name] = {what: _checked(v, len(candidates), what) for what, v in found.details.items()}
+                found = found.scores
             scores[name] = _checked(found, len(candidates), method.spec.name)
-        return Record(method.spec.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms)
+        return Record(method.spec.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms, details)
 
     def _load(self, method: Reranker, query: int, candidates: np.ndarray) -> tuple[Features, tuple[Features, ...]]:
-        needs, gallery = method.spec.needs, self.shortlist.gallery
+        needs, gallery = method.needs(), self.shortlist.gallery
 
         def read(key: str) -> Features:
             return self.store.read(key, needs, method.descriptors_used(self.store.count(key)))

@@ -198,6 +198,28 @@ def test_top_k_beyond_the_gallery_is_refused_when_asked_for_and_clamped_by_defau
     assert any(f"top-k is {most}" in note for note in outcome.notes)
 
 
+RAW = """
+def score(self, query, candidates):
+    from bench.reranker import Scored
+    raw = torch.arange(float(len(candidates)))
+    return Scored(-raw, {{"raw": raw, "more": {more}}})
+"""
+
+
+@pytest.mark.parametrize("policy", ["blind", "paper"])
+def test_the_numbers_behind_a_score_are_kept_beside_it(
+    run: Go, images: Path, add_method: Callable, policy: str
+) -> None:
+    add_method("raw", "import torch\n" + RAW.format(more="raw + 0.5"))
+    done = run(images, "raw,identity", policy=policy, top_k=5).run
+    wide = done.details.pivot(index=["list", "query", "candidate"], columns="name", values="value")
+    scores = done.scores[done.scores.method == "raw"].set_index(["list", "query", "candidate"])["score"]
+    assert len(wide) == len(scores) and set(done.details.method) == {"raw"}
+    pd.testing.assert_series_equal(wide["raw"], -scores.sort_index(), check_names=False)
+    pd.testing.assert_series_equal(wide["more"], 0.5 - scores.sort_index(), check_names=False)
+    assert run(images, "identity", policy=policy, top_k=5).run.details.empty
+
+
 # --- failures -----------------------------------------------------------------------------------------------------
 
 
@@ -208,8 +230,8 @@ BAD = {
         "def score(self, query, candidates):\n    return candidates.similarities",
         "no weights here",
     ),
-    "nan": ("def score(self, query, candidates):\n    return candidates.similarities * float('nan')", "not all finite"),
-    "infinite": ("def score(self, query, candidates):\n    return candidates.similarities / 0", "not all finite"),
+    "nan": ("def score(self, query, candidates):\n    return candidates.similarities * float('nan')", "finite numbers"),
+    "infinite": ("def score(self, query, candidates):\n    return candidates.similarities / 0", "finite numbers"),
     "short": (
         "def score(self, query, candidates):\n    return candidates.similarities[1:]",
         "expected a tensor of shape",
@@ -217,6 +239,8 @@ BAD = {
     "column": ("def score(self, query, candidates):\n    return candidates.similarities[:, None]", "shape"),
     "list": ("def score(self, query, candidates):\n    return candidates.similarities.tolist()", "list"),
     "none": ("def score(self, query, candidates):\n    pass", "NoneType"),
+    "raw": ("import torch\n" + RAW.format(more="raw / 0"), "more of query"),
+    "raw-short": ("import torch\n" + RAW.format(more="raw[1:]"), "more has shape"),
 }
 
 

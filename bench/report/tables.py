@@ -109,7 +109,11 @@ def label(run: Run, method: str, show: Collection[str] = ()) -> str:
     """The row's name: the method, with the options that are not the defaults, and those in `show`."""
     options = run.about["identity"]["methods"][method]["options"]
     defaults = run.about["defaults"].get(method, {})
-    changed = [f"{key}={value}" for key, value in options.items() if key in show or value != defaults.get(key)]
+    changed = [
+        f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in options.items()
+        if key in show or value != defaults.get(key)
+    ]
     return " ".join([method, *changed])
 
 

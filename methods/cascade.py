@@ -1,0 +1,89 @@
+"""Cascade (Viola and Jones, CVPR 2001): a cheap method ranks the whole shortlist, dearer ones its first candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import registry
+from bench.cascade import order, parse_stages, ranks_as_scores
+from bench.features import FeatureBatch, Features
+from bench.features.extractors import FeatureCard
+from bench.registry import register
+from bench.reranker import Card, Reranker, Scored, parse_options
+
+
+@register("cascade", needs=(), card=Card(paper="Viola and Jones, CVPR 2001, for rerankers", licence="Apache-2.0"))
+class Cascade(Reranker):
+    """Score: k for the first of the final order, 1 for the last; only the order has a meaning."""
+
+    pairwise = False
+
+    @dataclass(frozen=True)
+    class Options:
+        stages: tuple[str, ...] = (
+            "rrt",
+            "lightglue:20",
+        )  # METHOD[:FIRST][:OPTION=VALUE], FIRST candidates of the one before
+
+        def __post_init__(self) -> None:
+            parse_stages(self.stages)
+
+    def __init__(self, options: Any = None, device: torch.device | str = "cpu"):
+        super().__init__(options, device)
+        self._stages = parse_stages(self.options.stages)
+        classes = [registry.get(stage.method) for stage in self._stages]
+        self._parts = [
+            cls(parse_options(cls, dict(stage.options)), device)
+            for cls, stage in zip(classes, self._stages, strict=True)
+        ]
+
+    def parts(self) -> Sequence[Reranker]:
+        return self._parts
+
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(part.needs() for part in self._parts))
+
+    def skip(self, features: FeatureCard) -> str | None:
+        reasons = [f"{part.spec.name}: {reason}" for part in self._parts if (reason := part.skip(features))]
+        if "truth" in self.needs():
+            reasons.append("a stage reads the ground truth")
+        return "; ".join(reasons) or None
+
+    def card(self) -> Card:
+        terms = [card.noncommercial for part in self._parts if (card := part.card()).noncommercial]
+        licences = dict.fromkeys(part.card().licence for part in self._parts)
+        return Card(self.spec.card.paper, " and ".join(licences), None, terms[0] if terms else None)
+
+    def load(self) -> None:
+        for part in self._parts:
+            part.load()
+
+    def descriptors_used(self, available: int) -> int:
+        return max(part.descriptors_used(available) for part in self._parts)
+
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        stages = [
+            (stage.first, _scorer(part, query, candidates))
+            for stage, part in zip(self._stages, self._parts, strict=True)
+        ]
+        return torch.from_numpy(ranks_as_scores(order(len(candidates), stages)))
+
+
+def _scorer(part: Reranker, query: Features, candidates: FeatureBatch) -> Callable[[np.ndarray], np.ndarray]:
+    """What `part` scores of the candidates at some positions, with no more descriptors than it reads by itself."""
+
+    def cut(image: Features) -> Features:
+        return image.top(part.descriptors_used(len(image)))
+
+    def score(at: np.ndarray) -> np.ndarray:
+        chosen = FeatureBatch(tuple(cut(candidates.images[i]) for i in at), candidates.similarities[at])
+        found = part.score(cut(query), chosen)
+        return (found.scores if isinstance(found, Scored) else found).detach().double().cpu().numpy()
+
+    return score
