@@ -218,20 +218,26 @@ def run(request: Request, places: Places) -> None:
 @_request
 @click.option(
     "--descriptors",
-    default="25,50,100,200,500",
-    show_default=True,
     metavar="N,N,…",
-    help="Best-scored local descriptors an image that a method may use.",
+    help="Best-scored local descriptors an image that a method may use. [default: 25,50,100,200,500]",
+)
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="METHOD.OPTION=V,V,…",
+    help="Instead of descriptors: these values of an option; several times for all combinations.",
 )
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for sweep.csv, sweep.md and sweep.png.",
+    help="Folder for sweep.csv, sweep.md and, for descriptors, sweep.png.",
 )
 @_folders
-def sweep(request: Request, descriptors: str, out: Path, places: Places) -> None:
+def sweep(request: Request, descriptors: str | None, vary: tuple[str, ...], out: Path, places: Places) -> None:
     """Run rerankers at several descriptor budgets on one sealed shortlist: quality against bytes and time.
+
+    With --vary, at several values of any option; `--vary ransac.seed=0,1,2` also says the spread over seeds.
 
     Every budget is a run of its own (in --runs, so `report` knows it too) on the same candidates. Killed or
     interrupted, the same command goes on where it stopped; another budget later runs that one alone (its times then do
@@ -240,17 +246,22 @@ def sweep(request: Request, descriptors: str, out: Path, places: Places) -> None
     lightglue takes most of the time: on two CPU cores 28 ms a pair at 200 descriptors and three to four times that at
     500, for each of queries x top-k pairs. A smaller --top-k makes it shorter.
     """
-    from bench.sweep import budgets_of, write
-    from bench.sweep import sweep as run_sweep
+    from bench import sweep as sweeps
 
-    budgets = budgets_of(descriptors)
+    if vary and descriptors is not None:
+        raise click.UsageError("give --descriptors or --vary, not both")
+    budgets = sweeps.budgets_of(descriptors or "25,50,100,200,500")
+    varied = [sweeps.Varied.parse(text) for text in vary]
     with _progress() as progress:
-        found = run_sweep(request, budgets, places, progress)
+        if varied:
+            found = sweeps.vary(request, varied, places, progress)
+        else:
+            found = sweeps.sweep(request, budgets, places, progress)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     _print(found.table)
     click.echo()
-    for path in write(found, out):
+    for path in sweeps.write(found, out):
         click.echo(f"written: {path}")
 
 

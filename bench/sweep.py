@@ -1,7 +1,8 @@
-"""Descriptor budget: each method at several numbers of local descriptors an image, all on one sealed shortlist.
+"""Methods with several values of their options, all on one sealed shortlist.
 
-A budget is the method's option `descriptors`. The features are extracted once, best descriptors first, and a budget
-reads the first of them. Each budget is an ordinary run, so it is resumed, reused and reported as one.
+A descriptor budget is the option `descriptors` of every method: features are extracted once, best descriptors first,
+and a budget reads the first of them. Any other option is varied for one method (`Varied`). Each choice of values is an
+ordinary run, so it is resumed, reused and reported as one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from bench import registry
@@ -18,6 +20,7 @@ from bench.features.store import write_whole
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors
 from bench.report.tables import FORMATS, Table, compare, label
+from bench.reranker import parse_options
 from bench.run import Progress, Request, execute_together
 
 OPTION = "descriptors"
@@ -28,7 +31,7 @@ class Sweep:
     """One table of all runs, by method and rising budget."""
 
     table: Table
-    points: Mapping[str, tuple[str, int]]  # row -> method and budget, in the table's order
+    points: Mapping[str, tuple[str, int]]  # row -> method and budget, in the table's order; empty without budgets
     notes: tuple[str, ...]
 
 
@@ -77,6 +80,72 @@ def requests(base: Request, budgets: Sequence[int]) -> list[Request]:
     ]
 
 
+@dataclass(frozen=True)
+class Varied:
+    """One option of one method and the values it takes."""
+
+    method: str
+    option: str
+    values: tuple[str, ...]
+
+    @staticmethod
+    def parse(text: str) -> Varied:
+        """
+        >>> Varied.parse("ransac.seed=0,1,2")
+        Varied(method='ransac', option='seed', values=('0', '1', '2'))
+        """
+        name, equals, values = text.partition("=")
+        method, dot, option = name.partition(".")
+        found = tuple(dict.fromkeys(value.strip() for value in values.split(",")))
+        if not (method and dot and option and equals and all(found)):
+            raise UserError(f"--vary {text}: expected METHOD.OPTION=VALUE,VALUE", hint="--vary ransac.seed=0,1,2")
+        return Varied(method, option, found)
+
+
+def combinations(base: Request, varied: Sequence[Varied]) -> list[Request]:
+    """One request for every combination of values; methods that are not varied are run once, with the first."""
+    places = [(v.method, v.option) for v in varied]
+    for method, option in places:
+        if option in base.options.get(method, {}) or places.count((method, option)) > 1:
+            raise UserError(f"--vary {method}.{option}: it is given twice", hint="one --vary for each option, no -o")
+    for each in varied:
+        for value in each.values:  # one that is refused stops all before any work
+            parse_options(registry.get(each.method), {**base.options.get(each.method, {}), each.option: value})
+    methods = tuple(dict.fromkeys(v.method for v in varied))
+    found: list[Request] = []
+    for values in product(*(v.values for v in varied)):
+        options = {method: dict(given) for method, given in base.options.items()}
+        for (method, option), value in zip(places, values, strict=True):
+            options.setdefault(method, {})[option] = value
+        names = methods if found or base.methods == ("all",) else (*methods, *base.methods)
+        names = tuple(dict.fromkeys(names))
+        found.append(replace(base, methods=names, options={m: o for m, o in options.items() if m in names}))
+    return found
+
+
+def vary(base: Request, varied: Sequence[Varied], places: Places, progress: Progress | None = None) -> Sweep:
+    """Run every combination, or take what is finished, and put all into one table; seeds alone: and their spread."""
+    outcomes = execute_together(combinations(base, varied), places, progress)
+    options = {v.option for v in varied}
+    table = compare([outcome.run for outcome in outcomes], show=options)
+    notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
+    if options == {"seed"}:
+        spread = [note for v in varied for note in _spread(table, v)]
+        table = replace(table, notes=(*spread, *table.notes))
+    return Sweep(table, {}, tuple(notes))
+
+
+def _spread(table: Table, varied: Varied) -> list[str]:
+    """Mean, sample standard deviation and range of each mAP over the rows of the varied method."""
+    rows = table.rows[[f" {varied.option}=" in row and row.split(" ")[0] == varied.method for row in table.rows.index]]
+    return [
+        f"{varied.method}, {len(rows)} seeds, {column}: mean {rows[column].mean():.2f}, standard deviation "
+        f"{rows[column].std():.2f}, {rows[column].min():.2f} to {rows[column].max():.2f}."
+        for column in rows.columns
+        if column.startswith("mAP") and len(rows) > 1
+    ]
+
+
 def _has_budget(name: str) -> bool:
     try:
         return OPTION in {field.name for field in dataclasses.fields(registry.get(name).Options)}
@@ -102,14 +171,14 @@ def sweep(base: Request, budgets: Sequence[int], places: Places, progress: Progr
 
 
 def write(found: Sweep, folder: Path) -> list[Path]:
-    """sweep.csv, sweep.md and sweep.png; the files written."""
+    """sweep.csv, sweep.md and, where budgets were swept, sweep.png; the files written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"csv": FORMATS["csv"](found.table), "md": FORMATS["md"](found.table)}
         for kind, text in texts.items():
             write_whole(folder / f"sweep.{kind}", text)
-        picture = quality_against_descriptors(found.table, found.points, folder, "sweep")
-        return [*(folder / f"sweep.{kind}" for kind in texts), picture]
+        pictures = [quality_against_descriptors(found.table, found.points, folder, "sweep")] if found.points else []
+        return [*(folder / f"sweep.{kind}" for kind in texts), *pictures]
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write ({error.strerror or error})",

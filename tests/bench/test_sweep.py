@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from click.testing import Result
 from PIL import Image
 
 from bench.datasets.folder import load
+from bench.errors import UserError
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.images import decode
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors
 from bench.results import finished_runs
 from bench.run import Outcome, Request, execute_together, features_of
-from bench.sweep import Sweep, requests, sweep
+from bench.sweep import Sweep, Varied, requests, sweep, vary
 
 STORED = ExtractOptions(max_side=160, descriptors=150)  # as tests/conftest.py extracts
 Go = Callable[..., Sweep]
@@ -257,3 +259,65 @@ def test_the_picture_shows_quality_time_descriptors_and_bytes(go: Go, tmp_path: 
     assert np.array_equal(plain, pixels())
     for column in ("mAP All", "ms/pair", "KiB/image", "desc mean"):
         assert not np.array_equal(plain, pixels(**{column: 0.8})), column
+
+
+# --- any option ---------------------------------------------------------------------------------------------------
+
+
+def test_every_combination_of_values_is_run_once_and_other_methods_once(instances: Path, places: Places) -> None:
+    base = Request(f"folder:{instances}", ("identity", "ransac"), top_k=5, extract=STORED)
+    varied = [Varied.parse("ransac.threshold=4,8"), Varied.parse("ransac.model=affine,homography")]
+    found = vary(base, varied, places)
+    rows = [f"ransac model={m} threshold={t}" for t in ("4.0", "8.0") for m in ("affine", "homography")]
+    assert sorted(found.table.rows.index) == sorted(["identity", *rows]) and not found.points
+    assert sum('"identity"' in line for lines in journals(places).values() for line in lines) == 9
+    assert {run.seal for run in finished_runs(places.runs)} == {found.table.about["seal"]}
+
+
+def test_the_spread_over_seeds_is_said(instances: Path, places: Places, add_method: Callable) -> None:
+    body = """
+    @dataclass(frozen=True)
+    class Options:
+        seed: int = 0  # any
+
+    def score(self, query, candidates):
+        return candidates.similarities * (1 if self.options.seed == 0 else -1)
+    """
+    add_method("coin", "from dataclasses import dataclass\n" + textwrap.dedent(body))
+    base = Request(f"folder:{instances}", ("all",), top_k=5, extract=STORED)
+    found = vary(base, [Varied.parse("coin.seed=0,1,2")], places)
+    values = found.table.rows["mAP All"]
+    assert len(values) == 3 and values.max() > values.min()
+    said = f"coin, 3 seeds, mAP All: mean {values.mean():.2f}, standard deviation {values.std():.2f}, "
+    assert found.table.notes[0] == said + f"{values.min():.2f} to {values.max():.2f}."
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["ransac.seed"], "expected METHOD.OPTION=VALUE"),
+        (["ransac=1"], "expected METHOD.OPTION=VALUE"),
+        (["ransac.seed=1,,2"], "expected METHOD.OPTION=VALUE"),
+        (["ransac.seed=1", "ransac.seed=2"], "given twice"),
+        (["ransac.trials=1"], "given twice"),
+        (["ransac.seed=x"], "expected int"),
+        (["ransac.sead=1"], "sead"),
+        (["ransack.seed=1"], "ransack"),
+        (["ransac.threshold=-1"], "threshold"),
+    ],
+)
+def test_values_that_cannot_be_varied_are_refused_before_any_work(
+    tmp_path: Path, places: Places, texts: list[str], said: str
+) -> None:
+    base = Request(f"folder:{tmp_path}/none", ("ransac",), options={"ransac": {"trials": "9"}})
+    with pytest.raises(UserError, match=said):
+        vary(base, [Varied.parse(text) for text in texts], places)
+
+
+def test_the_command_varies_or_sweeps_but_not_both(cli: Callable[..., Result], instances: Path, tmp_path: Path) -> None:
+    common = ["sweep", "-d", f"folder:{instances}", "-m", "identity", "--out", str(tmp_path / "out"), "--top-k", "5"]
+    done = cli(*common, "--vary", "random.seed=0,1", "--max-side", "160", "--keep-descriptors", "150")
+    assert done.exit_code == 0, done.output
+    assert "random, 2 seeds, mAP All" in (tmp_path / "out" / "sweep.md").read_text()
+    assert not (tmp_path / "out" / "sweep.png").exists()
+    assert cli(*common, "--vary", "random.seed=0", "--descriptors", "5").exit_code == 2
