@@ -86,7 +86,7 @@ def test_the_best_n_of_more_are_what_extracting_n_gives(instances: Path, feature
     many, few = (FeatureExtractor(features, ExtractOptions(160, count))(image) for count in (150, n))
     assert len(few["scores"]) == n < len(many["scores"])
     for name in ("descriptors", "keypoints", "scales", "orientations", "scores"):
-        np.testing.assert_array_equal(few[name], many[name][:n])
+        np.testing.assert_allclose(few[name], many[name][:n], rtol=0, atol=1e-6)  # one row may round otherwise
 
 
 def test_a_budget_scores_as_features_extracted_for_it_do(
