@@ -496,6 +496,15 @@ def datasets(places: Places) -> None:
             "ready",
         )
     )
+    rows.append(
+        (
+            "views:PATH",
+            "made from unlabelled photographs, to choose options on: warped views of 60 of them among views of others",
+            "yours",
+            "the folder",
+            "made on first use",
+        )
+    )
     _listing(("data set", "what", "licence", "needs", "here"), rows)
 
 

@@ -24,6 +24,7 @@ from bench.run import Outcome, Request, execute, features_of
 from cli import main
 from methods.rrt.model import RRT, RRTConfig
 
+collect_ignore = ["plugin"]  # a package of its own, installed by test_plugin.py
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
 EXTRACT = ExtractOptions(max_side=160, descriptors=150)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.datasets import Dataset, demo, folder, revisited
+from bench.datasets import Dataset, demo, folder, revisited, views
 from bench.errors import UserError, unknown
 from bench.places import Places
 
@@ -44,16 +44,22 @@ ENTRIES: Mapping[str, Entry] = {
     ),
 }
 FOLDER = "folder:"
+VIEWS = "views:"
 
 
 def load(name: str, places: Places, progress: Progress | None = None, images: bool = True) -> Dataset:
-    """The data set of that name; `folder:PATH` is a user's own. `images`: whether official photographs must be here."""
+    """The data set of that name; `folder:PATH` is a user's own, `views:PATH` is made from photographs.
+
+    `images`: whether official photographs must be here.
+    """
     if name.startswith(FOLDER):
         if not name.removeprefix(FOLDER):
             raise UserError("folder: needs a path", hint="--dataset folder:PATH")
         return folder.load(Path(name.removeprefix(FOLDER)).expanduser().resolve())
+    if name.startswith(VIEWS):
+        return views.load(Path(name.removeprefix(VIEWS)).expanduser().resolve(), places.cache, progress)
     if name not in ENTRIES:
-        raise unknown("data set", name, [*ENTRIES, "folder:PATH"])
+        raise unknown("data set", name, [*ENTRIES, "folder:PATH", "views:PATH"])
     return ENTRIES[name].load(places, progress, images)
 
 

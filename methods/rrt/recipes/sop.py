@@ -29,7 +29,7 @@ from bench.features.sop import CROPPED, RESIZED, prepare
 from bench.images import decode, read_bytes
 from bench.metrics import INSTANCE_MEASURES, evaluate_query, mean
 from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit
-from methods.rrt.views import ViewOptions, make_view
+from bench.datasets.views_render import ViewOptions, make_view
 from methods.rrt_sop.matcher import tokens
 from methods.rrt_sop.model import GLOBAL, OPTIONAL, SOPConfig, SOPModel, fingerprint, load_model, load_trunk, save_model
 

@@ -9,7 +9,7 @@ from methods.rrt.bank import KEPT, Bank
 from methods.rrt.model import load_checkpoint
 from methods.rrt.recipes import views
 from methods.rrt.recipes.views import Sampler, Shortlists, TrainOptions, has_match, loss_of, train_on, validate
-from methods.rrt.views import GRID
+from bench.datasets.views_render import GRID
 
 OPTIONS = TrainOptions(
     pairs=160,

@@ -1,4 +1,4 @@
-"""Training material made from still photographs: warped, partly hidden and re-lit views of each.
+"""Warped, partly hidden and re-lit views of still photographs: material to train on and to tune on.
 
 Two views of one photograph are a positive pair wherever they show enough of the same cells of it (`overlap`).
 """
