@@ -100,6 +100,19 @@ class Reranker:
         return min(available, getattr(self.options, "descriptors", available))
 
 
+def apply_preset(options: Any, presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give a frozen options object the values of its `preset`. ValueError for a field given another value.
+
+    Called from `__post_init__`, before anything is checked; a field at its default counts as not given.
+    """
+    for field in dataclasses.fields(options):
+        given = getattr(options, field.name)
+        wanted = presets[options.preset].get(field.name, given)
+        if given not in (field.default, wanted):
+            raise ValueError(f"preset={options.preset} sets {field.name}={wanted}, which {given} contradicts")
+        object.__setattr__(options, field.name, wanted)
+
+
 def parse_options(cls: type[Reranker], given: Mapping[str, str]) -> Any:
     """The method's `Options` from command-line text; unknown names and values of another type are user errors."""
     types = typing.get_type_hints(cls.Options)

@@ -176,6 +176,12 @@ def _plain(options: Any) -> dict[str, object]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
 
 
+def _defaults(options: Any) -> dict[str, object]:
+    """Values of the options where none is given; those that a named preset sets are its own, and need no saying."""
+    plain, preset = _plain(type(options)()), getattr(options, "preset", None)
+    return plain if preset is None else {**_plain(type(options)(preset=preset)), "preset": plain["preset"]}
+
+
 def _method_identity(method: Reranker) -> dict[str, object]:
     weights = method.weights()
     parts = [{"method": part.spec.name, **_method_identity(part)} for part in method.parts()]
@@ -298,7 +304,7 @@ def _begin(
         "together": together,
         "skipped": chosen.skipped,
         "failed": {},
-        "defaults": {m.spec.name: _plain(m.Options()) for m in chosen.methods},
+        "defaults": {m.spec.name: _defaults(m.options) for m in chosen.methods},
         "cold": before.about.get("cold", {}) if before else {},
         "provenance": provenance.record(scorer.device),
         "unreadable": dict(report.unreadable),

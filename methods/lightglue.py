@@ -1,17 +1,20 @@
-"""SuperGlue-style learned matching that runs out of the box: LightGlue with the LighterGlue weights on XFeat."""
+"""LightGlue (Lindenberger et al., ICCV 2023): runs out of the box on XFeat, with the LighterGlue weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
 from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, Reranker, Scored
+from methods._verification import Verification, verify
 
 
 @register(
@@ -24,41 +27,77 @@ from bench.reranker import Card, Reranker
     ),
 )
 class LightGlue(Reranker):
-    """Score: number of matches. Fixed depth and width, so that the count is exact and independent of the batch."""
+    """Score: number of matches, or of those that an affine model explains. Ties keep first-stage order.
+
+    By default all layers see all keypoints, so that the count is exact.
+    """
 
     @dataclass(frozen=True)
     class Options:
         descriptors: int = 500  # best-scored local descriptors used per image
         match_threshold: float = 0.1  # least assignment probability of a match
+        weights: Path | None = None  # a released LightGlue .pth for the feature set; none: LighterGlue, for xfeat
+        adaptive: bool = False  # leave out layers and keypoints where it is sure, as published: faster, other counts
+        verify: Literal["none", "ransac"] = "none"  # ransac: count the inliers of the matches, as `ransac` does
 
         def __post_init__(self) -> None:
             if self.descriptors < 1 or not 0 <= self.match_threshold < 1:
                 raise ValueError("descriptors must be at least 1 and match_threshold in [0, 1)")
 
     def skip(self, features: FeatureCard) -> str | None:
-        if features.name != "xfeat":
-            return f"the LighterGlue weights read XFeat descriptors, not {features.name}: use --features xfeat"
+        from third_party.lightglue_weights import KINDS, RELEASES, read
+
+        if features.name not in KINDS:
+            return f"no LightGlue is trained for {features.name}: use --features {' or '.join(KINDS)}"
+        if self.options.weights is None and features.name != "xfeat":
+            return (
+                f"the LighterGlue weights read XFeat descriptors, not {features.name}: use --features xfeat, or give "
+                f"{RELEASES}/{KINDS[features.name]}_lightglue.pth with -o lightglue.weights=FILE"
+            )
+        kind = read(self.weights())[0]
+        if kind != KINDS[features.name]:
+            return f"{self.options.weights} is for {kind} descriptors, not for {features.name}"
         return None
 
     def load(self) -> None:
-        from third_party.xfeat_weights import load_lighterglue
+        from third_party.lightglue_weights import load
 
-        self._model = load_lighterglue(self.device, filter_threshold=self.options.match_threshold)
+        self._model = load(self.weights(), self.device, self.options.match_threshold, self.options.adaptive)
 
-    def weights(self) -> Path | None:
+    def weights(self) -> Path:
         from third_party.xfeat_weights import weights_file
 
-        return weights_file("xfeat-lighterglue.pt")
+        if self.options.weights is None:
+            return weights_file("xfeat-lighterglue.pt")
+        if not self.options.weights.is_file():
+            raise UserError(f"-o lightglue.weights={self.options.weights}: no such file", hint="a released .pth")
+        return self.options.weights
+
+    def card(self) -> Card:
+        if self.options.weights is None:
+            return self.spec.card
+        return replace(
+            self.spec.card, trained_on=f"what {self.options.weights.name} was trained on (given by the user)"
+        )
 
     @torch.inference_mode()
-    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
-        one = _image(query.top(self.options.descriptors))
+    def score(self, query: Features, candidates: FeatureBatch) -> Scored:
+        query = query.top(self.options.descriptors)
         # one pair at a time: on a CPU a padded batch is slower, and images differ in their number of descriptors
-        counts = [
-            len(self._model({"image0": one, "image1": _image(other.top(self.options.descriptors))})["matches"][0])
-            for other in candidates
-        ]
-        return torch.tensor(counts, dtype=torch.float32)
+        found = [self._matches(query, other.top(self.options.descriptors)) for other in candidates]
+        matches = torch.tensor([len(pairs) for pairs, _ in found], dtype=torch.float32)
+        if self.options.verify == "none":
+            return Scored(matches, {})
+        inliers = torch.tensor([count for _, count in found], dtype=torch.float32)
+        return Scored(inliers, {"matches": matches, "inliers": inliers})
+
+    def _matches(self, query: Features, candidate: Features) -> tuple[Tensor, int]:
+        """(m, 2) rows of query and candidate, and how many of them are inliers (0 where that is not asked)."""
+        pairs = self._model({"image0": _image(query), "image1": _image(candidate)})["matches"][0].cpu()
+        if self.options.verify == "none":
+            return pairs, 0
+        query_points, candidate_points = query.keypoints.cpu()[pairs[:, 0]], candidate.keypoints.cpu()[pairs[:, 1]]
+        return pairs, verify(query_points.numpy(), candidate_points.numpy(), Verification()).count
 
 
 def _image(features: Features) -> dict[str, Tensor]:
@@ -66,4 +105,6 @@ def _image(features: Features) -> dict[str, Tensor]:
         "keypoints": features.keypoints[None],
         "descriptors": features.descriptors[None],
         "image_size": features.image_size[None],
+        "scales": features.scales[None],
+        "oris": features.orientations[None],
     }

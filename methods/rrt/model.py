@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from methods.rrt.checkpoints import check, read_safetensors, read_torch, require
 from methods.rrt.engine import Precision, matmul_precision, pair_logits
+from third_party.checkpoints import check, read_safetensors, read_torch, require
 
 SEGMENTS = {"src_local": 0, "tgt_local": 1, "cls": 2, "sep": 3, "src_global": 4, "tgt_global": 5}
 SCALES = 7  # DELG's image pyramid

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError, unknown
-from methods.rrt.checkpoints import check, read_safetensors, read_torch, require
 from methods.rrt.model import RRTConfig
 from methods.rrt_sop.matcher import Matcher
 from methods.rrt_sop.resnet import ResNet50
+from third_party.checkpoints import check, read_safetensors, read_torch, require
 
 DIM = 128  # of global and local descriptors
 FORMAT = "rerankbench-rrt-sop-1"

@@ -1,12 +1,20 @@
-"""LighterGlue, with its real weights, matches an image with itself and not with another."""
+"""LightGlue: with the real LighterGlue weights, and with files in the released layout for other features."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
+from kornia.feature import LightGlue as Network
 
-from bench.conformance import batch_of
+from bench.conformance import batch_of, check_reranker, example, scores_of
+from bench.errors import UserError
 from bench.features import Features
 from bench.features.extractors import CARDS
-from methods.lightglue import LightGlue
+from methods.lightglue import LightGlue, _image
+from third_party import lightglue_weights
+from third_party.lightglue_weights import network, read
 
 
 @pytest.fixture(scope="module")
@@ -16,17 +24,91 @@ def method() -> LightGlue:
     return method
 
 
+def released(kind: str, path: Path) -> Path:
+    """Random weights as cvg/LightGlue releases them: blocks are counted, not layers."""
+    torch.manual_seed(0)
+    state = {}
+    for name, tensor in network(kind).state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "transformers":
+            name = ".".join([parts[2], parts[1], *parts[3:]])
+        state[name] = tensor
+    torch.save(state, path)
+    return path
+
+
 def test_the_same_scene_has_more_matches_than_another(images: list[Features], method: LightGlue) -> None:
-    same, shifted, other = method.score(images[0], batch_of(images)).tolist()
+    same, shifted, other = scores_of(method, images[0], batch_of(images)).tolist()
     assert same > 0.8 * len(images[0])
     assert same >= shifted > 3 * other
 
 
 def test_the_order_and_number_of_candidates_change_nothing(images: list[Features], method: LightGlue) -> None:
-    together = method.score(images[0], batch_of(images))
-    assert torch.equal(together.flip(0), method.score(images[0], batch_of(images[::-1])))
-    assert torch.equal(together[2:], method.score(images[0], batch_of(images[2:])))
+    together = scores_of(method, images[0], batch_of(images))
+    assert torch.equal(together.flip(0), scores_of(method, images[0], batch_of(images[::-1])))
+    assert torch.equal(together[2:], scores_of(method, images[0], batch_of(images[2:])))
 
 
-def test_other_features_are_a_reported_skip() -> None:
-    assert "XFeat" in str(LightGlue().skip(CARDS["sift"]))
+def test_verified_matches_are_some_of_the_matches(images: list[Features], method: LightGlue) -> None:
+    verified = LightGlue(LightGlue.Options(verify="ransac"))
+    verified.load()
+    found = verified.score(images[0], batch_of(images))
+    matches, inliers = found.details["matches"], found.details["inliers"]
+    assert torch.equal(found.scores, inliers) and (inliers <= matches).all()
+    assert torch.equal(matches.double(), scores_of(method, images[0], batch_of(images)))
+    assert inliers[1] > 0.9 * matches[1]  # a part of the same picture moves as one
+    check_reranker(LightGlue, LightGlue.Options(verify="ransac", descriptors=40))
+
+
+def test_leaving_keypoints_out_is_another_count_of_the_same_scene(images: list[Features], method: LightGlue) -> None:
+    adaptive = LightGlue(LightGlue.Options(adaptive=True))
+    adaptive.load()
+    same, shifted, other = scores_of(adaptive, images[0], batch_of(images)).tolist()
+    assert same >= shifted > 3 * other
+    assert [same, shifted, other] != scores_of(method, images[0], batch_of(images)).tolist()
+
+
+def test_other_features_need_their_own_weights() -> None:
+    assert "sift_lightglue.pth with -o lightglue.weights=FILE" in str(LightGlue().skip(CARDS["sift"]))
+    assert "no LightGlue is trained for delg" in str(LightGlue().skip(CARDS["delg"]))
+
+
+def test_released_weights_for_sift_run_on_sift_alone(tmp_path: Path) -> None:
+    options = LightGlue.Options(weights=released("sift", tmp_path / "sift_lightglue.pth"), match_threshold=0.0)
+    method = LightGlue(options)
+    assert method.skip(CARDS["sift"]) is None and "for sift descriptors" in str(method.skip(CARDS["xfeat"]))
+    assert "sift_lightglue.pth" in str(method.card().trained_on)
+    check_reranker(LightGlue, options, features="sift")
+    query = example(30, CARDS["sift"], 0)
+    turned = Features(**{**vars(query), "orientations": query.orientations + torch.linspace(0, 3, 30)})
+    method.load()
+    with torch.inference_mode():
+        pairs = [{"image0": _image(query), "image1": _image(image)} for image in (query, turned)]
+        one, other = (method._model(pair)["matching_scores0"] for pair in pairs)
+    assert not torch.allclose(one, other)  # scales and orientations are read
+
+
+def test_the_weights_in_the_file_are_those_that_are_used(tmp_path: Path) -> None:
+    path = released("superpoint", tmp_path / "superpoint_lightglue.pth")
+    kind, state = read(path)
+    torch.manual_seed(0)
+    expected = network("superpoint").state_dict()
+    assert kind == "superpoint" and state.keys() == expected.keys()
+    loaded: Network = lightglue_weights.load(path, torch.device("cpu"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    assert not loaded.training
+
+
+@pytest.mark.parametrize("kind", ["disk", "cut", "noise"])
+def test_files_for_what_is_not_read_here_are_refused(tmp_path: Path, kind: str) -> None:
+    path = released("sift" if kind != "disk" else "disk", tmp_path / "w.pth")
+    if kind == "cut":
+        state = torch.load(path)
+        state.pop("self_attn.3.out_proj.bias")
+        torch.save(state, path)
+    if kind == "noise":
+        path.write_bytes(b"noise")
+    with pytest.raises(UserError, match=r"w\.pth"):
+        LightGlue(LightGlue.Options(weights=path)).skip(CARDS["sift"])
+    with pytest.raises(UserError, match="no such file"):
+        LightGlue(LightGlue.Options(weights=tmp_path / "none.pth")).skip(CARDS["sift"])

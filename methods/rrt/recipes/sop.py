@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.datasets import folder
+from bench.datasets.views_render import ViewOptions, make_view
 from bench.errors import UserError
 from bench.features.sop import CROPPED, RESIZED, prepare
 from bench.images import decode, read_bytes
 from bench.metrics import INSTANCE_MEASURES, evaluate_query, mean
 from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit
-from bench.datasets.views_render import ViewOptions, make_view
 from methods.rrt_sop.matcher import tokens
 from methods.rrt_sop.model import GLOBAL, OPTIONAL, SOPConfig, SOPModel, fingerprint, load_model, load_trunk, save_model
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from bench.datasets.views_render import GRID
 from bench.errors import UserError
 from methods.rrt.bank import KEPT, Bank
 from methods.rrt.model import load_checkpoint
 from methods.rrt.recipes import views
 from methods.rrt.recipes.views import Sampler, Shortlists, TrainOptions, has_match, loss_of, train_on, validate
-from bench.datasets.views_render import GRID
 
 OPTIONS = TrainOptions(
     pairs=160,

@@ -1,20 +1,10 @@
-"""Speed of the program's own parts (`make bench`): medians of interleaved rounds, compared as ratios.
-
-Ratios depend on the machine and are printed against their targets; what must hold anywhere (the ranking of the plain
-network, the time of `--help`) decides the exit status.
-"""
+"""RRT's scoring against the same network built plainly, and bf16 against fp32."""
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -22,62 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.conformance import batch_of, example
-from bench.datasets.catalogue import load as load_dataset
-from bench.features.extractors import CARDS
-from bench.places import PROJECT, Places
-from bench.run import Request, feature_folder, features_of, seal_shortlist
-from bench.scores import UNION, Scorer
-from methods.lightglue import LightGlue
-from methods.ransac import Ransac
+from bench.places import Places
+from bench.scores import UNION
+from bench.speed import demo_scorer, interleaved, rank_changes
 from methods.rrt import RerankingTransformer
 from methods.rrt.model import RRT, SINGLE_SCALE, Layer, RRTConfig, TokenBatch, Tokens, pad
 
 CANDIDATES = 20  # one round of `ragged`, so that their mean length is that of the hundred
-SECONDS_ALLOWED_FOR_HELP = 0.5
 LOGITS_MAY_DIFFER = 1e-5
 TARGETS = {"naive, batch 100": 5.0, "naive at its best batch size": 2.0}
-
-
-@dataclass(frozen=True)
-class Medians:
-    """Median seconds of each call, and how many samples other load disturbed; those are left out where others exist."""
-
-    seconds: Mapping[str, float]
-    disturbed: int
-    samples: int
-
-    def __str__(self) -> str:
-        return f"{self.samples - self.disturbed} of {self.samples} samples undisturbed by other load"
-
-
-def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = 5, warm_up: bool = True) -> Medians:
-    """Times of the calls, which take turns, after one call each to warm up."""
-    samples: dict[str, list[tuple[bool, float]]] = {name: [] for name in calls}
-    for call in calls.values() if warm_up else ():
-        call()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start, busy, own = time.perf_counter(), _busy_seconds(), time.process_time()
-            call()
-            seconds = time.perf_counter() - start
-            others = _busy_seconds() - busy - (time.process_time() - own)
-            free = (os.cpu_count() or 1) - torch.get_num_threads()
-            samples[name].append((others > (free + 0.1) * seconds + 0.02, seconds))
-    return Medians(
-        {name: statistics.median(sorted(s for d, s in v if d == min(v)[0])) for name, v in samples.items()},
-        sum(d for v in samples.values() for d, _ in v),
-        rounds * len(calls),
-    )
-
-
-def _busy_seconds() -> float:
-    """Processor seconds that all programs of the machine have used; 0 where the system does not say."""
-    try:
-        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
-    except (OSError, ValueError):
-        return 0.0
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
 class NaiveLayer(nn.Module):
@@ -163,12 +106,6 @@ def example_tokens(descriptors: Sequence[int], config: RRTConfig) -> list[Tokens
     ]
 
 
-def rank_changes(scores: Sequence[float], reference: Sequence[float]) -> int:
-    """How many candidates have another rank by `scores` than by `reference`; ties keep the candidates' order."""
-    orders = [np.argsort(-np.asarray(values), kind="stable") for values in (scores, reference)]
-    return int((orders[0] != orders[1]).sum())
-
-
 def bench_rrt(config: RRTConfig, descriptors: int, rounds: int) -> bool:
     """RRT's scoring against the naive baselines on random weights; whether logits and ranking agree."""
     torch.manual_seed(0)
@@ -220,64 +157,22 @@ def bench_rrt(config: RRTConfig, descriptors: int, rounds: int) -> bool:
     return changes == 0 and gap <= LOGITS_MAY_DIFFER
 
 
-def bench_precision(places: Places, queries: int = 20, top_k: int = 50) -> None:
+def bench_precision(places: Places, queries: int = 20) -> None:
     """bf16 against fp32 with the shipped weights on the demo's shortlists, where its features are there."""
-    request = Request("demo", ("rrt",), top_k=top_k)
-    if not feature_folder("demo", request.features, request.extract, places).is_dir():
+    scorer = demo_scorer(places)
+    if scorer is None:
         print("rrt, bf16: no features of the demo data set; run `make demo` first to count rank changes")
         return
-    device = torch.device("cpu")
-    dataset = load_dataset("demo", places)
-    store, _ = features_of(dataset, request.features, request.extract, device, places)
-    scorer = Scorer(dataset, seal_shortlist(dataset, store, request, None, []), store, device)
     plain, bf16 = (RerankingTransformer(RerankingTransformer.Options(precision=p)) for p in ("fp32", "bf16"))
     for method in (plain, bf16):
         method.load()
         scorer.score(method, 0)
-    pairs = [(scorer.score(plain, i), scorer.score(bf16, i)) for i in range(min(queries, len(dataset.queries)))]
+    pairs = [
+        (scorer.score(plain, i), scorer.score(bf16, i)) for i in range(min(queries, len(scorer.shortlist.queries)))
+    ]
     changes = sum(rank_changes(two.scores[UNION], one.scores[UNION]) for one, two in pairs)
     ratio = statistics.median(one.score_ms / two.score_ms for one, two in pairs)
     print(
         f"rrt, shipped weights, demo, {len(pairs)} queries: bf16 is {ratio:.2f} x as fast as fp32 and changes the rank "
         f"of {changes} of {sum(one.pairs for one, _ in pairs)} candidates"
     )
-
-
-def bench_others() -> None:
-    """The other methods' pairs a second at 500 descriptors."""
-    card = CARDS["xfeat"]
-    query = example(500, card, 0)
-    batch = batch_of([example(500, card, i, query if i % 2 else None) for i in range(1, CANDIDATES + 1)])
-    lightglue = LightGlue()
-    lightglue.load()
-    medians = interleaved(
-        {"ransac": lambda: Ransac().score(query, batch), "lightglue": lambda: lightglue.score(query, batch)}
-    )
-    for name, seconds in medians.seconds.items():
-        print(
-            f"{name}, 500 descriptors: {CANDIDATES / seconds:.0f} pairs/s, "
-            f"{seconds / medians.seconds['ransac']:.1f} x ransac's time; {medians}"
-        )
-
-
-def bench_help() -> bool:
-    """The time of `cli.py --help`; whether it is short enough."""
-    command = [sys.executable, str(PROJECT / "cli.py"), "--help"]
-    seconds = interleaved({"help": lambda: subprocess.run(command, check=True, capture_output=True)}).seconds["help"]
-    print(f"cli.py --help: {seconds:.2f} s (allowed: {SECONDS_ALLOWED_FOR_HELP})")
-    return seconds < SECONDS_ALLOWED_FOR_HELP
-
-
-def main() -> None:
-    print(f"{torch.get_num_threads()} threads of {os.cpu_count()} processors")
-    shipped = RRTConfig(depth=3, feedforward=256, global_dim=1280, local_dim=64)
-    released = RRTConfig(global_dim=1280, local_dim=64)
-    held = [bench_rrt(shipped, 100, rounds=5), bench_rrt(released, 500, rounds=2)]
-    bench_precision(Places.of())
-    bench_others()
-    held.append(bench_help())
-    sys.exit(0 if all(held) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,9 +11,9 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import speed
 from bench.places import Places
-from bench.speed import Naive, bench_precision, bench_rrt, example_tokens, interleaved, pair_flops, ragged, rank_changes
+from bench.speed import rank_changes
+from bench.speed.rrt import CANDIDATES, Naive, bench_precision, bench_rrt, example_tokens, pair_flops, ragged
 from methods.rrt.engine import _first_token
 from methods.rrt.model import RRT, RRTConfig
 
@@ -78,32 +75,8 @@ def test_operations_of_one_layer_by_hand() -> None:
     assert pair_flops(config, 3, True) == 2 * (16 + 20 + 2 * 3 * 2)
 
 
-@pytest.mark.parametrize(
-    ("scores", "reference", "changes"),
-    [
-        ([3, 2, 1], [9, 8, 7], 0),
-        ([3, 1, 2], [3, 2, 1], 2),
-        ([1, 2, 3], [3, 2, 1], 2),
-        ([2, 1, 3], [3, 2, 1], 3),
-        ([1, 1, 1], [3, 2, 1], 0),  # ties keep the order
-        ([1, 1, 2], [1, 1, 1], 3),
-        ([], [], 0),
-    ],
-)
-def test_rank_changes_count_the_candidates_that_moved(scores: list, reference: list, changes: int) -> None:
-    assert rank_changes(scores, reference) == changes
-
-
-@given(st.lists(st.floats(-10, 10), max_size=20), st.floats(0.1, 5), st.floats(-3, 3))
-def test_no_rank_changes_where_the_order_is_the_same(scores: list[float], factor: float, shift: float) -> None:
-    order = np.argsort(-np.array(scores), kind="stable")
-    falling = np.empty(len(scores))
-    falling[order] = -np.arange(len(scores)) * factor + shift
-    assert rank_changes(list(falling), scores) == 0
-
-
 def test_ragged_candidates_are_full_in_three_of_five_and_as_long_on_average_however_many_rounds() -> None:
-    twenty = ragged(500, speed.CANDIDATES)
+    twenty = ragged(500, CANDIDATES)
     assert twenty.count(500) == 12 + 1 and min(twenty) == 255 and max(twenty) == 500
     assert ragged(500, 100) == twenty * 5 and len(ragged(500, 7)) == 7
 
@@ -113,47 +86,6 @@ def test_ragged_candidates_are_full_in_three_of_five_and_as_long_on_average_howe
 def test_ragged_lengths_are_within_half_and_all(descriptors: int, count: int) -> None:
     lengths = ragged(descriptors, count)
     assert len(lengths) == count and descriptors / 2 <= min(lengths) + 0.5 and max(lengths) == descriptors
-
-
-@pytest.fixture
-def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Processor seconds that other programs have used: the test's to say."""
-    used = [0.0]
-    monkeypatch.setattr(speed, "_busy_seconds", lambda: used[0] + time.process_time())
-    return used
-
-
-def test_calls_take_turns_after_one_each_to_warm_up(others: list[float]) -> None:
-    order: list[str] = []
-    calls: dict[str, Callable[[], object]] = {name: partial(order.append, name) for name in "ab"}
-    assert interleaved(calls, rounds=3).samples == 6
-    assert "".join(order) == "ab" * 4
-    interleaved(calls, rounds=1, warm_up=False)
-    assert "".join(order) == "ab" * 5
-
-
-def test_samples_that_other_load_disturbed_are_left_out_and_counted(others: list[float]) -> None:
-    seconds = iter([0.0, 0.2, 0.2, 0.01, 0.01])
-
-    def disturbed_when_long() -> None:
-        pause = next(seconds)
-        time.sleep(pause)
-        others[0] += 100 if pause > 0.1 else 0
-
-    found = interleaved({"a": disturbed_when_long}, rounds=4)
-    assert 0.01 <= found.seconds["a"] < 0.1 and (found.disturbed, found.samples) == (2, 4)
-    assert str(found) == "2 of 4 samples undisturbed by other load"
-
-
-def test_where_every_sample_was_disturbed_all_count(others: list[float]) -> None:
-    seconds = iter([0.0, 0.01, 0.03, 0.2])
-
-    def always_disturbed() -> None:
-        time.sleep(next(seconds))
-        others[0] += 100
-
-    found = interleaved({"a": always_disturbed}, rounds=3)
-    assert 0.03 <= found.seconds["a"] < 0.1 and found.disturbed == 3
 
 
 def test_the_bench_of_rrt_says_ratios_operations_peak_and_rank_changes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,42 @@
+"""`python -m bench.speed`: all of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import torch
+
+from bench.places import PROJECT, Places
+from bench.speed import interleaved
+from bench.speed.matching import bench_matching, bench_threads, bench_verification
+from bench.speed.rrt import bench_precision, bench_rrt
+from methods.rrt.model import RRTConfig
+
+SECONDS_ALLOWED_FOR_HELP = 0.5
+
+
+def bench_help() -> bool:
+    """The time of `cli.py --help`; whether it is short enough."""
+    command = [sys.executable, str(PROJECT / "cli.py"), "--help"]
+    seconds = interleaved({"help": lambda: subprocess.run(command, check=True, capture_output=True)}).seconds["help"]
+    print(f"cli.py --help: {seconds:.2f} s (allowed: {SECONDS_ALLOWED_FOR_HELP})")
+    return seconds < SECONDS_ALLOWED_FOR_HELP
+
+
+def main() -> None:
+    print(f"{torch.get_num_threads()} threads of {os.cpu_count()} processors")
+    shipped = RRTConfig(depth=3, feedforward=256, global_dim=1280, local_dim=64)
+    released = RRTConfig(global_dim=1280, local_dim=64)
+    held = [bench_rrt(shipped, 100, rounds=5), bench_rrt(released, 500, rounds=2)]
+    bench_precision(Places.of())
+    held += [bench_matching(descriptors) for descriptors in (500, 1000)]
+    held.append(bench_verification(Places.of()))
+    bench_threads(Places.of())
+    held.append(bench_help())
+    sys.exit(0 if all(held) else 1)
+
+
+if __name__ == "__main__":
+    main()

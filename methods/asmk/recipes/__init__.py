@@ -1,0 +1,1 @@
+"""How codebooks are made, one file each: `TrainOptions` and `train(options, out, progress)`."""

@@ -1,0 +1,44 @@
+"""Late interaction of two sets of local descriptors (ColBERT, Khattab and Zaharia, SIGIR 2020, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from bench.features import FeatureBatch, Features
+from bench.registry import register
+from bench.reranker import Card, Reranker
+
+# (n, m) cosines of query and candidate descriptors -> () similarity
+MEANS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "query": lambda cosine: cosine.amax(dim=1).mean(),
+    "both": lambda cosine: (cosine.amax(dim=1).mean() + cosine.amax(dim=0).mean()) / 2,
+}
+
+
+@register("maxsim", needs={"local"}, card=Card(paper="Khattab and Zaharia, ColBERT, SIGIR 2020", licence="Apache-2.0"))
+class MaxSim(Reranker):
+    """Score: mean best cosine of each query descriptor over the candidate's, from -1 to 1.
+
+    ColBERT takes their sum, which sorts alike. An image without local descriptors scores -1.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        descriptors: int = 500  # best-scored local descriptors used per image
+        direction: Literal["query", "both"] = "query"  # both: the mean with the same in the other direction
+
+        def __post_init__(self) -> None:
+            if self.descriptors < 1:
+                raise ValueError("descriptors must be at least 1")
+
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        one, mean = query.top(self.options.descriptors).descriptors, MEANS[self.options.direction]
+        scores = one.new_full((len(candidates),), -1.0)
+        for i, image in enumerate(candidates):
+            if len(one) and len(image):
+                scores[i] = mean(one @ image.top(self.options.descriptors).descriptors.T).clamp(min=-1)
+        return scores

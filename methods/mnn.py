@@ -1,0 +1,38 @@
+"""Mutual nearest neighbours, counted: what spatial verification starts from, without the geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.features import FeatureBatch, Features
+from bench.registry import register
+from bench.reranker import Card, Reranker
+from methods._matching import match
+
+
+@register(
+    "mnn",
+    needs={"local"},
+    card=Card(
+        paper="the least cosine of 0.82 is that of XFeat's matcher, Potje et al., CVPR 2024", licence="Apache-2.0"
+    ),
+)
+class MutualNearestNeighbours(Reranker):
+    """Score: number of pairs that are each other's most similar descriptor, and similar enough."""
+
+    @dataclass(frozen=True)
+    class Options:
+        descriptors: int = 500  # best-scored local descriptors used per image
+        similarity: float = 0.82  # least cosine of a match; the default is for XFeat
+
+        def __post_init__(self) -> None:
+            if self.descriptors < 1 or not -1 <= self.similarity <= 1:
+                raise ValueError("descriptors must be at least 1 and similarity in [-1, 1]")
+
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        one, least = query.top(self.options.descriptors).descriptors, self.options.similarity
+        found = [match(one, c.top(self.options.descriptors).descriptors).similarity for c in candidates]
+        return torch.stack([(similarity >= least).sum() for similarity in found]).float()
