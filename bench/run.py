@@ -228,6 +228,12 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
     if any(replace(other, methods=request.methods, options=request.options) != request for other in requests):
         raise ValueError("requests executed together may differ in methods and options alone")
     notes: list[str] = []
+    terms = feature_card(request.features).noncommercial
+    if terms is not None and terms not in request.accept_licence:
+        raise UserError(
+            f"--features {request.features}: its weights may not be used commercially",
+            hint=f"--accept-licence {terms}, if your use is allowed by it",
+        )
     device = resolve_device(request.device)
     chosen = [choose(each, device) for each in requests]
     images = not feature_card(request.features).imported
@@ -260,7 +266,7 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [
-        _begin(folder, identity, each, scorer, report, together)
+        _begin(folder, identity, each, scorer, report, together, terms)
         for each, (folder, identity) in zip(chosen, identities.items(), strict=True)
         if folder not in outcomes
     ]
@@ -294,6 +300,7 @@ def _begin(
     scorer: Scorer,
     report: ExtractReport,
     together: Sequence[str],
+    terms: str | None,
 ) -> _Open:
     """Write what is known before anything is scored; `together` are the runs whose methods take turns."""
     before = _load(folder)
@@ -308,6 +315,7 @@ def _begin(
         "cold": before.about.get("cold", {}) if before else {},
         "provenance": provenance.record(scorer.device),
         "unreadable": dict(report.unreadable),
+        "features_noncommercial": terms,
     }
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -189,7 +189,7 @@ def test_methods_lists_every_method_with_what_it_reads_and_whether_it_can_run(cl
     for name in registry.names():
         line = next(line for line in result.output.splitlines() if re.match(rf"\s*{name}\*?\s", line))
         assert ("*" in line) == (name in CONTROLS), line
-    assert "ransac" in result.output and "threshold=12.0" in result.output and "Apache-2.0" in result.output
+    assert "ransac" in result.output and "threshold=8.0" in result.output and "Apache-2.0" in result.output
     on_sift = " ".join(cli("methods", "--features", "sift").output.split())
     assert "not sift" in on_sift  # why lightglue cannot run on it
     assert cli("methods", "--features", "srift").exit_code == 1

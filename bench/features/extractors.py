@@ -58,6 +58,7 @@ class FeatureCard:
     whole: str = ""  # "module:Class" of the extractor of both local and global descriptors, if they are of one network
     takes: str = ""  # the weights files it needs, as the command line names them: NAME:FILE or NAME:FILE,FILE
     weights: tuple[Path, ...] = ()  # those given
+    noncommercial: str | None = None  # the licence of its weights that `--accept-licence` must repeat
 
     @property
     def first_stage(self) -> str:
@@ -137,6 +138,31 @@ CARDS: Mapping[str, FeatureCard] = {
             whole="bench.features.sop:Sop",
             takes="sop:WEIGHTS[,FIRST_STAGE_WEIGHTS]",
         ),
+        FeatureCard(
+            "superpoint",
+            "bench.features.superpoint:SuperPoint",
+            _GEM,
+            256,
+            1280,
+            "that of the weights (Magic Leap's: academic, non-commercial), Apache-2.0",
+            ("transformers", *_TRUNK),
+            "SuperPoint local descriptors (extra hf) with weights you give, EfficientNet-lite0 GeM global descriptor; "
+            "full resolution: --max-side 4096",
+            takes="superpoint:WEIGHTS",
+            noncommercial="magic-leap",
+        ),
+        FeatureCard(
+            "superpoint-320",
+            "bench.features.superpoint:SuperPoint320",
+            _GEM,
+            256,
+            1280,
+            "that of the weights (Magic Leap's: academic, non-commercial), Apache-2.0",
+            ("transformers", *_TRUNK),
+            "the same of images made 320 x 320, as SuperGlue was run on products",
+            takes="superpoint-320:WEIGHTS",
+            noncommercial="magic-leap",
+        ),
     )
 }
 
@@ -193,7 +219,7 @@ class FeatureExtractor:
         if self.card.whole:
             self._whole: WholeExtractor = _load(self.card.whole)(self.card.weights, options.descriptors, device)
             return
-        self._local: LocalExtractor = _load(self.card.local)(options.descriptors, device)
+        self._local: LocalExtractor = _load(self.card.local)(options.descriptors, device, *self.card.weights)
         self._global: GlobalExtractor = _load(self.card.global_)(device)
 
     @staticmethod

@@ -230,6 +230,8 @@ def _notes(
             for method, reason in run.about["skipped"].items()
             if method not in {m for _, m in latest.values()}
         ]
+        if terms := run.about.get("features_noncommercial"):
+            notes.append(f"Features: NOT FOR COMMERCIAL USE ({terms}).")
         notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
         if run.about["unreadable"]:
             notes.append(f"{len(run.about['unreadable'])} gallery images could not be read and have no features.")
