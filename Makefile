@@ -2,9 +2,9 @@
 PYTHON ?= python3
 FAISS  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN    := .venv/bin
-METHODS := identity,constant,oracle,ransac,lightglue,rrt
+METHODS := identity,constant,oracle,aqe,superglobal,k-reciprocal,diffusion,maxsim,mnn,asmk,ransac,lightglue,rrt,cascade
 # 200 of the 500 descriptors LightGlue takes by default, so that the demo ends in minutes on two cores
-DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=200
+DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=200 -o cascade.stages=rrt,lightglue:20:descriptors=200
 
 .PHONY: demo test lint types check baseline bench clean
 .DELETE_ON_ERROR:

@@ -593,9 +593,17 @@ class _Trainers(click.Group):
 class _Trainer(click.Command):
     """`train METHOD --recipe NAME`, its other options made from the `TrainOptions` of that recipe."""
 
-    @staticmethod
-    def _recipe(help: str | None = None) -> click.Option:
-        return click.Option(["--recipe"], metavar="NAME", default="views", show_default=True, help=help)
+    def _known(self) -> list[str]:
+        import importlib
+        import pkgutil
+
+        package = importlib.import_module(f"methods.{self.name}.recipes")
+        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+    def _recipe(self, help: str | None = None) -> click.Option:
+        known = self._known()
+        default = "views" if "views" in known else known[0]
+        return click.Option(["--recipe"], metavar="NAME", default=default, show_default=True, help=help)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         lenient = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -606,17 +614,15 @@ class _Trainer(click.Command):
     def _choose(self, name: str) -> None:
         import dataclasses
         import importlib
-        import pkgutil
         import typing
 
         from bench.errors import unknown
         from bench.reranker import described, parse_value
 
-        package = importlib.import_module(f"methods.{self.name}.recipes")
-        known = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+        known = self._known()
         if name not in known:
             raise unknown("recipe", name, known)
-        module = importlib.import_module(f"{package.__name__}.{name}")
+        module = importlib.import_module(f"methods.{self.name}.recipes.{name}")
         kinds = typing.get_type_hints(module.TrainOptions)
         meanings = described(module.TrainOptions)
 
@@ -647,7 +653,7 @@ class _Trainer(click.Command):
             ["--out"],
             required=True,
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Weights to write (.safetensors); training resumes from the state kept beside them.",
+            help="Weights to write (.safetensors); where a recipe keeps its state beside them, it resumes from that.",
         )
         self.params = [recipe, out, *map(option, fields)]
         self.callback, self.help = run_training, module.train.__doc__

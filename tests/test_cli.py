@@ -272,3 +272,9 @@ def test_a_wrong_name_for_weights_is_refused_before_anything_is_prepared(
     bank = tmp_path / "bank"
     result = cli("train", "rrt", "--out", str(tmp_path / "w.pt"), "--bank", str(bank))
     assert result.exit_code != 0 and "ends in .safetensors" in result.output and not bank.exists()
+
+
+def test_a_method_with_one_recipe_needs_no_name_of_it(cli: Callable[..., Result]) -> None:
+    for method, recipe in (("asmk", "kmeans"), ("rrt", "views")):
+        shown = cli("train", method, "--help").output
+        assert f"[default: {recipe}]" in " ".join(shown.split())

@@ -10,6 +10,7 @@ import torch
 
 from bench.places import PROJECT, Places
 from bench.speed import interleaved
+from bench.speed.learned import bench_lightglue, bench_superglue
 from bench.speed.matching import bench_matching, bench_threads, bench_verification
 from bench.speed.rrt import bench_precision, bench_rrt
 from methods.rrt.model import RRTConfig
@@ -34,6 +35,8 @@ def main() -> None:
     held += [bench_matching(descriptors) for descriptors in (500, 1000)]
     held.append(bench_verification(Places.of()))
     bench_threads(Places.of())
+    held += [bench_superglue(keypoints) for keypoints in (500, 1000)]
+    bench_lightglue()
     held.append(bench_help())
     sys.exit(0 if all(held) else 1)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bench.errors import UserError
-from bench.speed.superglue import PlainSuperGlue, random_keypoints, random_state
+from bench.speed.learned import PlainSuperGlue, random_keypoints, random_state
 from methods.superglue import model as superglue
 from methods.superglue.model import Keypoints, SuperGlue, SuperGlueConfig, load, matches, sinkhorn
 

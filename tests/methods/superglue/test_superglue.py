@@ -11,7 +11,7 @@ import torch
 from bench.conformance import batch_of, check_reranker, example
 from bench.errors import UserError
 from bench.features.extractors import CARDS, FeatureCard
-from bench.speed.superglue import random_state
+from bench.speed.learned import random_state
 from methods.superglue import SuperGlueMatches
 from methods.superglue.model import SuperGlueConfig
 

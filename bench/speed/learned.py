@@ -1,4 +1,4 @@
-"""SuperGlue against a plain transcription: convolutions of width 1, batch norms, Sinkhorn's algorithm in logarithms."""
+"""Learned matching: SuperGlue against a plain transcription of the paper, LightGlue one by one and in batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from bench.conformance import batch_of, example
+from bench.features import Features
+from bench.features.extractors import CARDS
 from bench.speed import interleaved, verdict
+from methods.lightglue import LightGlue
 from methods.superglue.model import HEADS, Keypoints, SuperGlue, SuperGlueConfig, matches
 
 TARGETS = {500: 1.4, 1000: 2.2}  # keypoints -> times as fast
@@ -146,3 +150,37 @@ def bench_superglue(descriptors: int, rounds: int = 3, config: SuperGlueConfig =
         + f"; {'the same' if same else 'OTHER'} {sum(int((places >= 0).sum()) for places in found)} matches; {medians}"
     )
     return same
+
+
+def bench_lightglue(descriptors: int = 500, rounds: int = 3) -> None:
+    """Pairs a second of LighterGlue in kornia, fixed and adaptive, one pair at a time and as one batch."""
+    card = CARDS["xfeat"]
+    query = example(descriptors, card, 0)
+    images = [example(descriptors, card, i, query) for i in range(1, CANDIDATES + 1)]
+    fixed, adaptive = (LightGlue(LightGlue.Options(adaptive=adaptive)) for adaptive in (False, True))
+    for method in (fixed, adaptive):
+        method.load()
+
+    @torch.inference_mode()
+    def batch() -> None:
+        sides = [[query] * CANDIDATES, images]
+        fixed._model({f"image{i}": _stacked(side) for i, side in enumerate(sides)})
+
+    medians = interleaved(
+        {
+            "one by one": lambda: fixed.score(query, batch_of(images)),
+            f"batch of {CANDIDATES}": batch,
+            "adaptive, one by one": lambda: adaptive.score(query, batch_of(images)),
+        },
+        rounds,
+    )
+    for name, seconds in medians.seconds.items():
+        print(f"lightglue, {descriptors} descriptors, {name}: {CANDIDATES / seconds:.1f} pairs/s; {medians}")
+
+
+def _stacked(images: list[Features]) -> dict[str, Tensor]:
+    """Images of equally many descriptors as one batch."""
+    return {
+        name: torch.stack([getattr(image, name) for image in images])
+        for name in ("keypoints", "descriptors", "image_size")
+    }

@@ -1,0 +1,33 @@
+"""The bench of learned matching compares equal work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.speed import learned
+from bench.speed.learned import bench_lightglue, bench_superglue
+from methods.superglue.model import SuperGlueConfig
+
+SMALL = SuperGlueConfig(dim=32, layers=3, encoder=(8, 16))
+
+
+def test_the_bench_says_its_ratio_and_fails_where_matches_differ(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench_superglue(30, rounds=1, config=SMALL)
+    said = capsys.readouterr().out
+    assert "the same" in said and "the same 0 matches" not in said
+    right = learned.SuperGlue.score
+
+    def shifted(self: learned.SuperGlue, *given: object) -> list:
+        return [(places.roll(1), confidence) for places, confidence in right(self, *given)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(learned.SuperGlue, "score", shifted)
+    assert not bench_superglue(30, rounds=1, config=SMALL)
+
+
+def test_lightglue_is_timed_in_three_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    with torch.inference_mode():
+        bench_lightglue(20, rounds=1)
+    assert capsys.readouterr().out.count("pairs/s") == 3
