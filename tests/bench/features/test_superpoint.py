@@ -14,6 +14,8 @@ from bench.errors import UserError
 from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor, card
 from bench.report.tables import compare
 from bench.run import feature_folder
+from bench.speed.learned import random_state
+from methods.superglue.model import SuperGlueConfig
 from third_party.superpoint_weights import NAMES
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
@@ -110,6 +112,12 @@ def test_a_run_needs_consent_and_its_table_says_so(
         run(instances, "mnn", **small)
     assert "--accept-licence magic-leap" in str(error.value)
     assert not feature_folder(f"folder:{instances}", features, SMALL, places).exists()  # type: ignore[arg-type]
-    done = run(instances, "mnn,ransac", accept_licence=frozenset({"magic-leap"}), **small).run
+    matcher = weights.with_name("superglue.pth")
+    torch.save(random_state(SuperGlueConfig(layers=2)), matcher)
+    given = {"superglue": {"weights": str(matcher), "preset": "oxford"}}
+    done = run(instances, "mnn,superglue", accept_licence=frozenset({"magic-leap"}), options=given, **small).run
+    assert not done.about["failed"] and set(done.details[done.details.method == "superglue"].name) == {"confidence"}
+    assert any(row.startswith("superglue") and "preset=oxford" in row for row in compare([done]).rows.index)
+    assert not any("descriptors=" in row for row in compare([done]).rows.index)  # the preset says it
     assert any("NOT FOR COMMERCIAL USE (magic-leap)" in note for note in compare([done]).notes)
     assert done.shortlist.header.features == f"{card(features).key}+gem-lite0"
