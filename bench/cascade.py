@@ -221,7 +221,10 @@ def _card(stages: Sequence[Stage], runs: Sequence[Run]) -> dict[str, Any]:
         "paper": "replayed from stored scores; its times are implied by those of its stages, in proportion to the "
         "candidates each one scores, not measured",
         "licence": " and ".join(dict.fromkeys(card["licence"] for card in cards)),
-        "trained_on": None,
+        "trained_on": "; ".join(
+            f"{s.method}: {c['trained_on']}" for s, c in zip(stages, cards, strict=True) if c["trained_on"]
+        )
+        or None,
         "noncommercial": ", ".join(dict.fromkeys(terms)) or None,
         "control": False,
     }

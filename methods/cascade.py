@@ -56,9 +56,11 @@ class Cascade(Reranker):
         return "; ".join(reasons) or None
 
     def card(self) -> Card:
-        terms = [card.noncommercial for part in self._parts if (card := part.card()).noncommercial]
-        licences = dict.fromkeys(part.card().licence for part in self._parts)
-        return Card(self.spec.card.paper, " and ".join(licences), None, terms[0] if terms else None)
+        cards = {part.spec.name: part.card() for part in self._parts}
+        trained = "; ".join(f"{name}: {card.trained_on}" for name, card in cards.items() if card.trained_on)
+        terms = [card.noncommercial for card in cards.values() if card.noncommercial]
+        licences = dict.fromkeys(card.licence for card in cards.values())
+        return Card(self.spec.card.paper, " and ".join(licences), trained or None, terms[0] if terms else None)
 
     def load(self) -> None:
         for part in self._parts:

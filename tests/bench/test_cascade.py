@@ -141,3 +141,10 @@ def test_the_command_replays_and_says_so(run: Callable, instances: Path, two: No
     assert "| cascade (replayed) stages=size,name:3 |" in shown.output and "implied" in shown.output
     absent = CliRunner().invoke(main, [*common, "size,ransac:3"])
     assert absent.exit_code != 0 and "no finished run above has all of its methods" in absent.output
+
+
+def test_a_cascade_was_trained_on_what_its_stages_were_trained_on() -> None:
+    cls = registry.get("cascade")
+    card = cls(cls.Options(("rrt", "lightglue:5"))).card()
+    assert "rrt: warped photographs" in str(card.trained_on) and "lightglue: MegaDepth" in str(card.trained_on)
+    assert cls(cls.Options(("mnn", "ransac:5"))).card().trained_on is None
