@@ -800,3 +800,21 @@ def test_two_folders_whose_long_names_end_alike_keep_apart(
     assert folder.load(first).name != folder.load(second).name
     made = {p.name for p in (places.cache / "features").iterdir() if "b" * 40 in p.name}
     assert len(made) == 2
+
+
+def test_rows_of_earlier_code_of_a_method_are_named(run: Go, instances: Path, add_method: Callable) -> None:
+    body = """
+@dataclass(frozen=True)
+class Options:
+    sign: int = 1  # of the score
+
+def score(self, query, candidates):
+    return candidates.similarities * self.options.sign{more}
+"""
+    add_method("coded", "from dataclasses import dataclass\n" + body.format(more=""))
+    before = run(instances, "coded", top_k=5, options={"coded": {"sign": "-1"}}).run
+    assert not any("earlier code" in note for note in compare([before]).notes)
+    add_method("coded", "from dataclasses import dataclass\n" + body.format(more=" + 1"))
+    after = run(instances, "coded", top_k=5).run
+    said = [note for note in compare([before, after]).notes if "earlier code" in note]
+    assert said == ["Measured with earlier code than other rows of the same method: coded sign=-1."]

@@ -235,6 +235,14 @@ def _notes(
         notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
         if run.about["unreadable"]:
             notes.append(f"{len(run.about['unreadable'])} gallery images could not be read and have no features.")
+    sources = {
+        name: run.about["identity"]["methods"][method].get("source_sha256") for name, (run, method) in latest.items()
+    }
+    newest = {
+        method: sources[name] for name, (_, method) in sorted(latest.items(), key=lambda row: _finished(row[1][0]))
+    }
+    if older := [name for name, (_, method) in latest.items() if sources[name] != newest[method]]:
+        notes.append(f"Measured with earlier code than other rows of the same method: {', '.join(older)}.")
     said: dict[tuple[str, str], list[str]] = {}  # method, what its card says -> rows; once for all rows of a sweep
     for name in contenders:
         card = cards[name]
@@ -243,6 +251,10 @@ def _notes(
         said.setdefault((latest[name][1], f"{card['paper']}; {card['licence']}{trained}{terms}"), []).append(name)
     notes += [f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items()]
     return tuple(dict.fromkeys(notes))
+
+
+def _finished(run: Run) -> str:
+    return str(run.about.get("finished", ""))
 
 
 def _interleaved(runs: Sequence[Run]) -> bool:
