@@ -11,6 +11,7 @@ from bench.features import FeatureBatch, Features
 from bench.registry import register
 from bench.reranker import Card, Reranker
 from methods._matching import match
+from methods._parallel import each
 
 
 @register(
@@ -33,6 +34,9 @@ class MutualNearestNeighbours(Reranker):
                 raise ValueError("descriptors must be at least 1 and similarity in [-1, 1]")
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
-        one, least = query.top(self.options.descriptors).descriptors, self.options.similarity
-        found = [match(one, c.top(self.options.descriptors).descriptors).similarity for c in candidates]
-        return torch.stack([(similarity >= least).sum() for similarity in found]).float()
+        one, most = query.top(self.options.descriptors).descriptors, self.options.descriptors
+
+        def count(candidate: Features) -> Tensor:
+            return (match(one, candidate.top(most).descriptors).similarity >= self.options.similarity).sum()
+
+        return torch.stack(each(count, candidates)).float()

@@ -18,6 +18,7 @@ from bench.places import Places
 from bench.scores import Scorer
 from bench.speed import demo_scorer, interleaved, verdict
 from methods._matching import Matches, match
+from methods._parallel import each
 from methods._verification import ENGINES, Verification, verify
 from methods.ransac import Ransac
 
@@ -54,7 +55,7 @@ def bench_matching(descriptors: int, size: int = 128, rounds: int = 5, candidate
     query, *images = overlapping(descriptors, size, candidates)
     calls: dict[str, Callable[[], object]] = {
         "plain": lambda: [plain_match(query, image) for image in images],
-        "match": lambda: [match(query, image) for image in images],
+        "match": lambda: each(partial(match, query), images),
     }
     medians = interleaved(calls, rounds)
     rate = {name: candidates / seconds for name, seconds in medians.seconds.items()}
