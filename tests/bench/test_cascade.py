@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,3 +149,22 @@ def test_a_cascade_was_trained_on_what_its_stages_were_trained_on() -> None:
     card = cls(cls.Options(("rrt", "lightglue:5"))).card()
     assert "rrt: warped photographs" in str(card.trained_on) and "lightglue: MegaDepth" in str(card.trained_on)
     assert cls(cls.Options(("mnn", "ransac:5"))).card().trained_on is None
+
+
+def test_a_stage_is_given_no_more_descriptors_than_it_reads(
+    run: Callable, instances: Path, add_method: Callable
+) -> None:
+    body = """
+    @dataclass(frozen=True)
+    class Options:
+        descriptors: int = 5  # read
+
+    seen = set()
+
+    def score(self, query, candidates):
+        self.seen.update(len(image) for image in (query, *candidates))
+        return candidates.similarities
+    """
+    add_method("few", "from dataclasses import dataclass\n" + textwrap.dedent(body), {"local"})
+    run(instances, "cascade", top_k=6, options={"cascade": {"stages": "few,ransac:3"}})
+    assert registry.get("few").seen == {5}  # type: ignore[attr-defined]

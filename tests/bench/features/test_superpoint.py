@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from bench.errors import UserError
 from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor, card
+from bench.features.superpoint import SuperPoint320
 from bench.report.tables import compare
 from bench.run import feature_folder
 from bench.speed.learned import random_state
@@ -80,7 +81,9 @@ def test_colours_of_one_grey_are_one_image(weights: Path, picture: np.ndarray) -
 
 
 def test_a_320_square_keeps_places_in_the_image(weights: Path, picture: np.ndarray) -> None:
-    square = np.asarray(picture)[:100, :100]
+    square = np.ascontiguousarray(picture[:100, :100])
+    places = SuperPoint320(200, torch.device("cpu"), weights)(square).keypoints
+    assert 50 < places.max() < 100
     wide = np.repeat(square, 2, axis=1)  # twice as wide: the same once made square
     one, other = (extract(weights, image, "superpoint-320", ExtractOptions(640, 200)) for image in (square, wide))
     assert wide.shape[1] == 200 and other["keypoints"][:, 0].max() > 110
