@@ -54,12 +54,13 @@ def _identity(run: Run) -> dict[str, Any]:
         "features": header.features,
         "policy": header.policy,
         "k": header.k,
-        "options": {m: v["options"] for m, v in run.about["identity"]["methods"].items() if not _has_path(v)},
+        "options": {m: _options(v["options"]) for m, v in run.about["identity"]["methods"].items()},
     }
 
 
-def _has_path(identity: Mapping[str, Any]) -> bool:
-    return identity["weights_sha256"] is not None and "weights" in identity["options"]
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the places of files, which differ between checkouts; what is in them shows in the accuracy."""
+    return {key: value for key, value in given.items() if not (isinstance(value, str) and Path(value).is_absolute())}
 
 
 def write_baseline(run: Run, path: Path) -> None:
