@@ -42,21 +42,18 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
     import seaborn as sns
 
     quality = _quality(table)
-    rows = table.rows[[method not in table.controls for method in table.rows.index]].rename_axis("method").reset_index()
+    rows = table.rows[[method not in table.controls for method in table.rows.index]].sort_values(quality)[::-1]
     with sns.axes_style("whitegrid"):
-        figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
-        sns.scatterplot(rows, x="ms/query p50", y=quality, hue="method", s=90, legend=False, ax=axes)
-        for place, (_, row) in enumerate(rows.sort_values("ms/query p50").iterrows()):
-            above = place % 2 == 0  # neighbours in time write on different sides, so that close points stay readable
-            axes.annotate(
-                f"{row['method']}\n{row['KiB/image']:.1f} KiB/image",
-                (row["ms/query p50"], row[quality]),
-                xytext=(0, 9 if above else -9),
-                textcoords="offset points",
-                fontsize=8,
-                ha="center",
-                va="bottom" if above else "top",
-            )
+        figure, axes = plt.subplots(figsize=(7.5, 5.4), layout="constrained")
+        colours = sns.color_palette("husl", max(1, len(rows)))
+        # numbers, since names would cover each other where points are close
+        for number, (colour, (method, row)) in enumerate(zip(colours, rows.iterrows(), strict=False), 1):
+            place = row["ms/query p50"], row[quality]
+            label = f"{number}  {method}: {row[quality]:.1f}, {row['KiB/image']:.1f} KiB/image"
+            axes.plot(*place, "o", color=colour, markersize=14, markeredgecolor="white", label=label, zorder=3)
+            axes.annotate(str(number), place, ha="center", va="center", color="white", fontsize=8, zorder=4)
+        if len(rows):
+            figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, markerscale=0.5, frameon=False)
         _bounds(axes, table)
         axes.set_xscale("log")
         if len(rows):
