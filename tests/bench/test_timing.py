@@ -50,10 +50,10 @@ def test_flags_are_put_back_when_the_body_raises() -> None:
 
 def test_the_peak_is_that_of_the_body_even_if_it_is_given_back() -> None:
     with peak_memory(CPU) as peak:
-        block = bytearray(b"x" * (200 * 2**20))
+        block = bytearray(b"x" * (200 * 2**20))  # 400 MiB while it is copied
         del block
     with peak_memory(CPU) as nothing:
         pass
     if peak.mib is None:
         pytest.skip("this platform cannot say the peak")
-    assert 150 < peak.mib < 400 and nothing.mib is not None and nothing.mib < 50
+    assert 300 < peak.mib < 500 and nothing.mib is not None and nothing.mib < 50
