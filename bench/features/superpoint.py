@@ -15,6 +15,7 @@ from PIL import Image
 from bench.features.extractors import LocalFeatures
 from third_party.superpoint_weights import load_superpoint
 
+CELL = 8  # pixels that the network pools into one: smaller images have no keypoints
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
@@ -27,6 +28,9 @@ class SuperPoint:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
+        if min(image.shape[:2]) < CELL:
+            none = np.zeros(0, dtype=np.float32)
+            return LocalFeatures(np.zeros((0, 256), np.float32), np.zeros((0, 2), np.float32), none, none, none)
         grey = torch.from_numpy(image.astype(np.float32) @ np.array(GREY, dtype=np.float32) / 255)
         found = self._model(grey.expand(1, 3, *grey.shape).to(self._device))
         scores, order = found.scores[0].cpu().sort(descending=True, stable=True)

@@ -62,6 +62,17 @@ def test_the_best_n_are_the_first_n(weights: Path, picture: np.ndarray) -> None:
     np.testing.assert_array_equal(few["keypoints"], many["keypoints"][:7])
 
 
+@pytest.mark.parametrize("shape", [(5, 300), (300, 5), (1, 1)])
+def test_an_image_smaller_than_a_cell_has_no_keypoints(weights: Path, shape: tuple[int, int]) -> None:
+    found = extract(weights, np.full((*shape, 3), 90, dtype=np.uint8))
+    assert found["descriptors"].shape == (0, 256) and found["keypoints"].shape == (0, 2)
+
+
+def test_magic_leaps_names_of_the_convolutions() -> None:
+    encoder = {f"conv{i}{ab}" for i in (1, 2, 3, 4) for ab in "ab"}
+    assert set(NAMES) == encoder | {"convPa", "convPb", "convDa", "convDb"}
+
+
 def test_both_layouts_of_weights_give_the_same_features(
     weights: Path, state: dict[str, torch.Tensor], picture: np.ndarray, tmp_path: Path
 ) -> None:
