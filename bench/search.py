@@ -1,0 +1,259 @@
+"""The first stage's search: exact inner products over a gallery of any size, block by block.
+
+Memory follows the block, the queries and the depth, never the gallery. The best of each query are found in single
+precision and their similarities then computed anew in double precision, so that neither the blocks nor the machine's
+matrix product decide their order: two machines seal the same lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench.errors import UserError
+
+BLOCK = 16_384  # gallery rows compared at a time
+QUERIES = 1_024  # queries compared at a time
+MARGIN = 16  # more than asked for are kept, since single precision may swap near equals at the end of the list
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Global descriptors of a gallery: `block(start, stop)` gives rows (b, D), `rows(indices)` any of them."""
+
+    count: int
+    block: Callable[[int, int], np.ndarray]
+    rows: Callable[[np.ndarray], np.ndarray]
+
+    @staticmethod
+    def of(array: np.ndarray) -> Vectors:
+        """(n, D) of any float type, in memory or memory-mapped."""
+        return Vectors(len(array), lambda start, stop: array[start:stop], lambda indices: array[indices])
+
+    def blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Where each block starts, and its rows (b, D) in float32."""
+        for start in range(0, self.count, size):
+            rows = self.block(start, min(start + size, self.count))
+            yield start, torch.from_numpy(np.array(rows)).float()  # torch converts half precision in threads
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The best of the gallery for each query, and where the images asked about stand.
+
+    `order` (nq, depth) gallery indices, best first; `similarities` (nq, depth) float32; `ranks[q]` (p,) the 0-based
+    place of each of the query's probes in its whole ranking. Equal similarities are in gallery order.
+    """
+
+    order: np.ndarray
+    similarities: np.ndarray
+    ranks: tuple[np.ndarray, ...]
+
+
+def search(
+    queries: np.ndarray,
+    gallery: Vectors,
+    depth: int,
+    *,
+    probes: Sequence[np.ndarray] | None = None,
+    own: np.ndarray | None = None,
+    block: int = BLOCK,
+    engine: str = "blocks",
+) -> Found:
+    """The `depth` nearest of each query (nq, D) by inner product, without its own image.
+
+    `probes[q]` are gallery indices whose ranks are wanted, `own[q]` the query's own index or -1. A probe below `depth`
+    is ranked in single precision: near equals may stand one place off.
+
+    >>> found = search(np.eye(2), Vectors.of(np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])), 2, probes=[[0], [2]])
+    >>> found.order, [rank.tolist() for rank in found.ranks]
+    (array([[2, 1],
+           [0, 1]]), [[2], [2]])
+    """
+    own = np.full(len(queries), -1) if own is None else own
+    asked = [np.asarray(p, np.int64) for p in probes] if probes is not None else [np.zeros(0, np.int64)] * len(queries)
+    found = [
+        _search(
+            queries[at : at + QUERIES], gallery, depth, asked[at : at + QUERIES], own[at : at + QUERIES], block, engine
+        )
+        for at in range(0, len(queries), QUERIES)
+    ]
+    return Found(
+        np.concatenate([part.order for part in found]),
+        np.concatenate([part.similarities for part in found]),
+        tuple(rank for part in found for rank in part.ranks),
+    )
+
+
+def _search(
+    queries: np.ndarray,
+    gallery: Vectors,
+    depth: int,
+    probes: Sequence[np.ndarray],
+    own: np.ndarray,
+    block: int,
+    engine: str,
+) -> Found:
+    wanted = min(depth + MARGIN, gallery.count - int((own >= 0).any()))
+    left = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+    nearest, counts = ENGINES[engine](left, own, wanted), _Counts(queries, gallery, probes)
+    for start, right in gallery.blocks(max(block, wanted + 1)):
+        similarities = left @ right.T
+        if not torch.isfinite(similarities).all():
+            raise _not_finite()
+        inside = np.flatnonzero((own >= start) & (own < start + len(right)))
+        similarities[inside, own[inside] - start] = -torch.inf
+        nearest.add(right, similarities, start)
+        counts.add(similarities, start)
+    order, values = _exactly(queries, gallery, nearest.indices(), depth)
+    return Found(order, values, tuple(map(_places, order, probes, counts.ranks())))
+
+
+def _not_finite() -> UserError:
+    return UserError("the first stage gave similarities that are not finite", hint="extract the features again")
+
+
+class _Blocks:
+    """The `wanted` nearest of every query so far. Only what beats the worst of them is looked at."""
+
+    def __init__(self, queries: torch.Tensor, own: np.ndarray, wanted: int):
+        self.wanted = wanted
+        self.values = np.zeros((len(queries), 0), np.float32)
+        self.order = np.zeros((len(queries), 0), np.int64)
+        self.waiting: list[tuple[np.ndarray, ...]] = []  # queries, gallery indices, similarities
+        self.worst = torch.full((len(queries), 1), -torch.inf)
+
+    def add(self, right: torch.Tensor, similarities: torch.Tensor, start: int) -> None:
+        if not self.order.size and similarities.shape[1] > self.wanted:
+            # what is kept of the first block: its best, and those that tie with the last of them
+            self.worst = similarities.topk(self.wanted, dim=1).values[:, -1:].nextafter(torch.tensor(-torch.inf))
+        rows, columns = torch.nonzero(similarities > self.worst, as_tuple=True)
+        self.waiting.append((rows.numpy(), columns.numpy() + start, similarities[rows, columns].numpy()))
+        if sum(len(found[0]) for found in self.waiting) > self.order.size:
+            self._merge()
+
+    def _merge(self) -> None:
+        n, kept = self.order.shape
+        before = (np.repeat(np.arange(n), kept), self.order.ravel(), self.values.ravel())
+        rows, order, values = (np.concatenate(parts) for parts in zip(before, *self.waiting, strict=True))
+        best = np.lexsort((order, -values, rows))
+        at = best[np.searchsorted(rows[best], np.arange(n))[:, None] + np.arange(self.wanted)]
+        self.order, self.values, self.waiting = order[at], values[at], []
+        self.worst = torch.from_numpy(self.values[:, -1:].copy())
+
+    def indices(self) -> np.ndarray:
+        """(nq, wanted) gallery indices."""
+        self._merge()
+        return self.order
+
+
+class _Faiss:
+    """The same by FAISS's flat index, on the GPUs where faiss-gpu finds any; it holds the whole gallery."""
+
+    def __init__(self, queries: torch.Tensor, own: np.ndarray, wanted: int):
+        from bench.doctor import require_faiss
+
+        require_faiss()
+        import faiss
+
+        self.queries, self.own, self.wanted = queries.numpy(), own, wanted
+        index = faiss.IndexFlatIP(queries.shape[1])
+        gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+        self.index = faiss.index_cpu_to_all_gpus(index) if gpus else index
+
+    def add(self, right: torch.Tensor, similarities: torch.Tensor, start: int) -> None:
+        self.index.add(right.numpy())
+
+    def indices(self) -> np.ndarray:
+        order = self.index.search(self.queries, min(self.wanted + 1, self.index.ntotal))[1]
+        last = np.argsort(order == self.own[:, None], axis=1, kind="stable")  # the query's own image
+        return np.take_along_axis(order, last, axis=1)[:, : self.wanted]
+
+
+ENGINES: Mapping[str, type[_Blocks] | type[_Faiss]] = {"blocks": _Blocks, "faiss": _Faiss}
+
+
+class _Counts:
+    """How many gallery images stand before each probe: those more similar, and those before it that are as similar."""
+
+    def __init__(self, queries: np.ndarray, gallery: Vectors, probes: Sequence[np.ndarray]):
+        self.sorts, self.probes = [], []  # of each query, by ascending similarity
+        self.values = np.full((len(queries), max(map(len, probes))), np.inf, np.float32)
+        for q, asked in enumerate(probes):
+            values = _similarities(queries[q], gallery.rows(asked)) if len(asked) else np.zeros(0, np.float32)
+            sort = np.argsort(values, kind="stable")
+            self.values[q, : len(asked)] = values[sort]
+            self.sorts.append(sort)
+            self.probes.append(asked[sort])
+        n, most = self.values.shape
+        self.between = np.zeros((n, most + 1), np.int64)  # images that are more similar than the probes before i alone
+        self.equal: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64),) * 3]  # query, place of the probe, image
+
+    def add(self, similarities: torch.Tensor, start: int) -> None:
+        n, most = self.values.shape
+        if not most:
+            return
+        for q, asked in enumerate(self.probes):  # a probe equals itself, whatever the matrix product made of it
+            inside = (asked >= start) & (asked < start + similarities.shape[1])
+            similarities[q, asked[inside] - start] = torch.from_numpy(self.values[q, : len(asked)][inside])
+        values = torch.from_numpy(self.values)
+        below = torch.searchsorted(values, similarities)  # the probes that are less similar
+        flat = (below + torch.arange(n)[:, None] * (most + 1)).ravel()
+        self.between += torch.bincount(flat, minlength=n * (most + 1)).view(n, most + 1).numpy()
+        at = below.clamp_(max=most - 1)
+        rows, columns = torch.nonzero(values.gather(1, at) == similarities, as_tuple=True)
+        self.equal.append((rows.numpy(), at[rows, columns].numpy(), columns.numpy() + start))
+
+    def ranks(self) -> list[np.ndarray]:
+        """(p,) places of each query's probes in its whole ranking."""
+        greater = self.between.sum(axis=1, keepdims=True) - self.between.cumsum(axis=1)
+        rows, places, images = (np.concatenate(parts) for parts in zip(*self.equal, strict=True))
+        by_row = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[by_row], np.arange(len(self.probes) + 1))
+        found = []
+        for q, (asked, sort) in enumerate(zip(self.probes, self.sorts, strict=True)):
+            mine = by_row[ends[q] : ends[q + 1]]
+            ranks = np.empty(len(asked), np.int64)
+            # ties are written down at the first probe of that similarity
+            first = np.searchsorted(self.values[q], self.values[q, : len(asked)])
+            tied = np.lexsort((images[mine], places[mine]))
+            keys = places[mine][tied] * (1 << 40) + images[mine][tied]
+            before = np.searchsorted(keys, first * (1 << 40) + asked) - np.searchsorted(keys, first * (1 << 40))
+            ranks[sort] = greater[q, : len(asked)] + before
+            found.append(ranks)
+        return found
+
+
+def _similarities(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(m,) inner products, computed in double precision, in float32."""
+    return (rows.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+
+
+def _exactly(queries: np.ndarray, gallery: Vectors, chosen: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `depth` of the chosen (nq, m) in order of their similarities in double precision."""
+    depth = min(depth, chosen.shape[1])
+    order = np.empty((len(queries), depth), np.int64)
+    values = np.empty((len(queries), depth), np.float32)
+    for q, images in enumerate(np.sort(chosen, axis=1)):
+        exact = _similarities(queries[q], gallery.rows(images))
+        sort = np.argsort(-exact, kind="stable")[:depth]
+        order[q], values[q] = images[sort], exact[sort]
+    if not np.isfinite(values).all():
+        raise _not_finite()
+    return order, values
+
+
+def _places(order: np.ndarray, probes: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Ranks of the probes: exact where they are in `order`, else as counted, but behind it and one after another."""
+    if not len(probes):
+        return counted
+    inside = {int(image): place for place, image in enumerate(order)}
+    ranks = np.array([inside.get(int(probe), -1) for probe in probes])
+    tail = np.flatnonzero(ranks < 0)
+    tail = tail[np.argsort(counted[tail], kind="stable")]
+    step = np.arange(len(tail))
+    ranks[tail] = np.maximum(np.maximum.accumulate(counted[tail] - step), len(order)) + step
+    return ranks
