@@ -139,6 +139,13 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.",
     )
+    @click.option(
+        "--search",
+        type=click.Choice(["blocks", "faiss"]),
+        default="blocks",
+        show_default=True,
+        help="How the first stage searches; both find the same. faiss holds the gallery in memory, and uses GPUs.",
+    )
     @click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Option of a method; repeatable.")
     @click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
     @click.option(
@@ -163,6 +170,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         features: str,
         top_k: int | None,
         policy: Any,
+        search: str,
         options: tuple[str, ...],
         whiten: str | None,
         max_side: int,
@@ -189,6 +197,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
             device,
             frozenset(accept_licence),
             force,
+            search,
         )
         return command(*args, request=request, **kwargs)
 

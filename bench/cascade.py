@@ -157,7 +157,7 @@ def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFram
         for stage, run in zip(stages, runs, strict=True)
     ]
     for number, query in enumerate(shortlist.queries):
-        lists = {name: shortlist.candidates(name, number) for name in shortlist.rankings}
+        lists = {name: shortlist.candidates(name, number) for name in shortlist.lists}
         for name, candidates in lists.items():
             ids = np.array([shortlist.gallery[c] for c in candidates])
 

@@ -63,21 +63,20 @@ def measures(protocol: str) -> tuple[str, ...]:
     return REVISITED_MEASURES if protocol == "revisited" else INSTANCE_MEASURES
 
 
+def measure(ranks: np.ndarray, n_positives: int, name: str) -> float:
+    """The measure of that name, for example mAP, mP@10 or R@1, from the 0-based ranks of the positives found."""
+    kind, _, k = name.partition("@")
+    if kind == "mAP":
+        return average_precision(ranks, n_positives)
+    return {"mP": precision_at, "R": recall_at}[kind](ranks, int(k), n_positives)
+
+
 def evaluate_query(
     ranking: np.ndarray, positives: Collection[int], ignored: Collection[int], names: Sequence[str]
 ) -> dict[str, float]:
     """Every named measure of one ranking."""
-    ranks, n = positive_ranks(ranking, positives, ignored), len(positives)
-    values = {}
-    for name in names:
-        kind, _, k = name.partition("@")
-        if kind == "mAP":
-            values[name] = average_precision(ranks, n)
-        elif kind == "mP":
-            values[name] = precision_at(ranks, int(k), n)
-        else:
-            values[name] = recall_at(ranks, int(k), n)
-    return values
+    ranks = positive_ranks(ranking, positives, ignored)
+    return {name: measure(ranks, len(positives), name) for name in names}
 
 
 def truth(dataset: Dataset, index: Mapping[str, int], query: str, difficulty: str) -> tuple[set[int], set[int]]:

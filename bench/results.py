@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,19 +24,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench.blend import Blend
 from bench.datasets import Dataset, Query
 from bench.errors import UserError
-from bench.metrics import evaluate_query, measures, truth
+from bench.metrics import measure, measures, positive_ranks
 from bench.places import slug
-from bench.scores import UNION, Record
+from bench.scores import UNION, Journal, Record
 from bench.shortlist import Shortlist, reranked
 
-FORMAT = 1  # of a run's folder; folders of another format are left out of reports
+FORMAT = 2  # of a run's folder; folders of another format are left out of reports
 FIRST_STAGE = "(first stage)"
 CEILING = "(ceiling)"
-DETAILS = ("method", "list", "query", "candidate", "name", "value")
+CHUNK = 500  # queries whose scores are held at a time
+PAIR = {"method": pa.string(), "list": pa.string(), "query": pa.string(), "candidate": pa.string()}
+TIMES = {"load_ms": pa.float64(), "transfer_ms": pa.float64(), "score_ms": pa.float64()}
+TABLES = {
+    "scores": pa.schema({**PAIR, "score": pa.float64()}),
+    "details": pa.schema({**PAIR, "name": pa.string(), "value": pa.float64()}),
+    "ledger": pa.schema({"method": pa.string(), "query": pa.string(), "pairs": pa.int64(), **TIMES}),
+    "metrics": pa.schema(
+        {name: pa.string() for name in ("method", "query", "difficulty", "measure")} | {"value": pa.float64()}
+    ),
+}
 
 
 def run_name(identity: Mapping[str, Any]) -> str:
@@ -52,13 +65,8 @@ def write_json(path: Path, content: object) -> None:
     os.replace(temporary, path)
 
 
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    table.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
-
-
-def save_dataset(path: Path, dataset: Dataset) -> None:
+def save_dataset(path: Path, dataset: Dataset, gallery: Iterable[str]) -> None:
+    """Queries and ground truth, and the files of these images of the gallery."""
     write_json(
         path,
         {
@@ -66,7 +74,7 @@ def save_dataset(path: Path, dataset: Dataset) -> None:
             "protocol": dataset.protocol,
             "image_set": dataset.image_set,
             "queries": [[q.id, str(q.image), q.box] for q in dataset.queries],
-            "gallery": {image: str(file) for image, file in dataset.gallery.items()},
+            "gallery": {image: str(dataset.gallery[image]) for image in gallery},
             "grades": {query: dict(grades) for query, grades in dataset.grades.items()},
         },
     )
@@ -85,62 +93,87 @@ def load_dataset(path: Path) -> Dataset:
     )
 
 
-def tables(records: Iterable[Record], shortlist: Shortlist) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores, details and ledger as long tables."""
-    scores, details, ledger = [], [pd.DataFrame(columns=DETAILS)], []
-    for record in records:
-        query = shortlist.queries.index(record.query)
+def write_tables(
+    folder: Path, journal: Journal, methods: Sequence[str], shortlist: Shortlist, dataset: Dataset
+) -> None:
+    """The four tables of a scored run, some queries at a time. OSError if they cannot be written."""
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(pq.ParquetWriter(folder / f"{name}.parquet.tmp", schema))
+            for name, schema in TABLES.items()
+        }
+        for start in range(0, len(shortlist.queries), CHUNK):
+            numbers = range(start, min(start + CHUNK, len(shortlist.queries)))
+            records = [(n, journal.read(method, shortlist.queries[n])) for n in numbers for method in methods]
+            found = tables(((n, record) for n, record in records if record is not None), shortlist)
+            found["metrics"] = evaluate(found["scores"], shortlist, dataset, methods=methods, numbers=numbers)
+            for name, table in found.items():
+                writers[name].write_table(pa.Table.from_pandas(table, TABLES[name], preserve_index=False))
+    for name in TABLES:
+        os.replace(folder / f"{name}.parquet.tmp", folder / f"{name}.parquet")
+
+
+def tables(records: Iterable[tuple[int, Record]], shortlist: Shortlist) -> dict[str, pd.DataFrame]:
+    """Scores, details and ledger of (number of the query, record) as long tables."""
+    rows: dict[str, list[pd.DataFrame]] = {name: [_empty(name)] for name in ("scores", "details")}
+    ledger = []
+    for number, record in records:
         for name, values in record.scores.items():
-            candidates = shortlist.union(query) if name == UNION else shortlist.candidates(name, query)
+            candidates = shortlist.union(number) if name == UNION else shortlist.candidates(name, number)
             pairs = {
                 "method": record.method,
                 "list": name,
                 "query": record.query,
                 "candidate": [shortlist.gallery[c] for c in candidates],
             }
-            scores.append(pd.DataFrame({**pairs, "score": values}))
+            rows["scores"].append(pd.DataFrame({**pairs, "score": values}))
             for what, numbers in record.details.get(name, {}).items():
-                details.append(pd.DataFrame({**pairs, "name": what, "value": numbers}))
-        ledger.append(
-            {
-                "method": record.method,
-                "query": record.query,
-                "pairs": record.pairs,
-                "load_ms": record.load_ms,
-                "transfer_ms": record.transfer_ms,
-                "score_ms": record.score_ms,
-            }
-        )
-    return pd.concat(scores, ignore_index=True), pd.concat(details, ignore_index=True), pd.DataFrame(ledger)
+                rows["details"].append(pd.DataFrame({**pairs, "name": what, "value": numbers}))
+        times = {what: getattr(record, what) for what in TIMES}
+        ledger.append({"method": record.method, "query": record.query, "pairs": record.pairs, **times})
+    joined = {name: pd.concat(parts[1:] or parts, ignore_index=True) for name, parts in rows.items()}
+    return joined | {"ledger": pd.DataFrame(ledger, columns=TABLES["ledger"].names)}
 
 
-def evaluate(scores: pd.DataFrame, shortlist: Shortlist, dataset: Dataset, blend: Blend = Blend()) -> pd.DataFrame:
+def _empty(name: str) -> pd.DataFrame:
+    return pd.DataFrame(columns=TABLES[name].names)
+
+
+def evaluate(
+    scores: pd.DataFrame,
+    shortlist: Shortlist,
+    dataset: Dataset,
+    blend: Blend = Blend(),
+    *,
+    methods: Sequence[str] | None = None,
+    numbers: Iterable[int] | None = None,
+) -> pd.DataFrame:
     """Every measure of every method, query and difficulty, with the first stage and the ceiling of the lists.
 
-    The ceiling puts every positive of a list first. A method that lacks a query's scores is an error.
+    The ceiling puts every positive of a list first. A method that lacks a query's scores is an error. Of some queries
+    only if their `numbers` are given.
     """
     index = {image: i for i, image in enumerate(shortlist.gallery)}
-    names, k = measures(dataset.protocol), shortlist.header.k
+    names = measures(dataset.protocol)
     by_list: dict[tuple[str, str, str], dict[int, float]] = {}
     for (method, listed, query), group in scores.groupby(["method", "list", "query"], sort=False):
         by_list[str(method), str(listed), str(query)] = dict(
             zip(group["candidate"].map(index).tolist(), group["score"].tolist(), strict=True)
         )
-    methods = list(dict.fromkeys(scores["method"]))
+    methods = list(dict.fromkeys(scores["method"])) if methods is None else methods
     rows: list[tuple[str, str, str, str, float]] = []
-    for number, query in enumerate(shortlist.queries):
+    for number in range(len(shortlist.queries)) if numbers is None else numbers:
+        query = shortlist.queries[number]
         for difficulty in dataset.difficulties:
             name = shortlist.list_for(difficulty)
-            ranking, candidates = shortlist.rankings[name][number], shortlist.candidates(name, number)
-            positives, ignored = truth(dataset, index, query, difficulty)
-            similarities = shortlist.similarities[number][candidates].astype(np.float64)
-
-            def add(method: str, order: np.ndarray) -> None:
-                values = evaluate_query(order, positives, ignored, names)  # noqa: B023 - called at once
-                rows.extend((method, query, difficulty, measure, value) for measure, value in values.items())  # noqa: B023
-
-            add(FIRST_STAGE, ranking)
-            add(CEILING, reranked(ranking, k, np.isin(candidates, list(positives)).astype(float)))
+            candidates = shortlist.candidates(name, number)
+            positives, ignored = graded(shortlist, dataset, number, difficulty)
+            tail = shortlist.tail(name, number, positives, ignored)
+            similarities = shortlist.similarities[name][number].astype(np.float64)
+            orders = {
+                FIRST_STAGE: candidates,
+                CEILING: reranked(candidates, np.isin(candidates, positives).astype(float)),
+            }
             for method in methods:
                 found = by_list.get((method, UNION, query)) or by_list.get((method, name, query))
                 if found is None:
@@ -149,8 +182,20 @@ def evaluate(scores: pd.DataFrame, shortlist: Shortlist, dataset: Dataset, blend
                         hint="run the same command again to finish it",
                     )
                 values = blend(np.array([found[int(c)] for c in candidates]), similarities)
-                add(method, reranked(ranking, k, values))
-    return pd.DataFrame(rows, columns=["method", "query", "difficulty", "measure", "value"])
+                orders[method] = reranked(candidates, values)
+            for method, order in orders.items():
+                ranks = np.concatenate([positive_ranks(order, positives, ignored), tail])
+                rows.extend((method, query, difficulty, what, measure(ranks, len(positives), what)) for what in names)
+    return pd.DataFrame(rows, columns=TABLES["metrics"].names)
+
+
+def graded(shortlist: Shortlist, dataset: Dataset, number: int, difficulty: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into the shortlist's gallery of the images that are positive, and of those ignored, for a query."""
+    positive, ignored = dataset.difficulties[difficulty]
+    grades = dataset.grades.get(shortlist.queries[number], {})
+    images, _ = shortlist.graded.of(number)
+    found = [grades[shortlist.gallery[i]] for i in images]
+    return images[[grade in positive for grade in found]], images[[grade in ignored for grade in found]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,8 @@ from bench.features.store import READS, ExtractReport, FeatureStore, extract, it
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
 from bench.scores import ColdStart, Job, Journal, Scorer, score_all
-from bench.shortlist import Policy, Shortlist, first_stage, search
+from bench.search import Vectors
+from bench.shortlist import Policy, Shortlist, first_stage
 from bench.whitening import Whitening, learn
 
 DEFAULT_TOP_K = 100
@@ -47,6 +48,7 @@ class Request:
     device: str = "cpu"
     accept_licence: frozenset[str] = frozenset()
     force: bool = False
+    search: str = "blocks"  # how the first stage searches; it finds the same in any way
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -111,11 +113,17 @@ def seal_shortlist(
     dataset: Dataset, store: FeatureStore, request: Request, whitening: Whitening | None, notes: list[str]
 ) -> Shortlist:
     """First stage on the stored global descriptors, sealed."""
-    gallery = store.global_descriptors(list(dataset.gallery))
+    keys = list(dataset.gallery)
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
     name = feature_card(request.features).first_stage
     if whitening is not None:
-        gallery, queries, name = whitening(gallery), whitening(queries), f"{name}+{whitening.name}"
+        name = f"{name}+{whitening.name}"
+    white = whitening or (lambda rows: rows)
+    gallery = Vectors(
+        len(keys),
+        lambda start, stop: white(store.global_descriptors(keys[start:stop])),
+        lambda at: white(store.global_descriptors([keys[i] for i in at])),
+    )
     possible = len(dataset.gallery) - any(query.id in dataset.gallery for query in dataset.queries)
     k = request.top_k
     if k is None:
@@ -124,11 +132,13 @@ def seal_shortlist(
             notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
     return first_stage(
         dataset,
-        search(queries, gallery),
+        gallery,
+        white(queries),
         features=name,
         features_content=store.content([i.key for i in items(dataset)]),
         policy=request.policy,
         k=k,
+        engine=request.search,
     )
 
 
@@ -320,7 +330,7 @@ def _begin(
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         scorer.shortlist.save(folder / "shortlist.npz")
-        results.save_dataset(folder / "dataset.json", scorer.dataset)
+        results.save_dataset(folder / "dataset.json", scorer.dataset, scorer.shortlist.gallery)
         results.write_json(folder / "run.json", about)
         journal = Journal(folder / "journal.jsonl")
     jobs = tuple(Job(method, journal) for method in chosen.methods)
@@ -333,15 +343,9 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
     done = [job.method for job in run.jobs if job not in failures]
     if not done:
         raise UserError("every method failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()))
-    records = [r for r in run.jobs[0].journal.records.values() if r.method not in failed]
-    scores, details, ledger = results.tables(records, scorer.shortlist)
     with _written(run.folder):
-        results.write_parquet(run.folder / "scores.parquet", scores)
-        results.write_parquet(run.folder / "details.parquet", details)
-        results.write_parquet(run.folder / "ledger.parquet", ledger)
-        results.write_parquet(
-            run.folder / "metrics.parquet", results.evaluate(scores, scorer.shortlist, scorer.dataset)
-        )
+        names = [method.spec.name for method in done]
+        results.write_tables(run.folder, run.jobs[0].journal, names, scorer.shortlist, scorer.dataset)
         starts = {job.method.spec.name: asdict(cold[job]) for job in run.jobs if job in cold}
         about = run.about | {
             "status": "finished",
@@ -349,7 +353,7 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
             "failed": failed,
             "cold": run.about["cold"] | starts,
             "stored_bytes": {need: scorer.store.bytes_per_image(frozenset({need})) for need in sorted(READS)},
-            "costs": {m.spec.name: costs(m, scorer.store, scorer.shortlist.gallery) for m in done},
+            "costs": {m.spec.name: costs(m, scorer.store, list(scorer.dataset.gallery)) for m in done},
             "cards": {
                 m.spec.name: {**asdict(m.card()), "control": m.spec.control, "needs": sorted(m.needs())} for m in done
             },

@@ -50,28 +50,47 @@ class Record:
 
 
 class Journal:
-    """One JSON line a record, flushed to disk before the next query; a torn last line (a kill) is dropped on resume."""
+    """One JSON line a record, flushed to disk before the next query; a torn last line (a kill) is dropped on resume.
+
+    Records are read back from the file one at a time: what is held is where each begins.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.records: dict[tuple[str, str], Record] = {}
-        whole = 0
+        self._begins: dict[str, dict[str, int]] = {}  # method -> query -> byte
         if path.is_file():
-            for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    if not line.endswith(b"\n"):
+            whole = 0
+            with path.open("rb") as file:
+                for line in file:
+                    record = _parsed(line)
+                    if record is None:
                         break
-                    content = json.loads(line)
-                    record = Record(**{**content, "scores": {k: tuple(v) for k, v in content["scores"].items()}})
-                except (ValueError, TypeError, KeyError):
-                    break
-                self.records[record.method, record.query] = record
-                whole += len(line)
+                    self._begins.setdefault(record.method, {})[record.query] = whole
+                    whole += len(line)
             os.truncate(path, whole)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._begins.values()))
+
+    def has(self, method: str, query: str) -> bool:
+        return query in self._begins.get(method, {})
+
+    def read(self, method: str, query: str) -> Record | None:
+        """The record, or None where there is none."""
+        begin = self._begins.get(method, {}).get(query)
+        if begin is None:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            record = _parsed(file.readline())
+        if record is None or (record.method, record.query) != (method, query):
+            raise UserError(f"{self.path}: was changed while it was in use", hint="run the same command again")
+        return record
 
     def append(self, record: Record) -> None:
         try:
             with self.path.open("a") as file:
+                begin = file.seek(0, os.SEEK_END)
                 file.write(json.dumps(asdict(record)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -80,7 +99,15 @@ class Journal:
                 f"{self.path}: cannot write ({error.strerror or error})",
                 hint="finished queries are kept; make room and run the same command again",
             ) from error
-        self.records[record.method, record.query] = record
+        self._begins.setdefault(record.method, {})[record.query] = begin
+
+
+def _parsed(line: bytes) -> Record | None:
+    try:
+        content = json.loads(line) if line.endswith(b"\n") else {}
+        return Record(**{**content, "scores": {k: tuple(v) for k, v in content["scores"].items()}})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +118,7 @@ class Job:
     journal: Journal
 
     def has(self, query: str) -> bool:
-        return (self.method.spec.name, query) in self.journal.records
+        return self.journal.has(self.method.spec.name, query)
 
 
 @dataclass(frozen=True)
@@ -109,7 +136,7 @@ class Scorer:
         lists = (
             {UNION: self.shortlist.union(query)}
             if method.pairwise
-            else {name: self.shortlist.candidates(name, query) for name in self.shortlist.rankings}
+            else {name: self.shortlist.candidates(name, query) for name in self.shortlist.lists}
         )
         scores, details, load_ms, transfer_ms, score_ms = {}, {}, 0.0, 0.0, 0.0
         for name, candidates in lists.items():
@@ -117,7 +144,10 @@ class Scorer:
             load_ms += ms
             (one, images), ms = timed(partial(self._transfer, one, images), self.device)
             transfer_ms += ms
-            similarities = torch.from_numpy(self.shortlist.similarities[query][candidates]).to(self.device)
+            near = (
+                self.shortlist.union_similarities(query) if name == UNION else self.shortlist.similarities[name][query]
+            )
+            similarities = torch.from_numpy(near.copy()).to(self.device)
             positives = self._positives(query, candidates) if "truth" in needs else None
             batch = FeatureBatch(images, similarities, positives)
             with kept_torch_flags():
@@ -196,7 +226,7 @@ def score_all(
                 with _reported(job, failures):
                     job.journal.append(scorer.score(job.method, number))
             if progress:
-                done = sum(len(journal.records) for journal in journals)
+                done = sum(map(len, journals))
                 progress(job.method.spec.name, done, len(queries) * len(jobs))
     return cold, failures
 

@@ -15,7 +15,7 @@ import torch
 
 from bench.errors import UserError
 
-BLOCK = 16_384  # gallery rows compared at a time
+BLOCK = 4_096  # gallery rows compared at a time
 QUERIES = 1_024  # queries compared at a time
 MARGIN = 16  # more than asked for are kept, since single precision may swap near equals at the end of the list
 
@@ -151,7 +151,10 @@ class _Blocks:
 
 
 class _Faiss:
-    """The same by FAISS's flat index, on the GPUs where faiss-gpu finds any; it holds the whole gallery."""
+    """The same by FAISS's flat index, on the GPUs where faiss-gpu finds any; it holds the whole gallery.
+
+    Of images that are exactly as similar as the last of the list, it keeps any.
+    """
 
     def __init__(self, queries: torch.Tensor, own: np.ndarray, wanted: int):
         from bench.doctor import require_faiss

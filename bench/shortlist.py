@@ -3,13 +3,16 @@
 Policies: `blind` makes one list per query and knows no ground truth; `paper` makes one list per difficulty, with the
 images that difficulty ignores moved behind everything before the cut, as DELG, RRT, AMES and CVNet report
 (FACTS section 2.2): it uses ground truth, so no deployed system could build it.
+
+A shortlist is as large as its candidates, however large the gallery: beyond them it keeps only where the images with a
+grade stand, which is all that a measure of the whole ranking needs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +23,7 @@ import numpy as np
 
 from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.metrics import truth
+from bench.search import Found, Vectors, search
 
 Policy = Literal["blind", "paper"]
 BLIND_LIST = "any"  # the name of the one list of the policy `blind`
@@ -38,6 +41,8 @@ class Header:
     policy: Policy
     k: int
     query_crop: bool
+    gallery_size: int
+    gallery_content: str  # sha256 over the ids of the whole gallery, in order
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -47,77 +52,126 @@ class Header:
 
 
 @dataclass(frozen=True, eq=False)
-class Shortlist:
-    """Full first-stage rankings whose first k are the candidates; the constructor refuses lists no one could rerank.
+class Graded:
+    """Where the images with a grade stand in each query's whole first-stage ranking, without the query's own image.
 
-    `rankings[list][q]` (n,) holds distinct gallery indices, best first; `similarities[q]` (n_gallery,) the
-    first-stage similarity of each gallery image, float32.
+    Of query q: `images[offsets[q] : offsets[q + 1]]` index the shortlist's `gallery`, `ranks` are their 0-based places,
+    -1 where the ranking does not have them.
+    """
+
+    offsets: np.ndarray
+    images: np.ndarray
+    ranks: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not (len(self.offsets) and self.offsets[0] == 0 and (np.diff(self.offsets) >= 0).all()):
+            raise ValueError("offsets of the graded images do not ascend from 0")
+        if not self.offsets[-1] == len(self.images) == len(self.ranks):
+            raise ValueError(f"{len(self.images)} graded images, {len(self.ranks)} ranks, {self.offsets[-1]} expected")
+
+    def of(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """(p,) indices into the shortlist's gallery, and their ranks."""
+        at = slice(self.offsets[query], self.offsets[query + 1])
+        return self.images[at], self.ranks[at]
+
+
+@dataclass(frozen=True, eq=False)
+class Shortlist:
+    """The candidates of every query; the constructor refuses lists no one could rerank.
+
+    `lists[name]` (nq, k) holds distinct indices into `gallery`, best first, and `similarities[name]` (nq, k) their
+    first-stage similarities, float32. `gallery` names the images that are a candidate or have a grade, in the order of
+    the whole gallery.
     """
 
     header: Header
     queries: tuple[str, ...]
     gallery: tuple[str, ...]
-    similarities: np.ndarray
-    rankings: Mapping[str, tuple[np.ndarray, ...]] = field(repr=False)
+    lists: Mapping[str, np.ndarray] = field(repr=False)
+    similarities: Mapping[str, np.ndarray] = field(repr=False)
+    graded: Graded = field(repr=False)
 
     def __post_init__(self) -> None:
-        if self.similarities.shape != (len(self.queries), len(self.gallery)):
-            raise ValueError(f"similarities {self.similarities.shape}, expected {len(self.queries), len(self.gallery)}")
-        if not np.isfinite(self.similarities).all():
-            raise UserError("the first stage gave similarities that are not finite", hint="extract the features again")
-        for name, rankings in self.rankings.items():
-            if len(rankings) != len(self.queries):
-                raise ValueError(f"list {name!r} ranks {len(rankings)} of {len(self.queries)} queries")
-            for query, ranking in zip(self.queries, rankings, strict=True):
-                if len(ranking) < self.header.k:
-                    raise UserError(
-                        f"query {query!r} has {len(ranking)} possible candidates, fewer than --top-k {self.header.k}",
-                        hint=f"use --top-k {len(ranking)} or less",
-                    )
-                if len(np.unique(ranking)) != len(ranking) or ranking.min() < 0 or ranking.max() >= len(self.gallery):
-                    raise UserError(f"list {name!r} of query {query!r} repeats an image or names one that is not there")
+        shape = (len(self.queries), self.header.k)
+        if self.lists.keys() != self.similarities.keys() or len(self.graded.offsets) != len(self.queries) + 1:
+            raise ValueError(f"lists {sorted(self.lists)}, similarities {sorted(self.similarities)}, or graded images")
+        for name, candidates in self.lists.items():
+            values = self.similarities[name]
+            if candidates.shape != shape or values.shape != shape:
+                raise ValueError(
+                    f"list {name!r} has the shapes {candidates.shape} and {values.shape}, expected {shape}"
+                )
+            if not np.isfinite(values).all():
+                raise UserError(
+                    "the first stage gave similarities that are not finite", hint="extract the features again"
+                )
+            ordered = np.sort(candidates, axis=1)
+            bad = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+            bad |= (ordered[:, 0] < 0) | (ordered[:, -1] >= len(self.gallery))
+            if bad.any():
+                query = self.queries[int(bad.argmax())]
+                raise UserError(f"list {name!r} of query {query!r} repeats an image or names one that is not there")
 
     def list_for(self, difficulty: str) -> str:
         """Name of the list that is scored at a difficulty."""
         return BLIND_LIST if self.header.policy == "blind" else difficulty
 
     def candidates(self, name: str, query: int) -> np.ndarray:
-        """(k,) gallery indices, best first."""
-        return self.rankings[name][query][: self.header.k]
+        """(k,) indices into `gallery`, best first."""
+        return self.lists[name][query]
 
     def union(self, query: int) -> np.ndarray:
         """Every candidate of any of the query's lists once, in the order of first appearance."""
-        joined = np.concatenate([self.candidates(name, query) for name in self.rankings])
+        joined = np.concatenate([self.candidates(name, query) for name in self.lists])
         return joined[np.sort(np.unique(joined, return_index=True)[1])]
+
+    def union_similarities(self, query: int) -> np.ndarray:
+        """First-stage similarities of `union(query)`, float32."""
+        joined = np.concatenate([self.candidates(name, query) for name in self.lists])
+        first = np.sort(np.unique(joined, return_index=True)[1])
+        return np.concatenate([values[query] for values in self.similarities.values()])[first]
+
+    def tail(self, name: str, query: int, positives: Collection[int], ignored: Collection[int]) -> np.ndarray:
+        """0-based ranks, ascending, of the positives behind a list's candidates when the ignored are taken out."""
+        images, ranks = self.graded.of(query)
+        behind = np.isin(images, list(positives)) & ~np.isin(images, self.candidates(name, query)) & (ranks >= 0)
+        out = np.sort(ranks[np.isin(images, list(ignored)) & (ranks >= 0)])
+        found = np.sort(ranks[behind])
+        return found - np.searchsorted(out, found)
 
     @cached_property
     def seal(self) -> str:
-        """sha256 over the header, every id, every ranking and every candidate's similarity."""
+        """sha256 over the header, the ids of queries and candidates, and every candidate's place and similarity."""
         digest = hashlib.sha256(json.dumps(asdict(self.header), sort_keys=True).encode())
-        digest.update(json.dumps([self.queries, self.gallery]).encode())
-        for name in sorted(self.rankings):
+        used = np.unique(np.concatenate([candidates.ravel() for candidates in self.lists.values()]))
+        digest.update(json.dumps([self.queries, [self.gallery[i] for i in used]]).encode())
+        for name in sorted(self.lists):
             digest.update(name.encode())
-            for query, ranking in enumerate(self.rankings[name]):
-                digest.update(ranking.astype("<i4").tobytes())
-                digest.update(self.similarities[query][ranking[: self.header.k]].astype("<f4").tobytes())
+            digest.update(np.searchsorted(used, self.lists[name]).astype("<i4").tobytes())
+            digest.update(self.similarities[name].astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def _tail_digest(self) -> str:
+        """sha256 over what is not sealed, since it is about the images with a grade."""
+        digest = hashlib.sha256(json.dumps([self.gallery, self.queries]).encode())
+        for array in (self.graded.offsets, self.graded.images, self.graded.ranks):
+            digest.update(array.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        arrays = {
-            f"ranking/{name}/{q}": ranking.astype(np.int32)
-            for name, rankings in self.rankings.items()
-            for q, ranking in enumerate(rankings)
+        about = {
+            "header": asdict(self.header),
+            "queries": self.queries,
+            "gallery": self.gallery,
+            "lists": list(self.lists),
+            "seal": self.seal,
+            "graded": self._tail_digest,
         }
-        text = json.dumps(
-            {
-                "header": asdict(self.header),
-                "queries": self.queries,
-                "gallery": self.gallery,
-                "lists": list(self.rankings),
-                "seal": self.seal,
-            }
-        )
-        np.savez(path, similarities=self.similarities, about=np.array(text), **arrays)  # type: ignore[arg-type]
+        arrays = {f"list/{name}": values.astype(np.int32) for name, values in self.lists.items()}
+        arrays |= {f"similarities/{name}": values for name, values in self.similarities.items()}
+        arrays |= {f"graded/{name}": values for name, values in vars(self.graded).items()}
+        np.savez(path, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
 
     @staticmethod
     def load(path: Path) -> Shortlist:
@@ -125,20 +179,17 @@ class Shortlist:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                rankings = {
-                    name: tuple(file[f"ranking/{name}/{q}"] for q in range(len(about["queries"])))
-                    for name in about["lists"]
-                }
                 loaded = Shortlist(
                     Header(**about["header"]),
                     tuple(about["queries"]),
                     tuple(about["gallery"]),
-                    file["similarities"],
-                    rankings,
+                    {name: file[f"list/{name}"] for name in about["lists"]},
+                    {name: file[f"similarities/{name}"] for name in about["lists"]},
+                    Graded(*(file[f"graded/{name}"] for name in ("offsets", "images", "ranks"))),
                 )
         except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise UserError(f"{path}: not a readable shortlist ({error})", hint="run again to make it anew") from error
-        if loaded.seal != about["seal"]:
+        if loaded.seal != about["seal"] or loaded._tail_digest != about["graded"]:
             raise UserError(
                 f"{path}: content does not fit its seal {about['seal'][:8]} (found {loaded.seal[:8]})",
                 hint="the file was changed after it was sealed; run again",
@@ -146,43 +197,76 @@ class Shortlist:
         return loaded
 
 
-def search(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """(nq, n_gallery) exact inner products of unit descriptors, by FAISS."""
-    from bench.doctor import require_faiss
+@dataclass(frozen=True)
+class Order:
+    """The places of a gallery's images: `index` of an id, `id_at` a place."""
 
-    require_faiss()
-    import faiss
+    index: Callable[[str], int]
+    id_at: Callable[[int], str]
 
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    index.add(np.ascontiguousarray(gallery, dtype=np.float32))
-    values, order = index.search(np.ascontiguousarray(queries, dtype=np.float32), len(gallery))
-    similarities = np.empty_like(values)
-    np.put_along_axis(similarities, order, values, axis=1)
-    return similarities
+    @staticmethod
+    def of(gallery: Mapping[str, Path]) -> Order:
+        if hasattr(gallery, "id_at"):  # a gallery that keeps its ids compactly knows both
+            return Order(gallery.index, gallery.id_at)  # type: ignore[attr-defined]
+        ids = list(gallery)
+        return Order({image: i for i, image in enumerate(ids)}.__getitem__, ids.__getitem__)
+
+
+def graded_images(dataset: Dataset, order: Order) -> list[np.ndarray]:
+    """Of every query, ascending gallery indices of the images with a grade, its own image left out."""
+    return [
+        np.sort(np.array([order.index(i) for i in dataset.grades.get(query.id, ()) if i != query.id], np.int64))
+        for query in dataset.queries
+    ]
+
+
+def own_images(dataset: Dataset, order: Order) -> np.ndarray:
+    """(nq,) gallery index of each query's own image, -1 where it is not in the gallery."""
+    return np.array([order.index(q.id) if q.id in dataset.gallery else -1 for q in dataset.queries], np.int64)
+
+
+def depth_of(dataset: Dataset, policy: Policy, k: int) -> int:
+    """How deep to search, so that k candidates are left where ignored images are moved behind."""
+    grades = [len(dataset.grades.get(query.id, ())) for query in dataset.queries]
+    return k + (max(grades) if policy == "paper" else 0)
 
 
 def first_stage(
-    dataset: Dataset, similarities: np.ndarray, *, features: str, features_content: str, policy: Policy, k: int
+    dataset: Dataset,
+    gallery: Vectors,
+    queries: np.ndarray,
+    *,
+    features: str,
+    features_content: str,
+    policy: Policy,
+    k: int,
+    engine: str = "blocks",
 ) -> Shortlist:
-    """Rank the gallery for every query (ties by gallery order; a query is never its own candidate) and seal the lists.
+    """Search the gallery for every query (nq, D), seal k candidates each. Ties are in gallery order.
 
-    `similarities` is (nq, n_gallery), higher is better.
+    UserError if there are fewer than k possible candidates.
     """
-    gallery = tuple(dataset.gallery)
-    index = {image: i for i, image in enumerate(gallery)}
-    ranked = []
-    for row, query in enumerate(dataset.queries):
-        order = np.argsort(-similarities[row], kind="stable")
-        ranked.append(order[order != index.get(query.id, -1)])
-    rankings: dict[str, tuple[np.ndarray, ...]] = {BLIND_LIST: tuple(ranked)}
-    if policy == "paper":
-        rankings = {
-            difficulty: tuple(
-                _ignored_last(order, truth(dataset, index, query.id, difficulty)[1])
-                for order, query in zip(ranked, dataset.queries, strict=True)
-            )
-            for difficulty in dataset.difficulties
-        }
+    order = Order.of(dataset.gallery)
+    graded, own = graded_images(dataset, order), own_images(dataset, order)
+    found = search(queries, gallery, depth_of(dataset, policy, max(k, 1)), probes=graded, own=own, engine=engine)
+    return seal(dataset, order, found, graded, features=features, features_content=features_content, policy=policy, k=k)
+
+
+def seal(
+    dataset: Dataset,
+    order: Order,
+    found: Found,
+    graded: Sequence[np.ndarray],
+    *,
+    features: str,
+    features_content: str,
+    policy: Policy,
+    k: int,
+) -> Shortlist:
+    """The sealed shortlist of what was found, `depth_of` deep; `graded` are the images whose ranks were asked for."""
+    content = hashlib.sha256()
+    for image in dataset.gallery:
+        content.update(f"{image}\n".encode())
     header = Header(
         dataset.name,
         dataset.image_set,
@@ -192,24 +276,61 @@ def first_stage(
         policy,
         k,
         any(query.box is not None for query in dataset.queries),
+        len(dataset.gallery),
+        content.hexdigest(),
     )
+    possible = found.order.shape[1]
+    if possible < k:
+        raise UserError(
+            f"{dataset.name}: a query has {possible} possible candidates, fewer than --top-k {k}",
+            hint=f"use --top-k {possible} or less",
+        )
+    places = {BLIND_LIST: np.tile(np.arange(k), (len(dataset.queries), 1))}
+    if policy == "paper":
+        ignored = [_ignored(dataset, order, query.id) for query in dataset.queries]
+        places = {
+            difficulty: np.stack(
+                [_ignored_last(row, out[difficulty])[:k] for row, out in zip(found.order, ignored, strict=True)]
+            )
+            for difficulty in dataset.difficulties
+        }
+    lists = {name: np.take_along_axis(found.order, at, axis=1) for name, at in places.items()}
+    named = np.unique(np.concatenate([*(images.ravel() for images in lists.values()), *graded]))
     return Shortlist(
-        header, tuple(query.id for query in dataset.queries), gallery, similarities.astype(np.float32), rankings
+        header,
+        tuple(query.id for query in dataset.queries),
+        tuple(order.id_at(int(i)) for i in named),
+        {name: np.searchsorted(named, images).astype(np.int32) for name, images in lists.items()},
+        {name: np.take_along_axis(found.similarities, at, axis=1) for name, at in places.items()},
+        Graded(
+            np.cumsum([0, *map(len, graded)]),
+            np.searchsorted(named, np.concatenate(graded)).astype(np.int32),
+            np.concatenate(found.ranks).astype(np.int32),
+        ),
     )
 
 
-def _ignored_last(order: np.ndarray, ignored: set[int]) -> np.ndarray:
-    behind = np.isin(order, list(ignored))
-    return np.concatenate([order[~behind], order[behind]])
+def _ignored(dataset: Dataset, order: Order, query: str) -> dict[str, np.ndarray]:
+    """By difficulty, the gallery indices of a query's ignored images."""
+    grades = dataset.grades.get(query, {})
+    return {
+        difficulty: np.array([order.index(image) for image, grade in grades.items() if grade in out], np.int64)
+        for difficulty, (_, out) in dataset.difficulties.items()
+    }
 
 
-def reranked(ranking: np.ndarray, k: int, scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The full ranking after reranking: the first k by descending score, ties in first-stage order, then the tail.
+def _ignored_last(images: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """(n,) places in `images`, those of the ignored behind the others."""
+    return np.argsort(np.isin(images, ignored), kind="stable")
 
-    >>> reranked(np.array([7, 3, 9, 1]), 3, [0.0, 2.0, 2.0])
-    array([3, 9, 7, 1])
+
+def reranked(candidates: np.ndarray, scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Candidates by descending score, ties in first-stage order.
+
+    >>> reranked(np.array([7, 3, 9]), [0.0, 2.0, 2.0])
+    array([3, 9, 7])
     """
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    if len(order) != k:
-        raise ValueError(f"{len(order)} scores for a shortlist of {k}")
-    return np.concatenate([ranking[:k][order], ranking[k:]])
+    if len(order) != len(candidates):
+        raise ValueError(f"{len(order)} scores for a shortlist of {len(candidates)}")
+    return candidates[order]

@@ -224,7 +224,19 @@ def test_none_or_both_of_faiss_is_an_error(
     monkeypatch.setattr(doctor, "faiss_packages", lambda: installed)
     result = cli("doctor")
     assert result.exit_code == 1 and "FAIL  faiss" in result.output and "exactly one" in result.output
-    run = cli("run", "-m", "identity", "-d", f"folder:{instances}", "--max-side", "160", "--keep-descriptors", "150")
+    run = cli(
+        "run",
+        "-m",
+        "identity",
+        "-d",
+        f"folder:{instances}",
+        "--max-side",
+        "160",
+        "--keep-descriptors",
+        "150",
+        "--search",
+        "faiss",
+    )
     assert run.exit_code == 1 and "exactly one" in run.output and "pip install" in run.output
 
 

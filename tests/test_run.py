@@ -107,12 +107,12 @@ def test_the_paper_policy_scores_the_union_once_and_gives_every_difficulty_its_o
     buildings: Path,
 ) -> None:
     done = run(buildings, "identity", policy="paper", top_k=3).run
-    assert list(done.shortlist.rankings) == ["Easy", "Medium", "Hard"]
+    assert list(done.shortlist.lists) == ["Easy", "Medium", "Hard"]
     for number, query in enumerate(done.shortlist.queries):
         listed = done.scores[done.scores["query"] == query]["candidate"].tolist()
         assert len(listed) == len(set(listed))
         assert set(listed) == {
-            done.shortlist.gallery[c] for d in done.shortlist.rankings for c in done.shortlist.candidates(d, number)
+            done.shortlist.gallery[c] for d in done.shortlist.lists for c in done.shortlist.candidates(d, number)
         }
 
 
@@ -668,7 +668,7 @@ def test_a_report_refuses_a_run_whose_shortlist_was_changed(reported: Callable[.
     path = finished_runs(places.runs)[0].folder / "shortlist.npz"
     with np.load(path) as file:
         content = {key: file[key] for key in file.files}
-    content["ranking/any/0"] = content["ranking/any/0"][::-1]
+    content["list/any"] = content["list/any"][:, ::-1]
     np.savez(path, **content)
     result = reported("--blend", "add:1")
     assert result.exit_code == 1 and "seal" in result.output

@@ -11,9 +11,8 @@ import numpy as np
 from bench.blend import Blend
 from bench.datasets import Box
 from bench.images import UnreadableImage, crop, decode, read_bytes
-from bench.metrics import truth
 from bench.report.tables import label
-from bench.results import FIRST_STAGE, Run
+from bench.results import FIRST_STAGE, Run, graded
 from bench.scores import UNION
 from bench.shortlist import reranked
 
@@ -42,12 +41,12 @@ def worst(run: Run, method: str, reference: str, blend: Blend = Blend()) -> list
 
 
 def ranking(run: Run, method: str, query: int, blend: Blend = Blend()) -> np.ndarray:
-    """(n,) gallery indices, best first, as the method's scores put them."""
+    """(k,) indices of the candidates in the shortlist's gallery, best first, as the method's scores put them."""
     shortlist = run.shortlist
     name = shortlist.list_for(difficulty_of(run))
-    first_stage = shortlist.rankings[name][query]
+    candidates = shortlist.candidates(name, query)
     if method == FIRST_STAGE:
-        return first_stage
+        return candidates
     scores = run.scores
     rows = scores[
         (scores["method"] == method)
@@ -55,10 +54,8 @@ def ranking(run: Run, method: str, query: int, blend: Blend = Blend()) -> np.nda
         & scores["list"].isin([UNION, name])
     ]
     found = dict(zip(rows["candidate"], rows["score"], strict=True))
-    candidates = shortlist.candidates(name, query)
     values = np.array([found[shortlist.gallery[c]] for c in candidates])
-    similarities = shortlist.similarities[query][candidates].astype(np.float64)
-    return reranked(first_stage, shortlist.header.k, blend(values, similarities))
+    return reranked(candidates, blend(values, shortlist.similarities[name][query].astype(np.float64)))
 
 
 def worst_queries(
@@ -76,7 +73,6 @@ def worst_queries(
     lost = worst(run, method, reference, blend)
     if not lost:
         return None
-    gallery = {image: i for i, image in enumerate(run.shortlist.gallery)}
     shown = lost[:rows]
     figure, places = plt.subplots(
         2 * len(shown),
@@ -87,12 +83,14 @@ def worst_queries(
     )
     for row, (number, ours, theirs) in enumerate(shown):
         query = run.dataset.queries[number]
-        right, ignored = truth(run.dataset, gallery, query.id, difficulty_of(run))
+        right, ignored = graded(run.shortlist, run.dataset, number, difficulty_of(run))
         for line, (by, value) in enumerate(((method, ours), (reference, theirs))):
             axes = places[2 * row + line]
             _show(axes[0], query.image, query.box if line == 0 else None, "black" if line == 0 else None)
             axes[0].set_title(f"{query.id}"[:24] if line == 0 else "", fontsize=7)
             axes[0].set_xlabel(f"{by}\nAP {100 * value:.1f}", fontsize=8)
+            for place in range(1, SHOWN + 1):
+                _show(axes[place], query.image, None, None)
             for place, index in enumerate(ranking(run, by, number, blend)[:SHOWN], 1):
                 kind = "right" if index in right else "ignored" if index in ignored else "wrong"
                 _show(axes[place], run.dataset.gallery[run.shortlist.gallery[index]], None, COLOURS[kind])

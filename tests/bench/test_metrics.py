@@ -22,7 +22,6 @@ from bench.metrics import (
     precision_at,
     recall_at,
 )
-from bench.shortlist import reranked
 
 SETS = ("roxford5k", "rparis6k")
 EXACT = 1e-12
@@ -54,27 +53,6 @@ def test_reference_scores_of_full_rankings(reference: Path, official: Path, name
     assert mean([v["mAP"] for v in values]) == pytest.approx(answer["map"], abs=EXACT, rel=0)
     for k, at in zip((1, 5, 10), answer["mp_at_1_5_10"], strict=True):
         assert mean([v[f"mP@{k}"] for v in values]) == pytest.approx(at, abs=EXACT, rel=0)
-
-
-@pytest.mark.parametrize("difficulty", list(REVISITED))
-@pytest.mark.parametrize("name", SETS)
-def test_reference_scores_of_a_shortlist_plus_tail(reference: Path, official: Path, name: str, difficulty: str) -> None:
-    """The reference's ranking, its first k shuffled, put right again by scores: the same numbers."""
-    ground, ranks, answers = expected(reference, official, name)
-    answer, draw, k = answers[difficulty.lower()], np.random.default_rng(3), 100
-    values = []
-    for query, entry in enumerate(ground["gnd"]):
-        wanted = ranks[:, query]
-        mixed = draw.permutation(k)
-        first = np.concatenate([wanted[:k][mixed], wanted[k:]])
-        whole = reranked(first, k, -mixed.astype(float))
-        assert np.array_equal(whole, wanted)
-        values.append(evaluate_query(whole, *sets_of(entry, difficulty), MEASURES))
-        if answer["aps"][query] is not None:
-            assert values[-1]["mAP"] == pytest.approx(answer["aps"][query], abs=EXACT, rel=0)
-    assert mean([v["mAP"] for v in values]) == pytest.approx(answer["map"], abs=EXACT, rel=0)
-    for number, at in zip((1, 5, 10), answer["mp_at_1_5_10"], strict=True):
-        assert mean([v[f"mP@{number}"] for v in values]) == pytest.approx(at, abs=EXACT, rel=0)
 
 
 @pytest.mark.parametrize("difficulty", list(REVISITED))

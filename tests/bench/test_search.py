@@ -35,12 +35,10 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int
     return queries, gallery, own, draw(st.integers(1, n - 1)), draw(st.integers(1, 70)), probes
 
 
-@given(cases(), st.sampled_from(sorted(ENGINES)))
-def test_search_equals_a_stable_sort_whatever_the_blocks(case: tuple, engine: str) -> None:
+@given(cases())
+def test_search_equals_a_stable_sort_whatever_the_blocks(case: tuple) -> None:
     queries, gallery, own, depth, block, probes = case
-    if engine == "faiss" and len(gallery) > depth + 16:
-        depth = len(gallery) - 1  # among many equals at the end of the list FAISS keeps whichever it likes
-    found = search(queries, Vectors.of(gallery), depth, probes=probes, own=own, block=block, engine=engine)
+    found = search(queries, Vectors.of(gallery), depth, probes=probes, own=own, block=block)
     for q, ranking in enumerate(by_sorting(queries, gallery, own)):
         assert found.order[q].tolist() == ranking[:depth]
         assert found.ranks[q].tolist() == [ranking.index(probe) for probe in probes[q]]
@@ -53,13 +51,14 @@ def test_real_values_are_found_in_the_order_of_double_precision(kind: type, engi
     draw = np.random.default_rng(0)
     queries = unit(draw.normal(size=(5, 64))).astype(np.float32)
     gallery = unit(draw.normal(size=(3000, 64))).astype(kind)
-    own, probes = np.full(5, -1), [draw.permutation(3000)[:50] for _ in range(5)]
-    found = search(queries, Vectors.of(gallery), 100, probes=probes, block=512, engine=engine)
+    own, probes = np.array([7, -1, 2999, -1, 0]), [draw.permutation(2998)[:50] + 1 for _ in range(5)]
+    probes = [asked[asked != o] for asked, o in zip(probes, own, strict=True)]
+    found = search(queries, Vectors.of(gallery), 100, probes=probes, own=own, block=512, engine=engine)
     for q, ranking in enumerate(by_sorting(queries, gallery, own)):
         assert found.order[q].tolist() == ranking[:100]
         ranks = np.array([ranking.index(probe) for probe in probes[q]])
         assert np.abs(found.ranks[q] - ranks).max() <= 1  # the tail is counted in single precision
-        assert len(set(found.ranks[q].tolist())) == 50
+        assert len(set(found.ranks[q].tolist())) == len(probes[q])
 
 
 def test_the_lists_do_not_depend_on_blocks_or_on_which_queries_are_searched_together() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bench.datasets import Dataset, Query
 from bench.errors import UserError
-from bench.shortlist import BLIND_LIST, Header, Shortlist, first_stage, reranked, search
+from bench.search import Vectors
+from bench.shortlist import BLIND_LIST, Graded, Header, Shortlist, first_stage, reranked
 
 GALLERY = tuple("abcdefgh")
 
@@ -35,7 +36,14 @@ def similarities(seed: int = 0, queries: int = 2) -> np.ndarray:
 
 def make(values: np.ndarray | None = None, of: Dataset | None = None, **changed: object) -> Shortlist:
     given_ = {"features": "f", "features_content": "c0", "policy": "blind", "k": 4, **changed}
-    return first_stage(of or dataset(), similarities() if values is None else values, **given_)  # type: ignore[arg-type]
+    values = similarities() if values is None else values
+    # the inner products with unit queries are the values themselves
+    return first_stage(of or dataset(), Vectors.of(values.T), np.eye(len(values)), **given_)  # type: ignore[arg-type]
+
+
+def named(made: Shortlist, query: int, of: str = BLIND_LIST) -> str:
+    """The letters of a query's candidates."""
+    return "".join(made.gallery[i] for i in made.candidates(of, query))
 
 
 CHANGES: dict[str, dict] = {
@@ -69,15 +77,35 @@ def test_the_seal_changes_with_one_similarity_of_one_candidate() -> None:
     best = int(values[0].argmax())
     values[0, best] = np.nextafter(values[0, best], np.float32(2))
     changed = make(values)
-    assert np.array_equal(changed.rankings[BLIND_LIST][0], make().rankings[BLIND_LIST][0])
+    assert named(changed, 0) == named(make(), 0)
     assert changed.seal != make().seal
 
 
-def test_the_seal_changes_with_the_order_of_the_tail() -> None:
-    values = similarities()
-    low = np.argsort(values[0])[:2]
-    values[0, low] = values[0, low[::-1]]
-    assert make(values).seal != make().seal
+def test_what_stands_behind_the_candidates_is_not_sealed_but_is_kept() -> None:
+    values = np.tile(np.linspace(1, 0.3, 8, dtype=np.float32), (2, 1))  # a b c d e f g h for both queries
+    moved = values.copy()
+    moved[1, 7] = 0.55  # h, junk of the second query, between e and f
+    a, b = make(values), make(moved)
+    assert a.seal == b.seal
+    assert [a.gallery[i] for i in a.graded.of(1)[0]] == ["d", "h"]
+    assert (a.graded.of(1)[1].tolist(), b.graded.of(1)[1].tolist()) == ([3, 7], [3, 5])
+
+
+def test_positives_behind_the_candidates_keep_their_ranks_without_the_ignored() -> None:
+    values = np.tile(np.linspace(1, 0.3, 8, dtype=np.float32), (2, 1))[:, ::-1]  # h g f e d c b a
+    made = make(np.ascontiguousarray(values))  # candidates h g f e; of q1: a easy, b hard, c junk
+    a, b, c = (made.gallery.index(letter) for letter in "abc")
+    assert made.tail(BLIND_LIST, 0, [a, b], [c]).tolist() == [5, 6]
+    assert made.tail(BLIND_LIST, 0, [a], [b, c]).tolist() == [5]
+    assert made.tail(BLIND_LIST, 0, [made.gallery.index("h"), b], []).tolist() == [6]  # h is a candidate
+    assert make(np.ascontiguousarray(values), k=8).tail(BLIND_LIST, 0, [a, b], [c]).tolist() == []
+
+
+def test_a_shortlist_names_only_candidates_and_images_with_a_grade() -> None:
+    values = np.tile(np.linspace(1, 0.3, 8, dtype=np.float32), (2, 1))
+    made = make(values, k=2)
+    assert made.gallery == tuple("abcdh") and made.header.gallery_size == 8
+    assert [named(made, q) for q in (0, 1)] == ["ab", "ab"]
 
 
 def test_the_seal_does_not_change_otherwise() -> None:
@@ -96,12 +124,11 @@ def test_a_saved_shortlist_is_the_same_when_loaded(
     loaded = Shortlist.load(path)
     assert loaded.header == made.header and loaded.seal == made.seal
     assert (loaded.queries, loaded.gallery) == (made.queries, made.gallery)
-    assert np.array_equal(loaded.similarities, made.similarities)
-    assert all(
-        np.array_equal(a, b)
-        for name in made.rankings
-        for a, b in zip(made.rankings[name], loaded.rankings[name], strict=True)
-    )
+    for name in made.lists:
+        assert np.array_equal(loaded.lists[name], made.lists[name])
+        assert np.array_equal(loaded.similarities[name], made.similarities[name])
+    for what in ("offsets", "images", "ranks"):
+        assert np.array_equal(getattr(loaded.graded, what), getattr(made.graded, what))
 
 
 def tampered(path: Path, **changes: np.ndarray) -> None:
@@ -114,15 +141,17 @@ def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     make().save(path)
     with np.load(path) as file:
-        ranking, values, about = file["ranking/any/0"], file["similarities"], str(file["about"])
+        ranking, values, about = file["list/any"], file["similarities/any"], str(file["about"])
+        ranks = file["graded/ranks"]
     swapped = ranking.copy()
-    swapped[[0, 1]] = swapped[[1, 0]]
+    swapped[0, [0, 1]] = swapped[0, [1, 0]]
     raised = values.copy()
     raised[1] += 0.5
     for change in (
-        {"ranking__any__0": swapped},
-        {"similarities": raised},
-        {"about": np.array(about.replace('"k": 4', '"k": 3'))},
+        {"list__any": swapped},
+        {"similarities__any": raised},
+        {"graded__ranks": ranks + 1},
+        {"about": np.array(about.replace('"policy": "blind"', '"policy": "paper"'))},
         {"about": np.array(about.replace('"q1"', '"q9"'))},
     ):
         make().save(path)
@@ -138,7 +167,7 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, damage: str) ->
     whole = path.read_bytes()
     if damage == "missing array":
         with np.load(path) as file:
-            content = {key: file[key] for key in file.files if key != "ranking/any/1"}
+            content = {key: file[key] for key in file.files if key != "list/any"}
         np.savez(path, **content)
     elif damage == "absent":
         path.unlink()
@@ -157,14 +186,28 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, damage: str) ->
 
 def test_a_repeated_image_is_refused() -> None:
     good = make()
-    twice = good.rankings[BLIND_LIST][0].copy()
-    twice[1] = twice[0]
-    with pytest.raises(UserError, match="repeats"):
-        dataclasses.replace(good, rankings={BLIND_LIST: (twice, good.rankings[BLIND_LIST][1])})
-    beyond = good.rankings[BLIND_LIST][0].copy()
-    beyond[0] = len(GALLERY)
-    with pytest.raises(UserError, match="not there"):
-        dataclasses.replace(good, rankings={BLIND_LIST: (beyond, good.rankings[BLIND_LIST][1])})
+    twice, beyond = good.lists[BLIND_LIST].copy(), good.lists[BLIND_LIST].copy()
+    twice[0, 1] = twice[0, 0]
+    with pytest.raises(UserError, match="'q1' repeats"):
+        dataclasses.replace(good, lists={BLIND_LIST: twice})
+    beyond[1, 0] = len(GALLERY)
+    with pytest.raises(UserError, match="'q2' repeats an image or names one that is not there"):
+        dataclasses.replace(good, lists={BLIND_LIST: beyond})
+
+
+def test_values_that_do_not_fit_together_are_refused() -> None:
+    good = make()
+    for change in (
+        {"lists": {BLIND_LIST: good.lists[BLIND_LIST][:1]}},
+        {"lists": {"Easy": good.lists[BLIND_LIST]}},
+        {"similarities": {BLIND_LIST: good.similarities[BLIND_LIST][:, :3]}},
+        {"queries": ("q1",)},
+    ):
+        with pytest.raises(ValueError, match=r"shapes|lists"):
+            dataclasses.replace(good, **change)
+    for offsets in ([0, 2, 1], [1, 2], [], [0, 4]):
+        with pytest.raises(ValueError, match=r"offsets|graded"):
+            Graded(np.array(offsets), np.zeros(3, int), np.zeros(3, int))
 
 
 def test_k_beyond_the_gallery_is_refused_with_what_is_possible() -> None:
@@ -185,29 +228,37 @@ def test_similarities_that_are_not_finite_are_refused(value: float) -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(UserError, match="blind or paper"):
-        Header("d", "v", "revisited", "f", "c", "papper", 4, False)  # type: ignore[arg-type]
+        Header("d", "v", "revisited", "f", "c", "papper", 4, False, 8, "g")  # type: ignore[arg-type]
 
 
 def test_blind_has_one_list_for_every_difficulty_and_knows_no_ground_truth() -> None:
     blind = make()
-    assert list(blind.rankings) == [BLIND_LIST]
+    assert list(blind.lists) == [BLIND_LIST]
     assert {blind.list_for(d) for d in dataset().difficulties} == {BLIND_LIST}
     without = dataclasses.replace(dataset(), grades={})
     assert make(of=without).seal == blind.seal
-    assert np.array_equal(blind.rankings[BLIND_LIST][0], np.argsort(-similarities()[0], kind="stable"))
+    whole = make(k=8)
+    assert named(whole, 0) == "".join(GALLERY[i] for i in np.argsort(-similarities()[0], kind="stable"))
 
 
 def test_paper_moves_what_a_difficulty_ignores_behind_and_keeps_the_order_otherwise() -> None:
     values = np.tile(np.linspace(1, 0.3, 8, dtype=np.float32), (2, 1))  # a b c d e f g h for both queries
     paper = make(values, policy="paper")
-    named = {d: ["".join(GALLERY[i] for i in ranking) for ranking in paper.rankings[d]] for d in paper.rankings}
+    whole = make(values, policy="paper", k=8)
     # q1: a easy, b hard, c junk; q2: d easy, h junk
-    assert named == {
+    assert {d: [named(whole, q, d) for q in (0, 1)] for d in whole.lists} == {
         "Easy": ["adefghbc", "abcdefgh"],
         "Medium": ["abdefghc", "abcdefgh"],
         "Hard": ["bdefghac", "abcefgdh"],
     }
-    assert [GALLERY[i] for i in paper.union(0)] == list("adefb")  # of the first four of each list
+    assert {d: [named(paper, q, d) for q in (0, 1)] for d in paper.lists} == {
+        "Easy": ["adef", "abcd"],
+        "Medium": ["abde", "abcd"],
+        "Hard": ["bdef", "abce"],
+    }
+    assert [paper.gallery[i] for i in paper.union(0)] == list("adefb")
+    near = dict(zip(GALLERY, values[0], strict=True))
+    assert paper.union_similarities(0).tolist() == [near[i] for i in "adefb"]
 
 
 def test_a_query_is_never_its_own_candidate() -> None:
@@ -222,47 +273,35 @@ def test_a_query_is_never_its_own_candidate() -> None:
     values = np.eye(8, dtype=np.float32)
     made = make(values, of=own, k=7)
     for query in range(8):
-        ranking = made.rankings[BLIND_LIST][query]
-        assert query not in ranking and len(ranking) == 7
+        assert GALLERY[query] not in named(made, query)
     with pytest.raises(UserError, match="fewer than"):
         make(values, of=own, k=8)
 
 
 def test_ties_keep_the_gallery_order() -> None:
     values = np.array([[0.5] * 8, [0.1, 0.9, 0.1, 0.9, 0.1, 0.9, 0.1, 0.9]], dtype=np.float32)
-    made = make(values)
-    assert made.rankings[BLIND_LIST][0].tolist() == list(range(8))
-    assert made.rankings[BLIND_LIST][1].tolist() == [1, 3, 5, 7, 0, 2, 4, 6]
+    assert [named(make(values, k=8), q) for q in (0, 1)] == ["abcdefgh", "bdfhaceg"]
 
 
 @given(st.integers(1, 8), st.lists(st.integers(-2, 2), min_size=8, max_size=8), st.permutations(range(8)))
-def test_reranking_sorts_the_first_k_stably_and_leaves_the_tail(k: int, scores: list[int], ranking: list[int]) -> None:
-    first = np.array(ranking)
-    whole = reranked(first, k, scores[:k])
-    assert whole[:k].tolist() == [ranking[i] for i in sorted(range(k), key=lambda i: -scores[i])]  # sorted() is stable
-    assert whole[k:].tolist() == ranking[k:]
+def test_reranking_sorts_stably(k: int, scores: list[int], ranking: list[int]) -> None:
+    order = reranked(np.array(ranking[:k]), scores[:k])
+    assert order.tolist() == [ranking[i] for i in sorted(range(k), key=lambda i: -scores[i])]  # sorted() is stable
 
 
 def test_long_lists_of_ties_keep_their_order() -> None:
     """Sorts that are not stable keep short lists in order by chance (numpy: up to 16)."""
-    first = np.random.default_rng(0).permutation(400)
-    assert np.array_equal(reranked(first, 300, np.zeros(300)), first)
+    first = np.random.default_rng(0).permutation(300)
+    assert np.array_equal(reranked(first, np.zeros(300)), first)
     scores = np.random.default_rng(1).integers(0, 3, 300)
-    by_hand = [int(image) for score in (2, 1, 0) for image in first[:300][scores == score]]
-    assert reranked(first, 300, scores)[:300].tolist() == by_hand
-    many = Dataset("many", "revisited", "v", (Query("q", Path("q")),), {f"{i:03d}": Path("x") for i in range(400)}, {})
-    ranking = make(np.zeros((1, 400), np.float32), of=many).rankings[BLIND_LIST][0]
-    assert ranking.tolist() == list(range(400))
+    by_hand = [int(image) for score in (2, 1, 0) for image in first[scores == score]]
+    assert reranked(first, scores).tolist() == by_hand
+    ids = [f"{i:03d}" for i in range(400)]
+    many = Dataset("many", "revisited", "v", (Query("q", Path("q")),), {i: Path("x") for i in ids}, {})
+    assert make(np.zeros((1, 400), np.float32), of=many, k=400).gallery == tuple(ids)
+    assert make(np.zeros((1, 400), np.float32), of=many, k=400).candidates(BLIND_LIST, 0).tolist() == list(range(400))
 
 
 def test_reranking_refuses_another_number_of_scores() -> None:
     with pytest.raises(ValueError, match="3 scores for a shortlist of 4"):
-        reranked(np.arange(8), 4, [1, 2, 3])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_search_equals_the_inner_products_of_numpy(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    queries, gallery = (draw.normal(size=(n, 64)).astype(np.float32) for n in (5, 300))
-    queries, gallery = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, gallery))
-    assert np.abs(search(queries, gallery) - queries @ gallery.T).max() < 1e-5
+        reranked(np.arange(4), [1, 2, 3])
