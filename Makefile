@@ -6,7 +6,7 @@ METHODS := identity,constant,oracle,aqe,superglobal,k-reciprocal,diffusion,maxsi
 # 200 of the 500 descriptors LightGlue takes by default, so that the demo ends in minutes on two cores
 DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=200 -o cascade.stages=rrt,lightglue:20:descriptors=200
 
-.PHONY: demo test lint types check baseline bench clean
+.PHONY: demo test lint types check baseline bench fuzz clean
 .DELETE_ON_ERROR:
 
 # the stamp is renewed when the project's requirements change
@@ -41,6 +41,11 @@ baseline: .venv/ready-$(FAISS)
 
 bench: .venv/ready-$(FAISS)
 	$(BIN)/python -m bench.speed
+
+# every parser of other people's files, 15 s each; what breaks one is kept in results/fuzz
+fuzz: .venv/ready-$(FAISS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=2.3'
+	$(BIN)/python -m tests.fuzz
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

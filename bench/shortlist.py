@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile
 
 import numpy as np
 
 from bench.datasets import Dataset
 from bench.errors import UserError
+from bench.files import read_npz
 from bench.search import Found, Vectors, search
 
 Policy = Literal["blind", "paper"]
@@ -177,21 +177,25 @@ class Shortlist:
     def load(path: Path) -> Shortlist:
         """The shortlist in a file; UserError if it is damaged or its content no longer fits its seal."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                loaded = Shortlist(
-                    Header(**about["header"]),
-                    tuple(about["queries"]),
-                    tuple(about["gallery"]),
-                    {name: file[f"list/{name}"] for name in about["lists"]},
-                    {name: file[f"similarities/{name}"] for name in about["lists"]},
-                    Graded(*(file[f"graded/{name}"] for name in ("offsets", "images", "ranks"))),
-                )
-        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            file = read_npz(path)
+            about = json.loads(str(file["about"]))
+            loaded = Shortlist(
+                Header(**about["header"]),
+                tuple(about["queries"]),
+                tuple(about["gallery"]),
+                {name: file[f"list/{name}"] for name in about["lists"]},
+                {name: file[f"similarities/{name}"] for name in about["lists"]},
+                Graded(*(file[f"graded/{name}"] for name in ("offsets", "images", "ranks"))),
+            )
+            found = (loaded.seal, loaded._tail_digest)
+            expected = (str(about["seal"]), str(about["graded"]))
+        except UserError as error:
+            raise UserError(f"{path}: {error.message}", hint=error.hint) from error
+        except Exception as error:  # whatever a changed file makes of arrays and names
             raise UserError(f"{path}: not a readable shortlist ({error})", hint="run again to make it anew") from error
-        if loaded.seal != about["seal"] or loaded._tail_digest != about["graded"]:
+        if found != expected:
             raise UserError(
-                f"{path}: content does not fit its seal {about['seal'][:8]} (found {loaded.seal[:8]})",
+                f"{path}: content does not fit its seal {expected[0][:8]} (found {found[0][:8]})",
                 hint="the file was changed after it was sealed; run again",
             )
         return loaded

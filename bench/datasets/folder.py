@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from pathlib import Path
 
 from bench.datasets import Box, Dataset, Query, grade
 from bench.errors import UserError
+from bench.files import read_json
 from bench.images import SUFFIXES
 
 
@@ -76,7 +76,7 @@ def _by_instance(path: Path, name: str) -> Dataset:
 def _with_ground_truth(path: Path, name: str) -> Dataset:
     file = path / "gnd.json"
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("gallery", "queries")):

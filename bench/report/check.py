@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
+from bench.files import read_json
 from bench.report.tables import per_query
 from bench.results import Run, evaluate, write_json
 
@@ -90,7 +90,7 @@ def write_baseline(run: Run, path: Path) -> None:
 
 def read_baseline(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         return {
             key: content[key]
             for key in ("identity", "tolerance", "ratio_bound", "reference", "accuracy", "relative_times", "made")
