@@ -25,6 +25,32 @@ def positive_ranks(ranking: np.ndarray, positives: Collection[int], ignored: Col
     return (np.flatnonzero(is_positive) - np.cumsum(is_ignored)[is_positive]).astype(np.int64)
 
 
+def ranks_in(ranking: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """(p,) 0-based rank of each of the images in a ranking (n,), -1 where it is not there. One look at each rank.
+
+    >>> ranks_in(np.array([7, 3, 9, 1]), np.array([9, 2, 7]))
+    array([ 2, -1,  0])
+    """
+    asked = np.zeros(max(ranking.max(initial=-1), images.max(initial=-1)) + 1, np.bool_)
+    asked[images] = True
+    at = np.flatnonzero(asked[ranking])
+    found = ranking[at]
+    sort = np.argsort(found, kind="stable")
+    place = np.searchsorted(found[sort], images).clip(max=len(at) - 1)
+    there = found[sort][place] == images if len(at) else np.zeros(len(images), np.bool_)
+    return np.where(there, at[sort][place] if len(at) else -1, -1)
+
+
+def without(ranks: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Ranks, ascending, when the images at the ranks `ignored` are taken out; neither is negative.
+
+    >>> without(np.array([9, 2]), np.array([0, 5]))
+    array([1, 7])
+    """
+    ranks = np.sort(ranks)
+    return ranks - np.searchsorted(np.sort(ignored), ranks)
+
+
 def average_precision(ranks: np.ndarray, n_positives: int) -> float:
     """Trapezoidal average precision; positives that were not retrieved add nothing. NaN without positives.
 

@@ -23,6 +23,7 @@ import numpy as np
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.files import read_npz
+from bench.metrics import without
 from bench.search import Found, Vectors, search
 
 Policy = Literal["blind", "paper"]
@@ -135,9 +136,7 @@ class Shortlist:
         """0-based ranks, ascending, of the positives behind a list's candidates when the ignored are taken out."""
         images, ranks = self.graded.of(query)
         behind = np.isin(images, list(positives)) & ~np.isin(images, self.candidates(name, query)) & (ranks >= 0)
-        out = np.sort(ranks[np.isin(images, list(ignored)) & (ranks >= 0)])
-        found = np.sort(ranks[behind])
-        return found - np.searchsorted(out, found)
+        return without(ranks[behind], ranks[np.isin(images, list(ignored)) & (ranks >= 0)])
 
     @cached_property
     def seal(self) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from bench.places import PROJECT, Places
 from bench.speed import interleaved
+from bench.speed.full_size import bench_evaluation, bench_search
 from bench.speed.learned import bench_lightglue, bench_superglue
 from bench.speed.matching import bench_matching, bench_threads, bench_verification
 from bench.speed.rrt import bench_precision, bench_rrt
@@ -37,6 +38,7 @@ def main() -> None:
     bench_threads(Places.of())
     held += [bench_superglue(keypoints) for keypoints in (500, 1000)]
     bench_lightglue()
+    held += [bench_search(100_000), bench_evaluation(100_000)]
     held.append(bench_help())
     sys.exit(0 if all(held) else 1)
 
