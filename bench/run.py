@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from bench.features.store import READS, ExtractReport, FeatureStore, extract, it
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
 from bench.scores import ColdStart, Job, Journal, Scorer, score_all
-from bench.search import Vectors
 from bench.shortlist import Policy, Shortlist, first_stage
 from bench.whitening import Whitening, learn
 
 DEFAULT_TOP_K = 100
+LEARNED_ON = 100_000  # images at most that whitening is learned from, evenly chosen
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
@@ -113,17 +114,11 @@ def seal_shortlist(
     dataset: Dataset, store: FeatureStore, request: Request, whitening: Whitening | None, notes: list[str]
 ) -> Shortlist:
     """First stage on the stored global descriptors, sealed."""
-    keys = list(dataset.gallery)
+    gallery = store.vectors(dataset.gallery)
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
     name = feature_card(request.features).first_stage
     if whitening is not None:
-        name = f"{name}+{whitening.name}"
-    white = whitening or (lambda rows: rows)
-    gallery = Vectors(
-        len(keys),
-        lambda start, stop: white(store.global_descriptors(keys[start:stop])),
-        lambda at: white(store.global_descriptors([keys[i] for i in at])),
-    )
+        gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
     possible = len(dataset.gallery) - any(query.id in dataset.gallery for query in dataset.queries)
     k = request.top_k
     if k is None:
@@ -133,9 +128,9 @@ def seal_shortlist(
     return first_stage(
         dataset,
         gallery,
-        white(queries),
+        queries,
         features=name,
-        features_content=store.content([i.key for i in items(dataset)]),
+        features_content=store.content(item.key for item in items(dataset)),
         policy=request.policy,
         k=k,
         engine=request.search,
@@ -203,14 +198,19 @@ def _method_identity(method: Reranker) -> dict[str, object]:
     }
 
 
-def costs(method: Reranker, store: FeatureStore, gallery: Sequence[str]) -> dict[str, float]:
-    """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image."""
-    used = np.array([method.descriptors_used(store.count(key)) for key in gallery])
+def costs(method: Reranker, store: FeatureStore, counts: np.ndarray) -> dict[str, float]:
+    """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image.
+
+    `counts` (n,) are the local descriptors of the gallery's images.
+    """
+    values, images = np.unique(counts, return_counts=True)
+    used = np.array([method.descriptors_used(int(count)) for count in values])
     whole, local = store.bytes_per_image(method.needs())
+    mean = float((used * images).sum() / images.sum())
     return {
-        "descriptors_mean": float(used.mean()),
+        "descriptors_mean": mean,
         "descriptors_max": float(used.max()),
-        "kib_per_image": float((whole + used * local).mean() / 1024),
+        "kib_per_image": (whole + mean * local) / 1024,
     }
 
 
@@ -346,6 +346,7 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
     with _written(run.folder):
         names = [method.spec.name for method in done]
         results.write_tables(run.folder, run.jobs[0].journal, names, scorer.shortlist, scorer.dataset)
+        counts = scorer.store.counts(scorer.dataset.gallery)
         starts = {job.method.spec.name: asdict(cold[job]) for job in run.jobs if job in cold}
         about = run.about | {
             "status": "finished",
@@ -353,7 +354,7 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
             "failed": failed,
             "cold": run.about["cold"] | starts,
             "stored_bytes": {need: scorer.store.bytes_per_image(frozenset({need})) for need in sorted(READS)},
-            "costs": {m.spec.name: costs(m, scorer.store, list(scorer.dataset.gallery)) for m in done},
+            "costs": {m.spec.name: costs(m, scorer.store, counts) for m in done},
             "cards": {
                 m.spec.name: {**asdict(m.card()), "control": m.spec.control, "needs": sorted(m.needs())} for m in done
             },
@@ -378,4 +379,5 @@ def _whitening(
     other: Dataset, request: Request, device: torch.device, places: Places, progress: Progress | None
 ) -> Whitening:
     store, _ = features_of(other, request.features, request.extract, device, places, progress)
-    return learn(store.global_descriptors(list(other.gallery)), other.name)
+    every = max(1, len(other.gallery) // LEARNED_ON)
+    return learn(store.global_descriptors(list(islice(other.gallery, 0, None, every))), other.name)

@@ -33,6 +33,14 @@ class Vectors:
         """(n, D) of any float type, in memory or memory-mapped."""
         return Vectors(len(array), lambda start, stop: array[start:stop], lambda indices: array[indices])
 
+    def through(self, change: Callable[[np.ndarray], np.ndarray]) -> Vectors:
+        """The same images with each row changed, for example whitened."""
+        return Vectors(
+            self.count,
+            lambda start, stop: change(self.block(start, stop).astype(np.float32)),
+            lambda indices: change(self.rows(indices).astype(np.float32)),
+        )
+
     def blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Where each block starts, and its rows (b, D) in float32."""
         for start in range(0, self.count, size):

@@ -108,7 +108,7 @@ def check_delg(dataset: Dataset, folder: Path) -> ExtractReport:
     store, source = FeatureStore(folder), _source(folder)
     wanted = locate(dataset, source)
     here = [item if all(path.is_file() for path in item.files) else replace(item, files=()) for item in wanted]
-    todo = store.stale(here) if store.identity == IDENTITY else [(item, "new") for item in here]
+    todo = list(store.stale(here)) if store.identity == IDENTITY else [(item, "new") for item in here]
     if todo:
         new = [item for item, reason in todo if reason == "new"]
         other = [(item, reason) for item, reason in todo if reason != "new"]

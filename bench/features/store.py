@@ -3,19 +3,25 @@
 A shard is a folder of `.npy` arrays and a `shard.json` that lists its images, the sha256 of the files each was made
 from (the image, or files of features) and the size in bytes of every array. It is written under a temporary name and
 renamed, so a shard that exists is whole; a shard whose files have other sizes than it says was damaged afterwards and
-is reported, set aside and extracted again.
+is reported, set aside and extracted again. Every so many shards are merged into one, so that a million images are some
+dozens of shards; which shard and row an image is in is looked up in `bench.features.index`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, pairwise, tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +30,11 @@ from bench.datasets import Box, Dataset
 from bench.errors import UserError
 from bench.features import Features
 from bench.features.extractors import FeatureExtractor
+from bench.features.index import Index, Row, Shard, shards
+from bench.features.precision import PRECISIONS, unpacked
+from bench.files import read_json
 from bench.images import UnreadableImage, content_hash, crop, decode, read_bytes
+from bench.search import Vectors
 
 LOCAL: Mapping[str, type] = {
     "descriptors": np.float16,
@@ -42,6 +52,7 @@ READS = {
 ALL = frozenset(READS)
 WHOLE: Mapping[str, type] = {"global_descriptor": np.float16, "image_size": np.int32}
 SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
+MERGED = 256  # small shards that become one of 16,384 images
 MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
@@ -62,24 +73,30 @@ def query_key(dataset: Dataset, query: int) -> str:
     return q.id if shared else f"query/{q.id}/"  # no gallery id ends with a slash
 
 
-def items(dataset: Dataset) -> list[Item]:
+class Items(Iterable[Item]):
     """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
-    queries = {
-        key: Item(key, (q.image,), q.box, required=True)
-        for i, q in enumerate(dataset.queries)
-        for key in [query_key(dataset, i)]
-    }
-    return [*queries.values(), *(Item(k, (path,)) for k, path in dataset.gallery.items() if k not in queries)]
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+        self._queries = {
+            key: Item(key, (query.image,), query.box, required=True)
+            for i, query in enumerate(dataset.queries)
+            for key in [query_key(dataset, i)]
+        }
+
+    def __len__(self) -> int:
+        return len(self._queries) + len(self._dataset.gallery) - sum(k in self._dataset.gallery for k in self._queries)
+
+    def __iter__(self) -> Iterator[Item]:
+        yield from self._queries.values()
+        for key in self._dataset.gallery:
+            if key not in self._queries:
+                yield Item(key, (self._dataset.gallery[key],))
 
 
-@dataclass(frozen=True)
-class _Row:
-    shard: int
-    row: int
-    sha256: str
-    stat: tuple[int, ...]  # size in bytes and mtime in ns of each of its files when they were read
-    box: Box | None
-    error: str | None
+def items(dataset: Dataset) -> Items:
+    """Every image of the data set; made one at a time."""
+    return Items(dataset)
 
 
 @dataclass(frozen=True)
@@ -92,38 +109,35 @@ class ExtractReport:
 
 
 class FeatureStore:
-    """Features of many images, by key. Opening reads the shard lists only; arrays are mapped when first used."""
+    """Features of many images, by key. Opening reads no list of images; arrays are mapped when first used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._rows: dict[str, _Row] = {}
-        self._shards: list[Path] = []
+        self._index = Index(folder)
         self._maps: dict[int, dict[str, np.ndarray]] = {}
-        self.damaged: list[tuple[Path, str]] = []
-        for path in sorted((folder / "shards").glob("[0-9]*")) if (folder / "shards").is_dir() else []:
-            listed = _read_shard_list(path)
-            if isinstance(listed, str):
-                self.damaged.append((path, listed))
-                continue
-            number = len(self._shards)
-            self._shards.append(path)
-            for row, entry in enumerate(listed):  # later shards replace earlier ones: a changed image is read again
-                box = None if entry["box"] is None else tuple(entry["box"])
-                self._rows[entry["key"]] = _Row(number, row, entry["sha256"], tuple(entry["stat"]), box, entry["error"])
+        self.damaged = self._index.damaged
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
+        return FeatureStore, (self.folder,)  # another process opens it anew
 
     def __contains__(self, key: str) -> bool:
-        return key in self._rows
+        return self._index.find(key) is not None
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._index)
 
     def __iter__(self) -> Iterator[str]:
         """Every key, in the order in which reading is fastest."""
-        return iter(self._rows)
+        return iter(self._index)
 
     def error(self, key: str) -> str | None:
         """Why the image has no features, or None."""
-        return self._rows[key].error
+        row = self._index.find(key)
+        return None if row is None else row.error
+
+    def errors(self) -> dict[str, str]:
+        """Why images have no features, by key."""
+        return self._index.errors()
 
     @cached_property
     def identity(self) -> dict[str, object] | None:
@@ -136,19 +150,25 @@ class FeatureStore:
     def content(self, keys: Iterable[str]) -> str:
         """sha256 over the extraction's identity and the image contents of these keys."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
-        for key in keys:
-            row = self._rows[key]
-            digest.update(f"{key}\0{row.sha256}\0{row.box}\n".encode())
+        for row in self._index.rows(keys):
+            if row is None:
+                raise KeyError("an image that is not in the store")
+            digest.update(f"{row.key}\0{row.sha256}\0{row.box}\n".encode())
         return digest.hexdigest()
 
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
         found = self._maps.get(number)
         if found is None:
-            folder = self._shards[number]
-            found = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in (*LOCAL, *WHOLE, "offsets")
-            }
+            folder = self._index.shards[number]
+            try:
+                found = {
+                    name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                    for name in (*LOCAL, *WHOLE, "offsets")
+                }
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"{folder}: was removed while the store was in use", hint="run the same command again"
+                ) from error
             if len(self._maps) >= MAPPED:
                 self._maps.pop(next(iter(self._maps)), None)
             self._maps[number] = found
@@ -156,9 +176,9 @@ class FeatureStore:
 
     def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
         """Features of one image in float32, with only what `needs` names and at most the best `top` local rows."""
-        at = self._rows[key]
-        arrays = self._arrays(at.shard)
-        start, stop = (int(o) for o in arrays["offsets"][at.row : at.row + 2])
+        shard, row = self._index.place(key)
+        arrays = self._arrays(shard)
+        start, stop = (int(o) for o in arrays["offsets"][row : row + 2])
         if "local" not in needs:
             stop = start
         elif top is not None:
@@ -169,24 +189,68 @@ class FeatureStore:
             if name in unread
             else torch.from_numpy(arrays[name][start:stop].astype(np.float32))
             for name in LOCAL
+            if name != "descriptors"
         }
-        whole = arrays["global_descriptor"][at.row] if "global" in needs else np.zeros(0)
+        whole = arrays["global_descriptor"][row] if "global" in needs else np.zeros(0)
         return Features(
             global_descriptor=torch.from_numpy(whole.astype(np.float32)),
-            image_size=torch.from_numpy(arrays["image_size"][at.row].astype(np.float32)),
+            image_size=torch.from_numpy(arrays["image_size"][row].astype(np.float32)),
+            descriptors=torch.from_numpy(unpacked(arrays["descriptors"][start:stop], self._dim)),
             **local,
         )
 
+    @cached_property
+    def _dim(self) -> int | None:
+        """Values of a local descriptor, where its stored form does not tell."""
+        found = (self.identity or {}).get("local_dim")
+        return found if isinstance(found, int) else None
+
     def count(self, key: str) -> int:
         """Number of local descriptors stored for the image."""
-        at = self._rows[key]
-        offsets = self._arrays(at.shard)["offsets"]
-        return int(offsets[at.row + 1] - offsets[at.row])
+        shard, row = self._index.place(key)
+        offsets = self._arrays(shard)["offsets"]
+        return int(offsets[row + 1] - offsets[row])
+
+    def places(self, keys: Iterable[str]) -> np.ndarray:
+        """(len(keys), 2) int32 shard and row of each image. KeyError for one that is not here."""
+        flat = np.fromiter(
+            (number for key, row in zip_keys(keys, self._index) for number in _place(key, row)), dtype=np.int32
+        )
+        return flat.reshape(-1, 2)
+
+    def counts(self, keys: Iterable[str]) -> np.ndarray:
+        """(len(keys),) numbers of local descriptors."""
+        places = self.places(keys)
+        found = np.empty(len(places), np.int64)
+        for shard in np.unique(places[:, 0]):
+            at = places[:, 0] == shard
+            found[at] = np.diff(self._arrays(int(shard))["offsets"])[places[at, 1]]
+        return found
+
+    def vectors(self, keys: Iterable[str]) -> Vectors:
+        """The global descriptors of these images as they are stored, for a search to take block by block."""
+        places = self.places(keys)
+        return Vectors(
+            len(places), lambda start, stop: self._globals(places[start:stop]), lambda at: self._globals(places[at])
+        )
+
+    def _globals(self, places: np.ndarray) -> np.ndarray:
+        """(n, D) copies of the rows at (n, 2) places; their pages are given back to the system."""
+        first = self._arrays(int(places[0, 0]))["global_descriptor"]
+        rows = np.empty((len(places), *first.shape[1:]), first.dtype)
+        ends = np.flatnonzero(np.r_[np.diff(places[:, 0]) != 0, True]) + 1
+        for start, stop in pairwise([0, *ends.tolist()]):
+            array = self._arrays(int(places[start, 0]))["global_descriptor"]
+            at = places[start:stop, 1]
+            straight = at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all()
+            rows[start:stop] = array[at[0] : at[-1] + 1] if straight else array[at]
+            if straight:
+                array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        return rows
 
     def global_descriptors(self, keys: Sequence[str]) -> np.ndarray:
         """(len(keys), D) float32; rows of zeros for images without features."""
-        rows = [self._arrays(self._rows[key].shard)["global_descriptor"][self._rows[key].row] for key in keys]
-        return np.stack(rows).astype(np.float32)
+        return self._globals(self.places(keys)).astype(np.float32)
 
     def bytes_per_image(self, needs: frozenset[str]) -> tuple[int, int]:
         """Stored bytes of one image's global descriptor and of one local row, for what `needs` names."""
@@ -195,18 +259,27 @@ class FeatureStore:
         size = {name: int(np.prod(arrays[name].shape[1:])) * arrays[name].itemsize for name in names}
         return size.get("global_descriptor", 0), sum(size[name] for name in names if name in LOCAL)
 
-    def stale(self, wanted: Iterable[Item]) -> list[tuple[Item, str]]:
+    def stale(self, wanted: Iterable[Item]) -> Iterator[tuple[Item, str]]:
         """Images to extract, with the reason: new, or changed since (by size and time first, then by content)."""
-        todo = []
-        for item in wanted:
-            row = self._rows.get(item.key)
+        items, again = tee(wanted)
+        for item, row in zip(items, self._index.rows(item.key for item in again), strict=True):
             if row is None:
-                todo.append((item, "new"))
+                yield item, "new"
             elif row.box != item.box:
-                todo.append((item, "has another query box"))
+                yield item, "has another query box"
             elif item.files and _stat(item.files) != row.stat and _hash(item.files) != row.sha256:
-                todo.append((item, "changed"))
-        return todo
+                yield item, "changed"
+
+
+def zip_keys(keys: Iterable[str], index: Index) -> Iterator[tuple[str, Row | None]]:
+    these, again = tee(keys)
+    return zip(these, index.rows(again), strict=True)
+
+
+def _place(key: str, row: Row | None) -> tuple[int, int]:
+    if row is None:
+        raise KeyError(key)
+    return row.shard, row.row
 
 
 def _stat(files: Sequence[Path]) -> tuple[int, ...]:
@@ -230,19 +303,6 @@ def _hash(files: Sequence[Path]) -> str:
         return "+".join(hashes)
     except OSError:
         return ""
-
-
-def _read_shard_list(path: Path) -> list[dict] | str:
-    """The shard's images, or what is wrong with it."""
-    try:
-        listed = json.loads((path / "shard.json").read_text())
-        for name, size in listed["files"].items():
-            found = (path / name).stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes, expected {size}"
-        return listed["images"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
 
 
 def _unreadable_query(reason: str) -> UserError:
@@ -304,31 +364,88 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _write_shard(folder: Path, listed: list[dict], arrays: list[Mapping[str, np.ndarray]], exact: bool) -> None:
-    shards = folder / "shards"
+def _write_shard(
+    folder: Path,
+    listed: list[dict],
+    arrays: list[Mapping[str, np.ndarray]],
+    pack: Callable[[np.ndarray], np.ndarray] | None,
+) -> None:
+    """One shard of these images; `pack` stores descriptors, and without it everything is stored in float32."""
+    kept, _ = shards(folder / "shards")
 
     def kind(stored: type) -> type:
-        return np.float32 if exact and stored is np.float16 else stored
+        return np.float32 if pack is None and stored is np.float16 else stored
 
-    taken = [int(path.name.partition(".")[0]) for path in shards.iterdir() if path.name[:1].isdigit()]
-    temporary = shards / f"tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _new_shard(folder, f"{max((shard.last for shard in kept), default=-1) + 1:06d}", listed) as temporary:
         for name in LOCAL:
-            np.save(temporary / f"{name}.npy", np.concatenate([a[name] for a in arrays]).astype(kind(LOCAL[name])))
+            rows = np.concatenate([a[name] for a in arrays])
+            stored = pack(rows) if pack is not None and name == "descriptors" else rows.astype(kind(LOCAL[name]))
+            np.save(temporary / f"{name}.npy", stored)
         for name in WHOLE:
             np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(kind(WHOLE[name])))
         np.save(temporary / "offsets.npy", np.cumsum([0, *(len(a["scores"]) for a in arrays)]).astype(np.int64))
+
+
+@contextmanager
+def _new_shard(folder: Path, name: str, listed: list[dict]) -> Iterator[Path]:
+    """A folder to write arrays to, which becomes the shard of that name when all are written."""
+    temporary = folder / "shards" / f"tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         (temporary / "shard.json").write_text(json.dumps({"files": files, "images": listed}))
-        temporary.rename(shards / f"{max(taken, default=-1) + 1:06d}")
+        temporary.rename(folder / "shards" / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def merge(folder: Path) -> None:
+    """Merge every MERGED small shards of a store into one, and remove what a merged one replaces.
+
+    The merged shard appears whole, under a name that says which shards it stands for; those are removed afterwards, so
+    that a process killed at any point leaves every image in place.
+    """
+    found, replaced = shards(folder / "shards")
+    for path in replaced:
+        shutil.rmtree(path, ignore_errors=True)
+    small = [shard for shard in found if shard.first == shard.last]
+    for start in range(0, len(small) - MERGED + 1, MERGED):
+        _merge(folder, small[start : start + MERGED])
+
+
+def _merge(folder: Path, parts: Sequence[Shard]) -> None:
+    lists = [read_json(part.path / "shard.json")["images"] for part in parts]
+    name = f"{parts[0].first:06d}-{parts[-1].last:06d}"
+    with _new_shard(folder, name, [entry for listed in lists for entry in listed]) as temporary:
+        for array in (*LOCAL, *WHOLE):
+            pieces = [np.load(part.path / f"{array}.npy", mmap_mode="r") for part in parts]
+            rows = sum(map(len, pieces))
+            # an empty array cannot be mapped
+            whole: Any = (
+                np.lib.format.open_memmap(
+                    temporary / f"{array}.npy", "w+", pieces[0].dtype, (rows, *pieces[0].shape[1:])
+                )
+                if rows
+                else np.empty((0, *pieces[0].shape[1:]), pieces[0].dtype)
+            )
+            at = 0
+            for piece in pieces:
+                whole[at : at + len(piece)] = piece
+                at += len(piece)
+            if rows:
+                whole.flush()
+            else:
+                np.save(temporary / f"{array}.npy", whole)
+        counts = [np.diff(np.load(part.path / "offsets.npy")) for part in parts]
+        np.save(temporary / "offsets.npy", np.cumsum(np.concatenate([[0], *counts])).astype(np.int64))
+    for part in parts:
+        shutil.rmtree(part.path, ignore_errors=True)
+
+
 def extract(
-    wanted: Sequence[Item],
+    wanted: Iterable[Item],
     folder: Path,
     make_extractor: Callable[[], FeatureExtractor],
     identity: Mapping[str, object],
@@ -347,7 +464,7 @@ def extract(
 
 
 def fill(
-    wanted: Sequence[Item],
+    wanted: Iterable[Item],
     folder: Path,
     make_read: Callable[[], Callable[[Item], Entry]],
     identity: Mapping[str, object],
@@ -357,7 +474,7 @@ def fill(
 ) -> ExtractReport:
     """As `extract`, with features from anywhere: `make_read` is called if any of `wanted` is new or changed.
 
-    `exact` stores them in float32, without the rounding of half precision.
+    `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
     """
     notes = []
     (folder / "shards").mkdir(parents=True, exist_ok=True)
@@ -376,37 +493,52 @@ def fill(
         notes.append(
             f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again"
         )
-    todo = store.stale(wanted)
-    notes += [
-        f"{item.files[0]} {reason} since its features were stored; read again"
-        for item, reason in todo
-        if reason != "new"
-    ]
-    if todo:
-        read = make_read()
+    total = sum(1 for _ in store.stale(wanted))
+    if total:
+        pack = None if exact else PRECISIONS[str(identity.get("precision", "float16"))]
         try:
             if store.identity != dict(identity):
                 write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
-            for start in range(0, len(todo), SHARD_IMAGES):
-                listed, arrays = [], []
-                for item, _ in todo[start : start + SHARD_IMAGES]:
-                    stat = _stat(item.files)  # before it is read: a change meanwhile is then noticed
-                    made = read(item)
-                    listed.append(
-                        {"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error}
-                    )
-                    arrays.append(made.arrays)
-                    if progress:
-                        progress(start + len(listed), len(todo))
-                _write_shard(folder, listed, arrays, exact)
+            notes += _write_shards(store, wanted, total, make_read(), pack, progress)
+            merge(folder)
         except OSError as error:
             raise UserError(
-                f"{folder}: cannot write features ({error.strerror or error})",
+                # numpy, which wrote less than it was to, does not say why
+                f"{folder}: cannot write features ({error.strerror or os.strerror(errno.ENOSPC)})",
                 hint="finished shards are kept; make room or choose another --cache-dir and run again",
             ) from error
         store = FeatureStore(folder)
-    failed = {item.key: why for item in wanted if (why := store.error(item.key)) is not None}
-    for query in wanted:
+    errors = store.errors()
+    failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
+    for query in wanted if failed else ():
         if query.required and query.key in failed:
             raise _unreadable_query(failed[query.key])
-    return ExtractReport(len(todo), failed, tuple(notes))
+    return ExtractReport(total, failed, tuple(notes))
+
+
+def _write_shards(
+    store: FeatureStore,
+    wanted: Iterable[Item],
+    total: int,
+    read: Callable[[Item], Entry],
+    pack: Callable[[np.ndarray], np.ndarray] | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Read what is stale, a shard at a time, merging as it goes; notes on what had changed."""
+    notes, done, todo = [], 0, store.stale(wanted)
+    while chunk := list(islice(todo, SHARD_IMAGES)):
+        listed, arrays = [], []
+        for item, reason in chunk:
+            if reason != "new":
+                notes.append(f"{item.files[0]} {reason} since its features were stored; read again")
+            stat = _stat(item.files)  # before it is read: a change meanwhile is then noticed
+            made = read(item)
+            listed.append({"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error})
+            arrays.append(made.arrays)
+            done += 1
+            if progress:
+                progress(done, total)
+        _write_shard(store.folder, listed, arrays, pack)
+        if done // SHARD_IMAGES % MERGED == 0:
+            merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
+    return notes

@@ -500,14 +500,14 @@ def tiny_disk(tmp_path: Path):
     ):
         pytest.skip("a small file system cannot be mounted here")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # an error that is held holds open files
 
 
 def test_a_full_disk_is_a_clear_error_and_making_room_goes_on(
     tiny_disk: Path, instances: Path, two_a_shard: None, extractor: FeatureExtractor
 ) -> None:
     """Shards of two images of about 45 kB: two fit beside what fills the disk, a third does not."""
-    place, wanted = tiny_disk / "store", items(folder.load(instances))
+    place, wanted = tiny_disk / "store", list(items(folder.load(instances)))
     filler = tiny_disk / "other people's files"
     filler.write_bytes(b"x" * 60_000)
     with pytest.raises(UserError, match="No space left on device"):
