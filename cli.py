@@ -158,6 +158,13 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Local descriptors stored per image.",
     )
+    @click.option(
+        "--descriptor-precision",
+        type=click.Choice(["float16", "int8", "binary"]),
+        default="float16",
+        show_default=True,
+        help="How local descriptors are stored: in two bytes, a byte or a bit a value.",
+    )
     @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
     @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
     @click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
@@ -175,6 +182,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         whiten: str | None,
         max_side: int,
         keep_descriptors: int,
+        descriptor_precision: str,
         device: str,
         threads: int | None,
         accept_licence: tuple[str, ...],
@@ -192,7 +200,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
             top_k,
             policy,
             _options(options),
-            ExtractOptions(max_side, keep_descriptors),
+            ExtractOptions(max_side, keep_descriptors, descriptor_precision),
             whiten,
             device,
             frozenset(accept_licence),

@@ -83,6 +83,8 @@ def feature_folder(dataset: str, features: str, options: ExtractOptions, places:
         name += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:8]
     card = feature_card(features)
     how = "" if card.imported else f"-{options.max_side}px-{options.descriptors}"
+    if not card.imported and options.precision != "float16":
+        how += f"-{options.precision}"
     return places.cache / "features" / f"{name}-{card.key}{how}"
 
 
@@ -117,6 +119,8 @@ def seal_shortlist(
     gallery = store.vectors(dataset.gallery)
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
     name = feature_card(request.features).first_stage
+    if request.extract.precision != "float16":
+        name += f",{request.extract.precision}"
     if whitening is not None:
         gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
     possible = len(dataset.gallery) - any(query.id in dataset.gallery for query in dataset.queries)

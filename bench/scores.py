@@ -160,12 +160,9 @@ class Scorer:
         return Record(method.spec.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms, details)
 
     def _load(self, method: Reranker, query: int, candidates: np.ndarray) -> tuple[Features, tuple[Features, ...]]:
-        needs, gallery = method.needs(), self.shortlist.gallery
-
-        def read(key: str) -> Features:
-            return self.store.read(key, needs, method.descriptors_used(self.store.count(key)))
-
-        return read(query_key(self.dataset, query)), tuple(read(gallery[c]) for c in candidates)
+        keys = [query_key(self.dataset, query), *(self.shortlist.gallery[c] for c in candidates)]
+        one, *images = self.store.read_all(keys, method.needs(), method.descriptors_used)
+        return one, tuple(images)
 
     def _transfer(self, one: Features, images: tuple[Features, ...]) -> tuple[Features, tuple[Features, ...]]:
         if self.device.type == "cpu":

@@ -36,6 +36,13 @@ class Features:
         if n > 1 and bool((self.scores[1:] > self.scores[:-1]).any()):
             raise ValueError("local descriptors must be sorted by descending score")
 
+    @staticmethod
+    def checked(**fields: Tensor) -> Features:
+        """Features whose shapes and order the caller has made sure of, for many images at once."""
+        made = object.__new__(Features)
+        vars(made).update(fields)
+        return made
+
     def __len__(self) -> int:
         return self.descriptors.shape[0]
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from bench.errors import UserError, unknown
+from bench.features.precision import PRECISIONS
 from bench.images import shrink
 
 
@@ -173,8 +174,11 @@ class ExtractOptions:
 
     max_side: int = 640  # longer side in pixels that an image is shrunk to (scaled with the crop, as DELG does)
     descriptors: int = 1000  # best-scored local descriptors stored per image
+    precision: str = "float16"  # how their values are stored: a key of PRECISIONS
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("precision of descriptors", self.precision, PRECISIONS)
         if self.max_side < 32 or self.descriptors < 1:
             raise UserError(
                 f"max_side {self.max_side} and descriptors {self.descriptors}: "
@@ -230,7 +234,10 @@ class FeatureExtractor:
             "local": card.local or card.whole,
             "global": card.global_ or card.whole,
             **({"weights": card.weights_sha256()} if card.weights else {}),
-            **asdict(options),
+            "max_side": options.max_side,
+            "descriptors": options.descriptors,
+            # half precision is not said, so that stores made before there was a choice stay what they are
+            **({} if options.precision == "float16" else {"precision": options.precision, "local_dim": card.local_dim}),
             "version": VERSION,
         }
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.datasets import Box, Dataset
 from bench.errors import UserError
@@ -53,6 +54,8 @@ ALL = frozenset(READS)
 WHOLE: Mapping[str, type] = {"global_descriptor": np.float16, "image_size": np.int32}
 SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
 MERGED = 256  # small shards that become one of 16,384 images
+REMEMBERED = 65_536  # places of images kept in memory
+NOTHING = torch.zeros(0)
 MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
@@ -115,6 +118,7 @@ class FeatureStore:
         self.folder = folder
         self._index = Index(folder)
         self._maps: dict[int, dict[str, np.ndarray]] = {}
+        self._places: dict[str, tuple[int, int]] = {}
         self.damaged = self._index.damaged
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
@@ -162,7 +166,8 @@ class FeatureStore:
             folder = self._index.shards[number]
             try:
                 found = {
-                    name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                    # a plain view of the map: indexing a memmap itself costs more than reading a row
+                    name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
                     for name in (*LOCAL, *WHOLE, "offsets")
                 }
             except FileNotFoundError as error:
@@ -176,28 +181,57 @@ class FeatureStore:
 
     def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
         """Features of one image in float32, with only what `needs` names and at most the best `top` local rows."""
-        shard, row = self._index.place(key)
-        arrays = self._arrays(shard)
-        start, stop = (int(o) for o in arrays["offsets"][row : row + 2])
-        if "local" not in needs:
-            stop = start
-        elif top is not None:
-            stop = min(stop, start + top)
-        unread = () if "keypoints" in needs else READS["keypoints"]
-        local = {
-            name: torch.zeros((stop - start, *arrays[name].shape[1:]))
-            if name in unread
-            else torch.from_numpy(arrays[name][start:stop].astype(np.float32))
-            for name in LOCAL
-            if name != "descriptors"
+        return self.read_all([key], needs, lambda count: count if top is None else top)[0]
+
+    def read_all(
+        self, keys: Sequence[str], needs: frozenset[str] = ALL, top: Callable[[int], int] | None = None
+    ) -> tuple[Features, ...]:
+        """As `read`, of several images; `top` says how many of an image's local rows are read. ValueError for rows
+        that are not in the order of their scores."""
+        parts, sizes = [], []
+        for key in keys:
+            shard, row = self._place(key)
+            arrays = self._arrays(shard)
+            start, stop = arrays["offsets"][row], arrays["offsets"][row + 1]
+            rows = int(stop - start) if "local" in needs else 0
+            if top is not None:
+                rows = min(rows, top(rows))
+            parts.append((arrays, row, slice(start, start + rows)))
+            sizes.append(rows)
+        total = sum(sizes)
+
+        def joined(name: str) -> Tensor:
+            if name in READS["keypoints"] and "keypoints" not in needs:
+                return torch.zeros((total, *parts[0][0][name].shape[1:]))
+            stored = np.concatenate([arrays[name][at] for arrays, _, at in parts])
+            if name == "descriptors" and stored.dtype != np.float16:
+                return torch.from_numpy(unpacked(stored, self._dim))
+            return torch.from_numpy(stored).float()
+
+        local = {name: joined(name) for name in LOCAL}
+        ends = torch.tensor(sizes).cumsum(0)[:-1]
+        rising = torch.nonzero(local["scores"][1:] > local["scores"][:-1]).flatten() + 1
+        if not torch.isin(rising, ends).all():
+            raise ValueError(f"local descriptors of one of {keys[0]!r}, … are not sorted by descending score")
+        whole = [arrays["global_descriptor"][row] for arrays, row, _ in parts] if "global" in needs else []
+        columns = {
+            "global_descriptor": torch.from_numpy(np.stack(whole)).float().unbind() if whole else [NOTHING] * len(keys),
+            "image_size": torch.from_numpy(np.stack([a["image_size"][row] for a, row, _ in parts])).float().unbind(),
+            **{name: rows.split(sizes) for name, rows in local.items()},
         }
-        whole = arrays["global_descriptor"][row] if "global" in needs else np.zeros(0)
-        return Features(
-            global_descriptor=torch.from_numpy(whole.astype(np.float32)),
-            image_size=torch.from_numpy(arrays["image_size"][row].astype(np.float32)),
-            descriptors=torch.from_numpy(unpacked(arrays["descriptors"][start:stop], self._dim)),
-            **local,
+        return tuple(
+            Features.checked(**dict(zip(columns, values, strict=True)))
+            for values in zip(*columns.values(), strict=True)
         )
+
+    def _place(self, key: str) -> tuple[int, int]:
+        """Shard and row. Those looked up of late are remembered: every method reads the same candidates."""
+        found = self._places.get(key)
+        if found is None:
+            if len(self._places) >= REMEMBERED:
+                self._places.clear()
+            found = self._places[key] = self._index.place(key)
+        return found
 
     @cached_property
     def _dim(self) -> int | None:
@@ -207,7 +241,7 @@ class FeatureStore:
 
     def count(self, key: str) -> int:
         """Number of local descriptors stored for the image."""
-        shard, row = self._index.place(key)
+        shard, row = self._place(key)
         offsets = self._arrays(shard)["offsets"]
         return int(offsets[row + 1] - offsets[row])
 
@@ -245,7 +279,7 @@ class FeatureStore:
             straight = at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all()
             rows[start:stop] = array[at[0] : at[-1] + 1] if straight else array[at]
             if straight:
-                array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+                array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
         return rows
 
     def global_descriptors(self, keys: Sequence[str]) -> np.ndarray:

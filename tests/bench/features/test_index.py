@@ -212,3 +212,25 @@ def test_descriptors_are_stored_in_as_many_bytes_as_said(tmp_path: Path, precisi
             if precision == "binary":
                 assert ((ours > 0) == (theirs > 0)).all()
     assert json.loads((tmp_path / "s" / "set.json").read_text())["precision"] == precision
+
+
+@pytest.mark.parametrize("needs", [frozenset({"local"}), frozenset({"global"}), frozenset({"local", "keypoints"})])
+def test_images_read_together_are_what_each_is_alone(tmp_path: Path, small: None, needs: frozenset[str]) -> None:
+    store = written(tmp_path / "s", KEYS)
+    chosen = [KEYS[9], KEYS[2], KEYS[9], KEYS[20], KEYS[5]]
+    for together, key in zip(store.read_all(chosen, needs, lambda count: count // 2), chosen, strict=True):
+        alone = store.read(key, needs, store.count(key) // 2)
+        for name, value in vars(alone).items():
+            assert np.array_equal(getattr(together, name), value), name
+        assert len(together) == (store.count(key) // 2 if "local" in needs else 0)
+
+
+def test_rows_that_are_not_sorted_are_refused(tmp_path: Path) -> None:
+    def rising(key: str) -> Entry:
+        entry = made("image 1")
+        return Entry("", {**entry.arrays, "scores": np.arange(len(entry.arrays["scores"]), dtype=float)})
+
+    assert len(made("image 1").arrays["scores"]) > 1
+    store = written(tmp_path / "s", ["a"], make=rising)
+    with pytest.raises(ValueError, match="not sorted"):
+        store.read("a")
