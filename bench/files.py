@@ -16,7 +16,7 @@ LARGEST_NPZ = 16 * 2**30  # bytes of all arrays together
 def read_json(path: Path) -> Any:
     """The content of a JSON file. ValueError for anything that is not JSON, OSError for a file that cannot be read."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("lists or objects nested too deep") from error
 

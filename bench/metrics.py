@@ -5,14 +5,19 @@ All functions take 0-based ranks of the positives in a ranking from which ignore
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from bench.datasets import Dataset
 
 REVISITED_MEASURES = ("mAP", "mP@1", "mP@5", "mP@10")
-INSTANCE_MEASURES = ("mAP", "R@1", "R@10", "R@100")
+MEASURES: Mapping[str, tuple[str, ...]] = {  # by protocol; the first is what it is ranked by
+    "revisited": REVISITED_MEASURES,
+    "instance": ("mAP", "R@1", "R@10", "R@100"),
+    "sop": ("R@1", "R@10", "R@100", "R@1000"),
+    "gldv2": ("mAP@100",),
+}
 
 
 def positive_ranks(ranking: np.ndarray, positives: Collection[int], ignored: Collection[int]) -> np.ndarray:
@@ -85,16 +90,37 @@ def recall_at(ranks: np.ndarray, k: int, n_positives: int) -> float:
     return float("nan") if n_positives == 0 else float(len(ranks) > 0 and ranks[0] < k)
 
 
+def truncated_precision(ranks: np.ndarray, k: int, n_positives: int) -> float:
+    """Google Landmarks' average precision at k: rectangular, over the lesser of k and the positives (FACTS 2.6).
+
+    The sum over the positives among the first k of the precision at their rank. NaN without positives.
+    """
+    if n_positives == 0:
+        return float("nan")
+    found = np.sort(ranks[ranks < k])
+    return float(((np.arange(len(found)) + 1) / (found + 1)).sum() / min(n_positives, k))
+
+
 def measures(protocol: str) -> tuple[str, ...]:
-    return REVISITED_MEASURES if protocol == "revisited" else INSTANCE_MEASURES
+    return MEASURES[protocol]
+
+
+def chief(protocol: str) -> str:
+    """The measure that a protocol's rows are ordered and compared by."""
+    return MEASURES[protocol][0]
+
+
+AT: Mapping[str, Callable[[np.ndarray, int, int], float]] = {
+    "mP": precision_at,
+    "R": recall_at,
+    "mAP": truncated_precision,
+}
 
 
 def measure(ranks: np.ndarray, n_positives: int, name: str) -> float:
     """The measure of that name, for example mAP, mP@10 or R@1, from the 0-based ranks of the positives found."""
-    kind, _, k = name.partition("@")
-    if kind == "mAP":
-        return average_precision(ranks, n_positives)
-    return {"mP": precision_at, "R": recall_at}[kind](ranks, int(k), n_positives)
+    kind, at, k = name.partition("@")
+    return AT[kind](ranks, int(k), n_positives) if at else average_precision(ranks, n_positives)
 
 
 def evaluate_query(

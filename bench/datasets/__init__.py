@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ REVISITED: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 INSTANCE: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "All": (frozenset({"easy", "hard"}), frozenset({"junk"})),
 }
-PROTOCOLS = {"revisited": REVISITED, "instance": INSTANCE}
+PROTOCOLS = {"revisited": REVISITED, "instance": INSTANCE, "sop": INSTANCE, "gldv2": INSTANCE}
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,9 @@ class Dataset:
                 f"{self.name}: {len(self.queries)} queries and {len(self.gallery)} gallery images",
                 hint="a data set needs at least one of each",
             )
-        ids = [query.id for query in self.queries]
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-        if twice:
-            raise UserError(f"{self.name}: query id {twice[0]!r} appears more than once")
+        (image, times), *_ = Counter(query.id for query in self.queries).most_common(1)
+        if times > 1:
+            raise UserError(f"{self.name}: query id {image!r} appears more than once")
         for query in self.queries:
             for image in self.grades.get(query.id, {}):
                 if image not in self.gallery:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.datasets import Dataset, demo, folder, revisited, views
+from bench.datasets import Dataset, demo, folder, gldv2, revisited, sop, views
 from bench.errors import UserError, unknown
 from bench.places import Places
 
@@ -41,6 +41,42 @@ ENTRIES: Mapping[str, Entry] = {
         "Flickr photographs, research use",
         "rparis6k/ below the data root",
         lambda places, _, images: revisited.load("rparis", places.data, images),
+    ),
+    "roxford+1m": Entry(
+        "Revisited Oxford among a million distractors",
+        "Flickr photographs, research use",
+        "roxford5k/ and revisitop1m/ below the data root",
+        lambda places, _, images: revisited.load("roxford+1m", places.data, images),
+    ),
+    "rparis+1m": Entry(
+        "Revisited Paris among a million distractors",
+        "Flickr photographs, research use",
+        "rparis6k/ and revisitop1m/ below the data root",
+        lambda places, _, images: revisited.load("rparis+1m", places.data, images),
+    ),
+    "gldv2": Entry(
+        "Google Landmarks v2 retrieval: 1,129 queries, 761,757 photographs",
+        "annotations CC BY 4.0, photographs CC0 or public domain",
+        "gldv2/ below the data root",
+        lambda places, _, images: gldv2.load("gldv2", places.data, images),
+    ),
+    "gldv2-public": Entry(
+        "its 379 public queries, to choose options on",
+        "as gldv2",
+        "as gldv2",
+        lambda places, _, images: gldv2.load("gldv2-public", places.data, images),
+    ),
+    "gldv2-private": Entry(
+        "its 750 private queries",
+        "as gldv2",
+        "as gldv2",
+        lambda places, _, images: gldv2.load("gldv2-private", places.data, images),
+    ),
+    "sop": Entry(
+        "Stanford Online Products: 60,502 test images, each a query",
+        "none stated; research",
+        "sop/ below the data root",
+        lambda places, _, images: sop.load(places.data, images),
     ),
 }
 FOLDER = "folder:"

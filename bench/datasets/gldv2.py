@@ -1,11 +1,24 @@
-"""Google Landmarks: the lists that label its training images, as DELG and RRT or as GLDv2 itself write them."""
+"""Google Landmarks v2 (Weyand et al., CVPR 2020): retrieval, and the lists that label its training images.
+
+<data root>/gldv2/index/a/b/c/<abc…>.jpg   test/a/b/c/<abc…>.jpg   (the first three characters of the id)
+<data root>/gldv2/metadata/index.csv   ground_truth/retrieval_solution_v2.1.csv
+
+Queries are the test images that the solution marks Public or Private, not those marked Ignored (FACTS section 2.6).
+"""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
+from bench.datasets import Dataset, Query
+from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
+
+FOLDER = "gldv2"
+GET = "python cli.py datasets download gldv2"
+SPLITS = {"gldv2": ("Public", "Private"), "gldv2-public": ("Public",), "gldv2-private": ("Private",)}
+LARGEST_CSV = 2**30  # bytes; the official ones have under 20 MB
 
 
 def read_list(path: Path) -> dict[str, str]:
@@ -32,3 +45,66 @@ def read_list(path: Path) -> dict[str, str]:
         if found.setdefault(name, label) != label:
             raise UserError(f"{path}: {name!r} has the labels {found[name]!r} and {label!r}")
     return found
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """(line, values by column) of a csv file with these columns. UserError for anything else."""
+    try:
+        if path.stat().st_size > LARGEST_CSV:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, the official file has under 20 MB")
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ())[: len(columns)] != columns:
+                raise UserError(f"{path}: found the columns {reader.fieldnames}, expected {', '.join(columns)}")
+            rows = []
+            for row in reader:
+                if any(not isinstance(row[name], str) for name in columns):
+                    raise UserError(f"{path}, line {reader.line_num}: expected the columns {', '.join(columns)}")
+                rows.append((reader.line_num, {name: row[name] for name in columns}))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error})", hint=GET) from error
+    return rows
+
+
+def _id(text: str, path: Path, line: int) -> str:
+    if len(text) < 3 or not text.isalnum():
+        raise UserError(f"{path}, line {line}: {text[:40]!r} is no id of an image")
+    return text
+
+
+def read_index(path: Path) -> list[str]:
+    """Ids of the index images (`index.csv`), in its order. UserError naming the line for anything else."""
+    return [_id(row["id"], path, line) for line, row in _rows(path, ("id",))]
+
+
+def read_solution(path: Path, usages: tuple[str, ...] = SPLITS["gldv2"]) -> dict[str, list[str]]:
+    """Test id -> ids of its index images, for these usages. UserError for a repeated id or an unknown usage."""
+    found: dict[str, list[str]] = {}
+    for line, row in _rows(path, ("id", "images", "Usage")):
+        if row["Usage"] not in ("Public", "Private", "Ignored"):
+            raise UserError(f"{path}, line {line}: usage {row['Usage'][:40]!r}, expected Public, Private or Ignored")
+        if row["Usage"] not in usages:
+            continue
+        query = _id(row["id"], path, line)
+        if query in found:
+            raise UserError(f"{path}, line {line}: the test image {query!r} appears twice")
+        found[query] = [_id(image, path, line) for image in row["images"].split()]
+    return found
+
+
+def load(name: str, root: Path, images: bool = True) -> Dataset:
+    """`gldv2`, or the part `gldv2-public` or `gldv2-private`; UserError naming what is missing and how to get it."""
+    base = root / FOLDER
+    index_csv, solution_csv = base / "metadata" / "index.csv", base / "ground_truth" / "retrieval_solution_v2.1.csv"
+    for path in (index_csv, solution_csv):
+        if not path.is_file():
+            raise UserError(f"data set {name!r} is not in {root}: missing {path}", hint=GET)
+    gallery = Gallery(read_index(index_csv), [Place(base / "index", spread=3)], str(index_csv))
+    solution = read_solution(solution_csv, SPLITS[name])
+    place = Place(base / "test", spread=3)
+    queries = tuple(Query(query, place(query)) for query in solution)
+    grades = {query: dict.fromkeys(found, "easy") for query, found in solution.items()}
+    if images:
+        require_files(name, [*(q.image for q in queries)], base / "missing.txt", GET)
+        require_files(name, gallery.values(), base / "missing.txt", GET)
+    return Dataset(name, "gldv2", "v2, solution v2.1", queries, gallery, grades)

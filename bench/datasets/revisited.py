@@ -1,14 +1,17 @@
 """Revisited Oxford and Paris (Radenovic et al., CVPR 2018), in the official layout below a data root.
 
 <data root>/roxford5k/gnd_roxford5k.pkl   and   <data root>/roxford5k/jpg/<id>.jpg      (rparis6k likewise)
+<data root>/revisitop1m/revisitop1m.txt   and   <data root>/revisitop1m/jpg/<image>      for roxford+1m and rparis+1m
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.datasets import Box, Dataset, Query, grade
+from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
 from third_party import allowed_pickle
 
@@ -18,6 +21,11 @@ IMAGES = {
     "roxford": "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/oxbuild_images-v1.tgz",
     "rparis": "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/paris_1-v1.tgz and paris_2-v1.tgz",
 }
+DISTRACTORS = "+1m"  # at the end of a name: followed by the million distractors
+DISTRACTOR = "1m/"  # what their ids begin with, so that none is that of another image
+DISTRACTOR_SUFFIX = ".jpg"
+LARGEST_LIST = 2**30  # bytes; the official list has about 40 MB
+GET_DISTRACTORS = "python cli.py datasets download revisitop1m"
 LARGEST_PICKLE = 16 * 2**20  # bytes; the official files have 150 and 277 kB
 
 
@@ -30,16 +38,18 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
 
 
 def load(name: str, root: Path, images: bool = True) -> Dataset:
-    """`roxford` or `rparis` below the data root; UserError naming every missing file and how to get it.
+    """`roxford` or `rparis`, or with +1m, below the data root; UserError naming what is missing and how to get it.
 
     Without `images` the photographs need not be there: enough to work with features that others extracted.
     """
-    folder = FOLDERS[name]
+    plain = name.removesuffix(DISTRACTORS)
+    folder = FOLDERS[plain]
     base = root / folder
     pickle_file = base / f"gnd_{folder}.pkl"
     get = (
-        f"ground truth: {SOURCE.format(folder=folder)}; photographs, unpacked flat into {base / 'jpg'}: "
-        f"{IMAGES[name]}; or name another place with --data-root or RERANKBENCH_DATA"
+        f"python cli.py datasets download {plain}; or ground truth: {SOURCE.format(folder=folder)}; photographs, "
+        f"unpacked flat into {base / 'jpg'}: {IMAGES[plain]}; or name another place with --data-root "
+        "or RERANKBENCH_DATA"
     )
     if not pickle_file.is_file():
         raise UserError(
@@ -48,7 +58,7 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
         )
     content = read_ground_truth(pickle_file)
     try:
-        gallery = {image: base / "jpg" / f"{image}.jpg" for image in content["imlist"]}
+        gallery: Mapping[str, Path] = {image: base / "jpg" / f"{image}.jpg" for image in content["imlist"]}
         if len(gallery) != len(content["imlist"]):
             raise UserError(f"{pickle_file}: imlist names an image twice")
         queries, grades = [], {}
@@ -57,31 +67,47 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
             grades[image] = grade(
                 image, **{key: [content["imlist"][_index(i)] for i in truth[key]] for key in ("easy", "hard", "junk")}
             )
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{pickle_file}: not of the official form ({type(error).__name__}: {error})") from error
-    dataset = Dataset(name, "revisited", "as found (served face-blurred since 2022)", tuple(queries), gallery, grades)
+    image_set = "as found (served face-blurred since 2022)"
     if images:
-        _require_photographs(dataset, base, get)
-    return dataset
+        wanted = {*gallery.values(), *(query.image for query in queries)}
+        require_files(name, wanted, base / "missing.txt", get)
+    if name != plain:
+        more = root / "revisitop1m"
+        if not (more / "revisitop1m.txt").is_file():
+            raise UserError(
+                f"data set {name!r} is not in {root}: missing {more / 'revisitop1m.txt'}", hint=GET_DISTRACTORS
+            )
+        ids = [*gallery, *(DISTRACTOR + image for image in read_distractors(more / "revisitop1m.txt"))]
+        places = [Place(base / "jpg"), Place(more / "jpg", DISTRACTOR_SUFFIX, DISTRACTOR)]
+        gallery = Gallery(ids, places, str(more / "revisitop1m.txt"))
+        image_set += ", revisitop1m as found"
+        if images:
+            distractors = (path for image, path in gallery.items() if image.startswith(DISTRACTOR))
+            require_files(name, distractors, more / "missing.txt", GET_DISTRACTORS)
+    return Dataset(name, "revisited", image_set, tuple(queries), gallery, grades)
 
 
-def _require_photographs(dataset: Dataset, base: Path, get: str) -> None:
-    wanted = {*dataset.gallery.values(), *(query.image for query in dataset.queries)}
-    here = {file.name for file in (base / "jpg").iterdir()} if (base / "jpg").is_dir() else set()
-    missing = sorted(path.name for path in wanted if path.name not in here)
-    if missing:
-        listed = base / "missing.txt"
-        shown = ", ".join(missing) if len(missing) <= 20 else ", ".join(missing[:20]) + ", …"
-        try:
-            listed.write_text("\n".join(missing) + "\n")
-            where = f" (all of them are named in {listed})" if len(missing) > 20 else ""
-        except OSError:
-            where, shown = "", ", ".join(missing)
-        raise UserError(
-            f"data set {dataset.name!r}: {len(missing)} of {len(wanted)} photographs are missing "
-            f"from {base / 'jpg'}: {shown}{where}",
-            hint=get,
-        )
+def read_distractors(path: Path) -> list[str]:
+    """Ids of the distractors, their paths below jpg/ without suffix, in the list's order.
+
+    UserError naming the line for what is no path of a .jpg file.
+    """
+    try:
+        if path.stat().st_size > LARGEST_LIST:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, the official list has about 40 MB")
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})", hint=GET_DISTRACTORS) from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        name = line.strip().removeprefix("./").removeprefix("jpg/")
+        parts = name.split("/")
+        if not name.endswith(DISTRACTOR_SUFFIX) or name.startswith("/") or {"..", "", "."} & set(parts):
+            raise UserError(f"{path}, line {number}: found {line[:80]!r}, expected jpg/NAME.jpg")
+        found.append(name.removesuffix(DISTRACTOR_SUFFIX))
+    return found
 
 
 def _index(value: int) -> int:

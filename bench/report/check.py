@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.files import read_json
+from bench.metrics import chief
 from bench.report.tables import per_query
 from bench.results import Run, evaluate, write_json
 
@@ -32,7 +33,7 @@ def _accuracy(run: Run) -> dict[str, dict[str, dict[str, float | None]]]:
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for method in run.about["costs"]:
         for difficulty in run.dataset.difficulties:
-            values = per_query(metrics, method, difficulty, "mAP")
+            values = per_query(metrics, method, difficulty, chief(run.dataset.protocol))
             found.setdefault(method, {})[difficulty] = {
                 str(q): None if pd.isna(v) else round(float(v), 6) for q, v in values.items()
             }

@@ -11,6 +11,7 @@ import numpy as np
 from bench.blend import Blend
 from bench.datasets import Box
 from bench.images import UnreadableImage, crop, decode, read_bytes
+from bench.metrics import chief
 from bench.report.tables import label
 from bench.results import FIRST_STAGE, Run, graded
 from bench.scores import UNION
@@ -29,7 +30,7 @@ def difficulty_of(run: Run) -> str:
 def worst(run: Run, method: str, reference: str, blend: Blend = Blend()) -> list[tuple[int, float, float]]:
     """Query numbers with the average precisions of the method and of the reference, greatest loss first, no gains."""
     found = run.metrics(blend)
-    found = found[(found["difficulty"] == difficulty_of(run)) & (found["measure"] == "mAP")]
+    found = found[(found["difficulty"] == difficulty_of(run)) & (found["measure"] == chief(run.dataset.protocol))]
     values = found.pivot(index="query", columns="method", values="value")
     numbers = {query: i for i, query in enumerate(run.shortlist.queries)}
     rows = [

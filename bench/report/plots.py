@@ -11,7 +11,7 @@ from bench.report.tables import Table
 
 def _quality(table: Table) -> str:
     """The column that the picture is about."""
-    return next(c.name for c in table.columns if c.name in ("mAP Medium", "mAP All"))
+    return str(table.about["measure"])
 
 
 def _bounds(axes: Any, table: Table) -> None:

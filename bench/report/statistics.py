@@ -9,6 +9,7 @@ import pandas as pd
 
 DRAWS = 10_000
 SEED = 0
+DRAWN = 2**22  # queries drawn at a time, which is what is held of ten thousand times sixty thousand
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ def difference(ours: pd.Series, theirs: pd.Series) -> Difference:
     delta = (ours - theirs.reindex(ours.index)).dropna().to_numpy()
     if len(delta) == 0:
         return Difference(float("nan"), float("nan"), float("nan"), 0, 0, 0)
-    draws = np.random.default_rng(SEED).integers(len(delta), size=(DRAWS, len(delta)))
-    low, high = np.percentile(delta[draws].mean(axis=1), [2.5, 97.5])
+    draw, at_once = np.random.default_rng(SEED), max(1, DRAWN // len(delta))
+    sizes = [min(at_once, DRAWS - start) for start in range(0, DRAWS, at_once)]
+    means = [delta[draw.integers(len(delta), size=(rows, len(delta)))].mean(axis=1) for rows in sizes]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Difference(
         float(delta.mean()),
         float(low),

@@ -13,10 +13,12 @@ import pandas as pd
 from bench.blend import Blend
 from bench.datasets import PROTOCOLS
 from bench.errors import UserError
+from bench.metrics import chief, measures
 from bench.report.statistics import difference
 from bench.results import CEILING, FIRST_STAGE, Run
 
-PRECISION = {"revisited": ("mP@10",), "instance": ("R@1", "R@10", "R@100")}
+SHOWN = frozenset({"mP@10", "R@1", "R@10", "R@100", "R@1000"})  # of the measures that rows are not ordered by
+MEANINGS = {"mAP": "mean average precision"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Table:
     controls: frozenset[str]
     notes: tuple[str, ...]
     about: Mapping[str, object]  # seal, policy, k, … for machine readers
-    first_stage: float  # mAP of the main difficulty, percent
+    first_stage: float  # chief measure of the main difficulty, percent
     ceiling: float  # the most that reordering these lists can reach
 
 
@@ -67,10 +69,11 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     difficulties = tuple(PROTOCOLS[dataset.protocol])
     # the difficulty that the headroom, the interval and the order of rows are about
     main = "Medium" if "Medium" in difficulties else difficulties[0]
+    measure = chief(dataset.protocol)
     columns = _columns(dataset.protocol, difficulties, main)
     metrics = {run.folder: run.metrics(blend) for run in dict.fromkeys(run for run, _ in latest.values())}
     anyone = metrics[runs[-1].folder]  # first stage and ceiling are the same in every run of one seal
-    floor, top = (100 * per_query(anyone, name, main, "mAP").mean() for name in (FIRST_STAGE, CEILING))
+    floor, top = (100 * per_query(anyone, name, main, measure).mean() for name in (FIRST_STAGE, CEILING))
     values = {
         name: _row(run, method, metrics[run.folder], difficulties, main, dataset.protocol, (floor, top))
         for name, (run, method) in latest.items()
@@ -78,9 +81,9 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
     cards = {name: run.about["cards"][method] for name, (run, method) in latest.items()}
     controls = frozenset(name for name in latest if cards[name]["control"])
-    order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"mAP {main}"]))
+    order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"{measure} {main}"]))
     title = (
-        f"{header.dataset} · {len(dataset.queries)} queries · gallery {len(dataset.gallery)} · {header.features} · "
+        f"{header.dataset} · {len(dataset.queries)} queries · gallery {header.gallery_size} · {header.features} · "
         f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}"
     )
     return Table(
@@ -88,7 +91,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         columns,
         rows.loc[order],
         controls,
-        _notes(latest, cards, controls, metrics, main, blend, (floor, top)),
+        _notes(latest, cards, controls, metrics, measure, main, blend, (floor, top)),
         {
             "seal": runs[-1].seal,
             "dataset": header.dataset,
@@ -98,6 +101,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
             "k": header.k,
             "query_crop": header.query_crop,
             "blend": str(blend),
+            "measure": f"{measure} {main}",
             "hardware": runs[-1].about["identity"]["hardware"],
         },
         floor,
@@ -118,8 +122,10 @@ def label(run: Run, method: str, show: Collection[str] = ()) -> str:
 
 
 def _columns(protocol: str, difficulties: Sequence[str], main: str) -> tuple[Column, ...]:
-    quality = [Column(f"mAP {d}", f"mean average precision, {d}, percent", 1, 1) for d in difficulties]
-    quality += [Column(f"{m} {main}", f"{m}, {main}, percent", 1, 1) for m in PRECISION[protocol]]
+    first, *others = measures(protocol)
+    first, *others = measures(protocol)
+    quality = [Column(f"{first} {d}", f"{MEANINGS.get(first, first)}, {d}, percent", 1, 1) for d in difficulties]
+    quality += [Column(f"{m} {main}", f"{m}, {main}, percent", 1, 1) for m in others if m in SHOWN]
     return (
         *quality,
         Column(f"headroom {main}", "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
@@ -150,11 +156,12 @@ def _row(
     protocol: str,
     bounds: tuple[float, float],
 ) -> dict[str, float]:
-    """One method's values by column name; `bounds` are first stage and ceiling, mAP of `main` in percent."""
-    row = {f"mAP {d}": 100 * per_query(metrics, method, d, "mAP").mean() for d in difficulties}
-    row |= {f"{m} {main}": 100 * per_query(metrics, method, main, m).mean() for m in PRECISION[protocol]}
+    """One method's values by column name; `bounds` are first stage and ceiling of `main` in percent."""
+    first, *others = measures(protocol)
+    row = {f"{first} {d}": 100 * per_query(metrics, method, d, first).mean() for d in difficulties}
+    row |= {f"{m} {main}": 100 * per_query(metrics, method, main, m).mean() for m in others if m in SHOWN}
     floor, top = bounds
-    row[f"headroom {main}"] = 100 * (row[f"mAP {main}"] - floor) / (top - floor) if top > floor else float("nan")
+    row[f"headroom {main}"] = 100 * (row[f"{first} {main}"] - floor) / (top - floor) if top > floor else float("nan")
     ledger = run.ledger[run.ledger.method == method]
     total = ledger.load_ms + ledger.transfer_ms + ledger.score_ms
     cost = run.about["costs"][method]
@@ -178,6 +185,7 @@ def _notes(
     cards: Mapping[str, dict],
     controls: frozenset[str],
     metrics: Mapping[Path, pd.DataFrame],
+    measure: str,
     main: str,
     blend: Blend,
     bounds: tuple[float, float],
@@ -186,25 +194,25 @@ def _notes(
     floor, top = bounds
     machine = runs[-1].about["identity"]["hardware"]
     notes = [
-        f"First stage {floor:.1f}, ceiling of these lists {top:.1f} (mAP {main}, percent). Controls are marked *: "
-        "they are floors and ceilings, not contenders."
+        f"First stage {floor:.1f}, ceiling of these lists {top:.1f} ({measure} {main}, percent). "
+        "Controls are marked *: they are floors and ceilings, not contenders."
     ]
     contenders = [name for name in latest if name not in controls]
 
     def values(name: str) -> pd.Series:
         run, method = latest[name]
-        return per_query(metrics[run.folder], method, main, "mAP")
+        return per_query(metrics[run.folder], method, main, measure)
 
     if contenders:
         gains = []
         for name in contenders:
-            d = difference(values(name), per_query(metrics[runs[-1].folder], FIRST_STAGE, main, "mAP"))
+            d = difference(values(name), per_query(metrics[runs[-1].folder], FIRST_STAGE, main, measure))
             gains.append(
                 f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
                 f"better/equal/worse {d.wins}/{d.ties}/{d.losses}"
             )
         notes.append(
-            f"mAP {main} over the first stage, with a 95 % bootstrap interval over queries: " + "; ".join(gains) + "."
+            f"{measure} {main} over the first stage, with a 95 % bootstrap interval over queries: {'; '.join(gains)}."
         )
     if len(contenders) > 1:
         best = max(contenders, key=lambda name: values(name).mean())

@@ -22,7 +22,6 @@ MEMORY, TIME = 2048, 10  # MiB and seconds an input may take
 def fuzz(name: str, counts: Path, arguments: list[str]) -> None:
     """Run one target in this process until libFuzzer ends it; counts values and refusals in a file of two numbers."""
     import atheris
-
     import numpy as np
 
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))

@@ -28,7 +28,7 @@ from bench.datasets.views_render import ViewOptions, make_view
 from bench.errors import UserError
 from bench.features.sop import CROPPED, RESIZED, prepare
 from bench.images import decode, read_bytes
-from bench.metrics import INSTANCE_MEASURES, evaluate_query, mean
+from bench.metrics import evaluate_query, mean, measures
 from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit
 from methods.rrt_sop.matcher import tokens
 from methods.rrt_sop.model import GLOBAL, OPTIONAL, SOPConfig, SOPModel, fingerprint, load_model, load_trunk, save_model
@@ -343,14 +343,14 @@ class Training:
         ]
         vectors, local = (torch.cat(parts) for parts in zip(*found, strict=True))
         members = _members(self.held_out)
-        figures: dict[str, list[float]] = {name: [] for name in INSTANCE_MEASURES}
+        figures: dict[str, list[float]] = {name: [] for name in measures("instance")}
         for i, order in enumerate(rankings(vectors) if self.lists is None else self.lists.clone()):
             if self.lists is not None:
                 head = order[: self.options.checked].clone()
                 scores = self.model.matcher(local[i].expand(len(head), -1, -1), local[head])
                 order[: len(head)] = head[scores.argsort(descending=True, stable=True)]
             positives = set(members[self.held_out[i].instance].tolist()) - {i}
-            for name, value in evaluate_query(order.cpu().numpy(), positives, (), INSTANCE_MEASURES).items():
+            for name, value in evaluate_query(order.cpu().numpy(), positives, (), measures("instance")).items():
                 figures[name].append(value)
         return {name: mean(values) for name, values in figures.items()}
 

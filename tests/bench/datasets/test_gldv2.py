@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from bench.datasets import gldv2
 from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
+from bench.metrics import measure, measures
 
 
 def listing(path: Path, text: str) -> Path:
@@ -44,3 +48,73 @@ def test_a_list_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Pa
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"list\.txt: cannot be read"):
         read_list(path)
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------
+
+INDEX = ["aaa1", "aab2", "abc3", "fff4"]
+SOLUTION = "id,images,Usage\nt001,aaa1 abc3,Public\nt002,fff4,Private\nt003,None,Ignored\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The official layout: four index images, a public and a private query, and one that is ignored."""
+    base = tmp_path / "gldv2"
+    for part, ids in (("index", INDEX), ("test", ["t001", "t002"])):
+        for image in ids:
+            path = base / part / image[0] / image[1] / image[2] / f"{image}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(path)
+    (base / "metadata").mkdir()
+    (base / "ground_truth").mkdir()
+    (base / "metadata" / "index.csv").write_text("\n".join(["id", *INDEX]))
+    (base / "ground_truth" / "retrieval_solution_v2.1.csv").write_text(SOLUTION)
+    return tmp_path
+
+
+def test_the_official_layout_is_read_by_split(tree: Path) -> None:
+    whole = gldv2.load("gldv2", tree)
+    assert list(whole.gallery) == INDEX and [query.id for query in whole.queries] == ["t001", "t002"]
+    assert whole.grades["t001"] == {"aaa1": "easy", "abc3": "easy"}
+    assert whole.gallery["abc3"] == tree / "gldv2" / "index" / "a" / "b" / "c" / "abc3.jpg"
+    assert [query.id for query in gldv2.load("gldv2-public", tree).queries] == ["t001"]
+    assert [query.id for query in gldv2.load("gldv2-private", tree).queries] == ["t002"]
+    assert measures(whole.protocol) == ("mAP@100",)
+
+
+def test_map_at_100_is_rectangular_over_the_lesser_of_100_and_the_positives() -> None:
+    assert measure(np.array([0, 3]), 2, "mAP@100") == (1 / 1 + 2 / 4) / 2
+    assert measure(np.array([1, 150]), 2, "mAP@100") == (1 / 2) / 2  # beyond the hundredth counts nothing
+    assert measure(np.arange(100), 250, "mAP@100") == pytest.approx(1.0, abs=1e-12)
+    assert measure(np.array([], int), 3, "mAP@100") == 0.0  # no prediction
+    assert measure(np.array([0, 3]), 2, "mAP") != measure(np.array([0, 3]), 2, "mAP@100")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("index", "name\naaa1", "found the columns"),
+        ("index", "id\nab", "line 2: 'ab' is no id"),
+        ("index", "id\n../../x", "is no id"),
+        ("index", "id\naaa1\naaa1", "'aaa1' twice"),
+        ("solution", "id,images\nt001,aaa1", "found the columns"),
+        ("solution", "id,images,Usage\nt001,aaa1", "line 2: expected the columns"),
+        ("solution", "id,images,Usage\nt001,aaa1,Secret", "usage 'Secret'"),
+        ("solution", "id,images,Usage\nt001,aaa1,Public\nt001,abc3,Private", "line 3: .* 't001' appears twice"),
+        ("solution", "id,images,Usage\nt001,zzz9,Public", "'zzz9', which is not in the gallery"),
+        ("solution", "id,images,Usage", "0 queries"),
+    ],
+)
+def test_files_that_are_not_of_the_official_form_are_refused(tree: Path, file: str, text: str, says: str) -> None:
+    places = {"index": "metadata/index.csv", "solution": "ground_truth/retrieval_solution_v2.1.csv"}
+    (tree / "gldv2" / places[file]).write_text(text)
+    with pytest.raises(UserError, match=says):
+        gldv2.load("gldv2", tree)
+
+
+def test_missing_photographs_are_named(tree: Path) -> None:
+    (tree / "gldv2" / "index" / "f" / "f" / "f" / "fff4.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 photographs are missing.*fff4.jpg") as refusal:
+        gldv2.load("gldv2", tree)
+    assert "datasets download gldv2" in str(refusal.value.hint)
+    assert len(gldv2.load("gldv2", tree, images=False).gallery) == 4

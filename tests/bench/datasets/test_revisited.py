@@ -174,3 +174,44 @@ def test_ground_truth_of_another_form_is_refused(small_set: Path, what: str) -> 
     write(small_set / "roxford5k", WRONG[what])
     with pytest.raises(UserError):
         revisited.load("roxford", small_set)
+
+
+# --- among a million distractors ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def distracted(small_set: Path) -> Path:
+    """The small set with three distractors, one of them called as an image of the gallery is."""
+    more = small_set / "revisitop1m"
+    names = ["0/first.jpg", "0/second one.jpg", "a.jpg"]
+    for name in names:
+        (more / "jpg" / name).parent.mkdir(parents=True, exist_ok=True)
+        (more / "jpg" / name).write_bytes(b"x")
+    (more / "revisitop1m.txt").write_text("\n".join(["jpg/" + names[0], *names[1:]]))
+    return small_set
+
+
+def test_distractors_follow_the_gallery_and_keep_the_grades(distracted: Path) -> None:
+    plain, more = revisited.load("roxford", distracted), revisited.load("roxford+1m", distracted)
+    assert list(more.gallery) == [*plain.gallery, "1m/0/first", "1m/0/second one", "1m/a"]
+    assert more.grades == plain.grades and more.queries == plain.queries and more.protocol == plain.protocol
+    assert more.gallery["1m/0/second one"] == distracted / "revisitop1m" / "jpg" / "0" / "second one.jpg"
+    assert all(more.gallery[image] == path for image, path in plain.gallery.items())
+    assert "revisitop1m" in more.image_set and more.name == "roxford+1m"
+
+
+def test_without_the_distractors_the_error_says_how_to_get_them(small_set: Path, distracted: Path) -> None:
+    (distracted / "revisitop1m" / "jpg" / "0" / "first.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 photographs are missing.*first.jpg"):
+        revisited.load("roxford+1m", distracted)
+    (distracted / "revisitop1m" / "revisitop1m.txt").unlink()
+    with pytest.raises(UserError, match=r"missing .*revisitop1m.txt") as refusal:
+        revisited.load("roxford+1m", distracted)
+    assert "datasets download revisitop1m" in str(refusal.value.hint)
+
+
+@pytest.mark.parametrize("line", ["../x.jpg", "/etc/x.jpg", "x.png", "", "a//b.jpg", "./../b.jpg"])
+def test_a_distractor_that_is_no_path_of_a_photograph_is_named_by_its_line(distracted: Path, line: str) -> None:
+    (distracted / "revisitop1m" / "revisitop1m.txt").write_text(f"a.jpg\n{line}\n")
+    with pytest.raises(UserError, match=r"revisitop1m.txt, line 2"):
+        revisited.load("roxford+1m", distracted)

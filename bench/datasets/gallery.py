@@ -1,0 +1,108 @@
+"""A gallery of any size: ids in one block of bytes, files named when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the images lie whose ids begin with `prefix`: `folder/[a/b/c/]rest + suffix`.
+
+    `spread` first characters of the rest are folders of their own, as Google Landmarks has it.
+    """
+
+    folder: Path
+    suffix: str = ".jpg"
+    prefix: str = ""
+    spread: int = 0
+
+    def __call__(self, image: str) -> Path:
+        rest = image.removeprefix(self.prefix)
+        return self.folder.joinpath(*rest[: self.spread], rest + self.suffix)
+
+
+class Gallery(Mapping[str, Path]):
+    """Read-only id -> file, in the order given; about 50 bytes an image and the id's own.
+
+    The place of an id is the last of `places` whose prefix it begins with. UserError for an id given twice.
+    """
+
+    def __init__(self, ids: Iterable[str], places: Sequence[Place], name: str = "gallery"):
+        encoded = [image.encode() for image in ids]
+        self._places = tuple(places)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self._text = b"".join(encoded)
+        hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
+        del encoded
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes = hashes[self._order]
+        for at in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]):
+            if self.id_at(int(self._order[at])) == self.id_at(int(self._order[at + 1])):
+                raise UserError(f"{name} names the image {self.id_at(int(self._order[at]))!r} twice")
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.id_at, range(len(self)))
+
+    def __contains__(self, image: object) -> bool:
+        return isinstance(image, str) and self._find(image) is not None
+
+    def __getitem__(self, image: str) -> Path:
+        if self._find(image) is None:
+            raise KeyError(image)
+        return next(place for place in reversed(self._places) if image.startswith(place.prefix))(image)
+
+    def id_at(self, number: int) -> str:
+        return self._text[self._ends[number] : self._ends[number + 1]].decode()
+
+    def index(self, image: str) -> int:
+        """Where the image stands. KeyError for one that is not there."""
+        found = self._find(image)
+        if found is None:
+            raise KeyError(image)
+        return found
+
+    def _find(self, image: str) -> int | None:
+        wanted = np.uint64(_hash(image.encode()))
+        at = int(np.searchsorted(self._hashes, wanted))
+        while at < len(self._hashes) and self._hashes[at] == wanted:
+            if self.id_at(int(self._order[at])) == image:
+                return int(self._order[at])
+            at += 1
+        return None
+
+
+def _hash(image: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(image, digest_size=8).digest())
+
+
+def require_files(name: str, paths: Iterable[Path], listed: Path, hint: str) -> None:
+    """UserError that names the photographs that are missing; all of them in the file `listed` where there are many."""
+    missing, total = [], 0
+    for path in paths:
+        total += 1
+        if not path.is_file():
+            missing.append(path)
+    if not missing:
+        return
+    names = sorted(path.name for path in missing)
+    shown = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + ", …"
+    try:
+        listed.write_text("\n".join(names) + "\n")
+        where = f" (all of them are named in {listed})" if len(names) > 20 else ""
+    except OSError:
+        where, shown = "", ", ".join(names)
+    raise UserError(
+        f"data set {name!r}: {len(names)} of {total} photographs are missing from {missing[0].parent}: {shown}{where}",
+        hint=hint,
+    )

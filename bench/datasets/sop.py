@@ -1,0 +1,64 @@
+"""Stanford Online Products (Song et al., CVPR 2016): every test image queries all the others (FACTS section 2.7).
+
+<data root>/sop/Stanford_Online_Products/Ebay_test.txt   image_id class_id super_class_id path
+<data root>/sop/Stanford_Online_Products/<category>_final/<image>.JPG
+
+A query is left out of its own list by its id, not by its place: an exact copy of it stays a candidate. A query that has
+no other image of its class (the official files have none) has no value and is left out of the means.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.datasets import Dataset, Query
+from bench.datasets.gallery import Gallery, Place, require_files
+from bench.errors import UserError
+
+FOLDER = Path("sop") / "Stanford_Online_Products"
+SUFFIX = ".JPG"
+HEADER = ["image_id", "class_id", "super_class_id", "path"]
+GET = "python cli.py datasets download sop"
+LARGEST_LIST = 64 * 2**20  # bytes; the official lists have under 4 MB
+
+
+def read_list(path: Path) -> dict[str, str]:
+    """Class by image id (its path without suffix), in the list's order. UserError naming the line for anything else."""
+    try:
+        if path.stat().st_size > LARGEST_LIST:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, the official list has under 4 MB")
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})", hint=GET) from error
+    if not lines or lines[0].split() != HEADER:
+        raise UserError(f"{path}, line 1: found {lines[0][:80] if lines else ''!r}, expected {' '.join(HEADER)}")
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], 2):
+        parts = line.split()
+        if len(parts) != 4 or not all(part.isdigit() for part in parts[:3]):
+            raise UserError(f"{path}, line {number}: found {line[:80]!r}, expected {' '.join(HEADER)}")
+        name = Path(parts[3])
+        if name.suffix != SUFFIX or name.is_absolute() or ".." in name.parts:
+            raise UserError(f"{path}, line {number}: {parts[3]!r} is no path of an image {SUFFIX} below that folder")
+        image = parts[3].removesuffix(SUFFIX)
+        if image in found:
+            raise UserError(f"{path}, line {number}: {parts[3]!r} appears twice")
+        found[image] = parts[1]
+    return found
+
+
+def load(root: Path, images: bool = True) -> Dataset:
+    """The test images; UserError naming what is missing and how to get it."""
+    folder = root / FOLDER
+    if not (folder / "Ebay_test.txt").is_file():
+        raise UserError(f"data set 'sop' is not in {root}: missing {folder / 'Ebay_test.txt'}", hint=GET)
+    classes = read_list(folder / "Ebay_test.txt")
+    members: dict[str, list[str]] = {}
+    for image, label in classes.items():
+        members.setdefault(label, []).append(image)
+    gallery = Gallery(classes, [Place(folder, SUFFIX)], str(folder / "Ebay_test.txt"))
+    grades = {image: {other: "easy" for other in members[label] if other != image} for image, label in classes.items()}
+    queries = tuple(Query(image, folder / f"{image}{SUFFIX}") for image in classes)
+    if images:
+        require_files("sop", gallery.values(), folder / "missing.txt", GET)
+    return Dataset("sop", "sop", "Stanford_Online_Products.zip", queries, gallery, grades)
