@@ -167,6 +167,17 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
     @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
+    @click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where images are extracted and queries scored: this machine, or a Ray cluster that sees the same files.",
+    )
+    @click.option(
+        "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work."
+    )
+    @click.option("--ray-address", metavar="ADDRESS", help="Of a running cluster. [default: one on this machine]")
     @click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
     @click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
     @wraps(command)
@@ -185,10 +196,14 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         descriptor_precision: str,
         device: str,
         threads: int | None,
+        executor: str,
+        workers: int,
+        ray_address: str | None,
         accept_licence: tuple[str, ...],
         force: bool,
         **kwargs: Any,
     ) -> Any:
+        from bench.executor import executor as executor_of
         from bench.features.extractors import ExtractOptions
         from bench.run import Request
 
@@ -206,6 +221,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
             frozenset(accept_licence),
             force,
             search,
+            executor_of(executor, workers, threads, ray_address, device),
         )
         return command(*args, request=request, **kwargs)
 

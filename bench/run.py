@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bench import provenance, registry, results
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
 from bench.errors import UserError, unknown
+from bench.executor import Executor, Local
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.features.extractors import card as feature_card
 from bench.features.imports import check_delg
@@ -50,6 +52,7 @@ class Request:
     accept_licence: frozenset[str] = frozenset()
     force: bool = False
     search: str = "blocks"  # how the first stage searches; it finds the same in any way
+    executor: Executor = Local()  # where images are extracted and queries scored
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -95,6 +98,7 @@ def features_of(
     device: torch.device,
     places: Places,
     progress: Progress | None = None,
+    executor: Executor = Local(),
 ) -> tuple[FeatureStore, ExtractReport]:
     """The data set's feature store, brought up to date; an imported one is only checked to be so."""
     folder = feature_folder(dataset.name, name, options, places)
@@ -105,9 +109,10 @@ def features_of(
     report = extract(
         items(dataset),
         folder,
-        lambda: FeatureExtractor(name, options, device),
+        partial(FeatureExtractor, name, options, device),
         identity,
         None if progress is None else lambda done, total: progress("extracting features", done, total),
+        executor,
     )
     return FeatureStore(folder), report
 
@@ -257,7 +262,7 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
     other = None if request.whiten is None else load_dataset(request.whiten, places, images=images)
     if other is not None and other.name == dataset.name:
         raise UserError(f"--whiten {request.whiten}: whitening must be learned on another data set than the one tested")
-    store, report = features_of(dataset, request.features, request.extract, device, places, progress)
+    store, report = features_of(dataset, request.features, request.extract, device, places, progress, request.executor)
     notes += report.notes
     if report.unreadable:
         notes.append(
@@ -269,7 +274,7 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
 
     identities = {}
     for each in chosen:
-        identity = _identity(each, scorer)
+        identity = _identity(each, scorer, request.executor)
         identities[places.runs / results.run_name(identity)] = identity
     outcomes = {}
     for folder in identities:
@@ -288,17 +293,18 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
         scorer,
         [job for run in opened for job in run.jobs],
         None if progress is None else lambda name, d, t: progress("scoring", d, t),
+        request.executor,
     )
     for run in opened:
         outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures), (*notes, *run.notes))
     return [outcomes[folder] for folder in identities]
 
 
-def _identity(chosen: _Chosen, scorer: Scorer) -> dict[str, Any]:
+def _identity(chosen: _Chosen, scorer: Scorer, executor: Executor) -> dict[str, Any]:
     return {
         "seal": scorer.shortlist.seal,
         "shortlist": asdict(scorer.shortlist.header),
-        "hardware": provenance.hardware(scorer.device),
+        "hardware": {**provenance.hardware(scorer.device), **executor.hardware()},
         "methods": {method.spec.name: _method_identity(method) for method in chosen.methods},
     }
 
@@ -382,6 +388,6 @@ def _written(folder: Path) -> Iterator[None]:
 def _whitening(
     other: Dataset, request: Request, device: torch.device, places: Places, progress: Progress | None
 ) -> Whitening:
-    store, _ = features_of(other, request.features, request.extract, device, places, progress)
+    store, _ = features_of(other, request.features, request.extract, device, places, progress, request.executor)
     every = max(1, len(other.gallery) // LEARNED_ON)
     return learn(store.global_descriptors(list(islice(other.gallery, 0, None, every))), other.name)

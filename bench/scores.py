@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from bench.datasets import Dataset
 from bench.errors import UserError
+from bench.executor import Executor, Local
 from bench.features import FeatureBatch, Features
 from bench.features.store import FeatureStore, query_key
 from bench.reranker import Reranker, Scored
@@ -201,41 +201,77 @@ def warm_up(scorer: Scorer, method: Reranker) -> ColdStart:
 
 
 def score_all(
-    scorer: Scorer, jobs: Sequence[Job], progress: Callable[[str, int, int], None] | None = None
+    scorer: Scorer,
+    jobs: Sequence[Job],
+    progress: Callable[[str, int, int], None] | None = None,
+    executor: Executor = Local(),
 ) -> tuple[dict[Job, ColdStart], dict[Job, str]]:
     """Score every query with every job's method, skipping what its journal holds; cold starts, and why a job stopped.
 
     Methods take turns query by query, each query beginning with another method, so that a machine that slows down
-    slows all of them alike.
+    slows all of them alike. Several workers take a query each; cold starts are those of the workers' own, where one
+    process alone measures them.
     """
     cold: dict[Job, ColdStart] = {}
     failures: dict[Job, str] = {}
     queries, journals = scorer.shortlist.queries, {job.journal for job in jobs}
-    for job in jobs:
-        if not all(job.has(query) for query in queries):
-            with _reported(job, failures):
-                cold[job] = warm_up(scorer, job.method)
-    for number, query in enumerate(queries):
-        alive = [job for job in jobs if job not in failures]
-        turn = number % max(1, len(alive))
-        for job in [*alive[turn:], *alive[:turn]]:
-            if not job.has(query):
-                with _reported(job, failures):
-                    job.journal.append(scorer.score(job.method, number))
+    todo = [job for job in jobs if not all(job.has(query) for query in queries)]
+
+    def tasks() -> Iterator[_Task]:
+        for number, query in enumerate(queries):
+            alive = [place for place, job in enumerate(jobs) if job not in failures]
+            turn = number % max(1, len(alive))
+            places = [place for place in [*alive[turn:], *alive[:turn]] if not jobs[place].has(query)]
+            if places:
+                yield _Task(number, query, tuple(places))
+
+    make = partial(_Scoring, scorer, tuple(job.method if job in todo else None for job in jobs))
+    for _, outcomes in executor.map(make, tasks(), lambda task: f"query {task.query}") if todo else ():
+        for place, found in outcomes:
+            job = jobs[place]
+            if isinstance(found, ColdStart):
+                cold.setdefault(job, found)
+            elif isinstance(found, str):
+                failures.setdefault(job, found)
+            elif job not in failures:
+                job.journal.append(found)
             if progress:
-                done = sum(map(len, journals))
-                progress(job.method.spec.name, done, len(queries) * len(jobs))
-    return cold, failures
+                progress(job.method.spec.name, sum(map(len, journals)), len(queries) * len(jobs))
+    return (cold if not executor.hardware() else {}), failures
 
 
-@contextmanager
-def _reported(job: Job, failures: dict[Job, str]) -> Iterator[None]:
-    """A method that raises is taken out and reported; a full disk stops everything, since nothing could be kept."""
-    try:
-        yield
-    except UserError as error:
-        if isinstance(error.__cause__, OSError):
-            raise
-        failures[job] = str(error)
-    except Exception as error:
-        failures[job] = f"{type(error).__name__}: {error}"
+@dataclass(frozen=True)
+class _Task:
+    number: int
+    query: str
+    jobs: tuple[int, ...]  # in turn
+
+
+class _Scoring:
+    """A worker's state: the methods, loaded and warmed up. A method that raises is taken out and said why."""
+
+    def __init__(self, scorer: Scorer, methods: Sequence[Reranker | None]):
+        self.scorer, self.methods = scorer, methods
+        self.told: list[tuple[int, ColdStart | str]] = []  # at the next task
+        self.failed: set[int] = set()
+        for place, method in enumerate(methods):
+            if method is not None:
+                try:
+                    self.told.append((place, warm_up(scorer, method)))
+                except Exception as error:
+                    self._fail(place, error)
+
+    def _fail(self, place: int, error: Exception) -> None:
+        self.failed.add(place)
+        self.told.append((place, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"))
+
+    def __call__(self, task: _Task) -> Iterator[tuple[int, Record | ColdStart | str]]:
+        for place in task.jobs:
+            method = self.methods[place]
+            if method is not None and place not in self.failed:
+                try:
+                    yield place, self.scorer.score(method, task.number)
+                except Exception as error:
+                    self._fail(place, error)
+        yield from self.told
+        self.told = []

@@ -15,10 +15,11 @@ import json
 import mmap
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, pairwise, tee
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from bench.datasets import Box, Dataset
 from bench.errors import UserError
+from bench.executor import Executor, Local, in_order
 from bench.features import Features
 from bench.features.extractors import FeatureExtractor
 from bench.features.index import Index, Row, Shard, shards
@@ -484,17 +486,18 @@ def extract(
     make_extractor: Callable[[], FeatureExtractor],
     identity: Mapping[str, object],
     progress: Callable[[int, int], None] | None = None,
+    executor: Executor = Local(),
 ) -> ExtractReport:
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
     Raises UserError for a query image that cannot be read and for a full disk.
     """
+    return fill(wanted, folder, partial(_extracting, make_extractor), identity, progress, executor=executor)
 
-    def make_read() -> Callable[[Item], Entry]:
-        extractor = make_extractor()
-        return lambda item: _extract_one(item, extractor)
 
-    return fill(wanted, folder, make_read, identity, progress)
+def _extracting(make_extractor: Callable[[], FeatureExtractor]) -> Callable[[Item], Entry]:
+    extractor = make_extractor()
+    return lambda item: _extract_one(item, extractor)
 
 
 def fill(
@@ -505,6 +508,7 @@ def fill(
     progress: Callable[[int, int], None] | None = None,
     *,
     exact: bool = False,
+    executor: Executor = Local(),
 ) -> ExtractReport:
     """As `extract`, with features from anywhere: `make_read` is called if any of `wanted` is new or changed.
 
@@ -533,7 +537,7 @@ def fill(
         try:
             if store.identity != dict(identity):
                 write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
-            notes += _write_shards(store, wanted, total, make_read(), pack, progress)
+            notes += _write_shards(store, wanted, total, make_read, pack, progress, executor)
             merge(folder)
         except OSError as error:
             raise UserError(
@@ -554,19 +558,29 @@ def _write_shards(
     store: FeatureStore,
     wanted: Iterable[Item],
     total: int,
-    read: Callable[[Item], Entry],
+    make_read: Callable[[], Callable[[Item], Entry]],
     pack: Callable[[np.ndarray], np.ndarray] | None,
     progress: Callable[[int, int], None] | None,
+    executor: Executor,
 ) -> list[str]:
-    """Read what is stale, a shard at a time, merging as it goes; notes on what had changed."""
-    notes, done, todo = [], 0, store.stale(wanted)
-    while chunk := list(islice(todo, SHARD_IMAGES)):
+    """Read what is stale, a shard at a time, merging as it goes; notes on what had changed.
+
+    Workers read; this process alone writes, in the images' order.
+    """
+    notes, done = [], 0
+    begun: deque[list[tuple[Item, str]]] = deque()
+
+    def chunks() -> Iterator[list[Item]]:
+        todo = store.stale(wanted)
+        while chunk := list(islice(todo, SHARD_IMAGES)):
+            begun.append(chunk)
+            yield [item for item, _ in chunk]
+
+    for found in in_order(executor.map(partial(_reading, make_read), chunks(), _described)):
         listed, arrays = [], []
-        for item, reason in chunk:
+        for (item, reason), (stat, made) in zip(begun.popleft(), found, strict=True):
             if reason != "new":
                 notes.append(f"{item.files[0]} {reason} since its features were stored; read again")
-            stat = _stat(item.files)  # before it is read: a change meanwhile is then noticed
-            made = read(item)
             listed.append({"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error})
             arrays.append(made.arrays)
             done += 1
@@ -576,3 +590,15 @@ def _write_shards(
         if done // SHARD_IMAGES % MERGED == 0:
             merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
     return notes
+
+
+def _reading(
+    make_read: Callable[[], Callable[[Item], Entry]],
+) -> Callable[[list[Item]], Iterator[tuple[tuple[int, ...], Entry]]]:
+    """A worker's function: when each image was last changed, before it is read, and what is read of it."""
+    read = make_read()
+    return lambda items: ((_stat(item.files), read(item)) for item in items)
+
+
+def _described(items: list[Item]) -> str:
+    return f"the images {items[0].key} to {items[-1].key}"

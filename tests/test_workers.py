@@ -1,0 +1,139 @@
+"""Several workers, on this machine or on a Ray cluster, give what one process gives, whoever of them dies."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.executor import Executor, Local, Ray
+from bench.features.extractors import ExtractOptions
+from bench.places import Places
+from bench.results import Run
+from bench.run import Outcome, Request, execute
+
+METHODS = "identity,mnn,ransac"
+
+
+@pytest.fixture
+def alone(tmp_path: Path, instances: Path) -> Callable[..., tuple[Outcome, Places]]:
+    """A run with an empty cache: images are extracted by the executor too."""
+
+    def go(
+        executor: Executor, name: str, told: Callable[[str, int, int], None] | None = None
+    ) -> tuple[Outcome, Places]:
+
+        places = Places(tmp_path / name / "cache", tmp_path / "data", tmp_path / name / "runs")
+        request = Request(
+            f"folder:{instances}", tuple(METHODS.split(",")), extract=ExtractOptions(160, 150), executor=executor
+        )
+        return execute(request, places, told), places
+
+    return go
+
+
+def scores(run: Run) -> pd.DataFrame:
+    columns = ["method", "list", "query", "candidate", "score"]
+    return run.scores[columns].sort_values(columns, ignore_index=True)
+
+
+def stored(places: Places) -> dict[str, bytes]:
+    (folder,) = (places.cache / "features").iterdir()
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "shards").rglob("*.npy"))}
+
+
+def same(one: tuple[Outcome, Places], other: tuple[Outcome, Places]) -> None:
+    pd.testing.assert_frame_equal(scores(one[0].run), scores(other[0].run))
+    assert one[0].run.seal == other[0].run.seal and not other[0].run.about["failed"]
+    assert stored(one[1]) == stored(other[1])
+
+
+def journal(run: Run) -> list[tuple[str, str]]:
+    lines = (run.folder / "journal.jsonl").read_text().splitlines()
+    return [(record["method"], record["query"]) for record in map(json.loads, lines)]
+
+
+def test_two_workers_give_what_one_process_gives_in_a_run_of_their_own(alone: Callable) -> None:
+    one, two = alone(Local(threads=1), "one"), alone(Local(2, threads=1), "two")
+    same(one, two)
+    assert two[0].run.about["identity"]["hardware"]["workers"] == 2
+    assert "workers" not in one[0].run.about["identity"]["hardware"]
+    assert one[0].run.folder.name != two[0].run.folder.name  # their times do not compare
+    done = journal(two[0].run)
+    assert len(done) == len(set(done)) == 27
+
+
+def test_a_worker_killed_during_the_run_changes_nothing(alone: Callable) -> None:
+    killed: list[int] = []
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "scoring" and done >= 3 and not killed:
+            child = multiprocessing.active_children()[0]
+            killed.append(int(child.pid or 0))
+            os.kill(killed[0], signal.SIGKILL)
+
+    found = alone(Local(2, threads=1), "killed", kill)
+    assert killed
+    same(alone(Local(threads=1), "one"), found)
+
+
+def test_a_driver_killed_goes_on_where_it_stopped(tmp_path: Path, instances: Path, alone: Callable) -> None:
+    command = [sys.executable, "cli.py", "run", "-m", METHODS, "-d", f"folder:{instances}", "--workers", "2"]
+    command += ["--threads", "1", "--max-side", "160", "--keep-descriptors", "150"]
+    command += ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = 0
+    while driver.poll() is None and not before:
+        before = sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").glob("*/journal.jsonl"))
+        time.sleep(0.002)
+    driver.kill()
+    driver.wait()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = Run.load(folder)
+    assert before and len(journal(run)) == len(set(journal(run))) == 27
+    pd.testing.assert_frame_equal(scores(run), scores(alone(Local(threads=1), "one")[0].run))
+
+
+@pytest.mark.timeout(240)
+def test_a_ray_node_killed_during_the_run_changes_nothing(alone: Callable) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(3)]
+        cluster.wait_for_nodes()
+        killed: list[object] = []
+
+        def kill(what: str, done: int, total: int) -> None:
+            if what == "scoring" and done >= 3 and not killed:
+                busy = {actor["NodeID"] for actor in _actors() if actor["State"] == "ALIVE"}
+                node = next(node for node in nodes if node.node_id in busy)
+                killed.append(node.node_id)
+                cluster.remove_node(node, allow_graceful=False)
+
+        found = alone(Ray(2, 1, cluster.address), "ray", kill)
+        assert killed
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    same(alone(Local(threads=1), "one"), found)
+    assert found[0].run.about["identity"]["hardware"]["executor"] == "ray"
+
+
+def _actors() -> list[dict]:
+    from ray._private.state import actors
+
+    return [{"NodeID": a["Address"]["NodeID"], "State": a["State"]} for a in actors().values()]
