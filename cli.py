@@ -513,10 +513,13 @@ def methods(features: str) -> None:
     click.echo("* control: a floor, a ceiling or a sentinel")
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @_folders
-def datasets(places: Places) -> None:
-    """List the data sets and whether they are here."""
+@click.pass_context
+def datasets(ctx: click.Context, places: Places) -> None:
+    """List the data sets and whether they are here; download or verify one."""
+    if ctx.invoked_subcommand is not None:
+        return
     from bench.datasets.catalogue import ENTRIES, state
 
     rows = [(name, e.summary, e.licence, e.needs, state(name, places)) for name, e in ENTRIES.items()]
@@ -539,6 +542,59 @@ def datasets(places: Places) -> None:
         )
     )
     _listing(("data set", "what", "licence", "needs", "here"), rows)
+
+
+@datasets.command()
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="List addresses, sizes, checksums and places; ask no server.")
+@_folders
+def download(name: str, dry_run: bool, places: Places) -> None:
+    """Fetch the official files of a data set into the data root: roxford, rparis, revisitop1m, gldv2 or sop.
+
+    Interrupted, the same command goes on where it stopped. A file without a known checksum is pinned on first use.
+    """
+    from bench.datasets.download import download as fetch
+    from bench.datasets.sources import source
+
+    wanted = source(name)
+    if dry_run:
+        for file in wanted.files:
+            size = "size unknown" if file.size is None else f"{file.size:,} bytes"
+            check = file.digest or (f"md5 from {file.digest_url}" if file.digest_url else "sha256 pinned on first use")
+            place = f"unpacked into {places.data / file.unpack.target}" if file.unpack else str(places.data / file.path)
+            click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
+        click.echo(f"{len(wanted.files)} files; images: {wanted.image_set}; licence: {wanted.licence}")
+        return
+    with _progress() as progress:
+        done = fetch(wanted, places.data, progress)
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(
+        f"{done.files} files fetched, {len(wanted.files) - done.files} were there: {places.data / wanted.folder}"
+    )
+
+
+@datasets.command()
+@click.argument("name")
+@_folders
+def verify(name: str, places: Places) -> None:
+    """Name the missing, extra and damaged files of a data set that `download` fetched; exit 1 if there are any."""
+    from bench.datasets.download import verify as check_files
+    from bench.datasets.sources import source
+
+    wanted = source(name)
+    with _progress() as progress:
+        found = check_files(wanted, places.data, progress)
+    for what in ("missing", "extra", "damaged"):
+        names = getattr(found, what)
+        click.echo(f"{what}: {len(names)}" + "".join(f"\n  {name}" for name in names[:20]))
+    if found.sound:
+        click.echo(f"{found.checked} files are as they should be")
+        return
+    listed = places.data / wanted.folder / "verify.txt"
+    listed.write_text("".join(f"{w} {n}\n" for w in ("missing", "extra", "damaged") for n in getattr(found, w)))
+    click.echo(f"all of them are named in {listed}")
+    raise SystemExit(1)
 
 
 @main.group(invoke_without_command=True)

@@ -12,6 +12,7 @@ import csv
 from pathlib import Path
 
 from bench.datasets import Dataset, Query
+from bench.datasets.download import image_set
 from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
 
@@ -107,4 +108,4 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
     if images:
         require_files(name, [*(q.image for q in queries)], base / "missing.txt", GET)
         require_files(name, gallery.values(), base / "missing.txt", GET)
-    return Dataset(name, "gldv2", "v2, solution v2.1", queries, gallery, grades)
+    return Dataset(name, "gldv2", image_set(base, "v2 as found"), queries, gallery, grades)

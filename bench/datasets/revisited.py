@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets import Box, Dataset, Query, grade
+from bench.datasets.download import image_set
 from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
 from third_party import allowed_pickle
@@ -69,7 +70,7 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
             )
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{pickle_file}: not of the official form ({type(error).__name__}: {error})") from error
-    image_set = "as found (served face-blurred since 2022)"
+    version = image_set(base, "as found (served face-blurred since 2022)")
     if images:
         wanted = {*gallery.values(), *(query.image for query in queries)}
         require_files(name, wanted, base / "missing.txt", get)
@@ -82,11 +83,11 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
         ids = [*gallery, *(DISTRACTOR + image for image in read_distractors(more / "revisitop1m.txt"))]
         places = [Place(base / "jpg"), Place(more / "jpg", DISTRACTOR_SUFFIX, DISTRACTOR)]
         gallery = Gallery(ids, places, str(more / "revisitop1m.txt"))
-        image_set += ", revisitop1m as found"
+        version += ", " + image_set(more, "revisitop1m as found")
         if images:
             distractors = (path for image, path in gallery.items() if image.startswith(DISTRACTOR))
             require_files(name, distractors, more / "missing.txt", GET_DISTRACTORS)
-    return Dataset(name, "revisited", image_set, tuple(queries), gallery, grades)
+    return Dataset(name, "revisited", version, tuple(queries), gallery, grades)
 
 
 def read_distractors(path: Path) -> list[str]:

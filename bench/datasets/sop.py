@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.datasets import Dataset, Query
+from bench.datasets.download import image_set
 from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
 
@@ -61,4 +62,4 @@ def load(root: Path, images: bool = True) -> Dataset:
     queries = tuple(Query(image, folder / f"{image}{SUFFIX}") for image in classes)
     if images:
         require_files("sop", gallery.values(), folder / "missing.txt", GET)
-    return Dataset("sop", "sop", "Stanford_Online_Products.zip", queries, gallery, grades)
+    return Dataset("sop", "sop", image_set(root / "sop", "as found"), queries, gallery, grades)
