@@ -140,6 +140,11 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.",
     )
     @click.option(
+        "--shortlist",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Candidates from a TREC run, an .npz or an nn_inds .pkl instead of our own first stage.",
+    )
+    @click.option(
         "--search",
         type=click.Choice(["blocks", "faiss"]),
         default="blocks",
@@ -188,6 +193,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         features: str,
         top_k: int | None,
         policy: Any,
+        shortlist: Path | None,
         search: str,
         options: tuple[str, ...],
         whiten: str | None,
@@ -222,6 +228,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
             force,
             search,
             executor_of(executor, workers, threads, ray_address, device),
+            shortlist,
         )
         return command(*args, request=request, **kwargs)
 
@@ -429,6 +436,30 @@ def report(
         )
     if worst is not None and not found:
         raise UserError(f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}")
+
+
+@main.command()
+@click.option("--run", "folder", type=click.Path(path_type=Path, file_okay=False), help="[default: the newest]")
+@click.option(
+    "--format", "form", type=click.Choice(["trec", "hloc-pairs", "parquet", "csv"]), default="trec", show_default=True
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the files.")
+@_folders
+def export(folder: Path | None, form: str, out: Path, places: Places) -> None:
+    """Write a finished run for other programs: TREC runs and qrels, hloc pairs, Parquet or CSV tables.
+
+    Blanks and % in names become %XX in TREC files. Their scores are places, so that every scorer keeps our order; a
+    scorer's AP is rectangular and sees the candidates alone, so it is not our mAP.
+    """
+    from bench.errors import UserError
+    from bench.exports import export as write
+    from bench.results import Run, finished_runs
+
+    runs = [Run.load(folder)] if folder else finished_runs(places.runs)
+    if not runs or not runs[-1].finished:
+        raise UserError(f"no finished run in {folder or places.runs}", hint="python cli.py run --method all -d demo")
+    for path in write(runs[-1], form, out):
+        click.echo(f"written: {path}")
 
 
 def _absolute(dataset: str) -> str:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -363,8 +364,9 @@ class _Actors:
         if self._ours:
             room = {} if settings.address else {"num_cpus": settings.workers * threads, "include_dashboard": False}
             try:
+                _knock(settings.address)
                 self._ray.init(settings.address, log_to_driver=False, logging_level="ERROR", **room)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise UserError(f"--ray-address {settings.address}: no Ray cluster answers there ({error})") from error
         self._actor = self._ray.remote(_Work).options(num_cpus=threads, num_gpus=settings.gpus, max_restarts=0)
         self._settings = (self._ray.put(make), threads)
@@ -397,3 +399,10 @@ class _Actors:
             self._ray.kill(actor)
         if self._ours:
             self._ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """OSError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()

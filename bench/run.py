@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from bench import provenance, registry, results
+from bench.candidates import imported_shortlist
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
 from bench.errors import UserError, unknown
@@ -53,6 +54,7 @@ class Request:
     force: bool = False
     search: str = "blocks"  # how the first stage searches; it finds the same in any way
     executor: Executor = Local()  # where images are extracted and queries scored
+    shortlist: Path | None = None  # other people's candidate lists, instead of a first stage of our own
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -134,6 +136,9 @@ def seal_shortlist(
         k = min(DEFAULT_TOP_K, possible)
         if k < DEFAULT_TOP_K:
             notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
+    if request.shortlist is not None:
+        notes.append(f"candidates are those of {request.shortlist}; graded images it does not list are not retrieved")
+        return imported_shortlist(request.shortlist, dataset, request.policy, k)
     return first_stage(
         dataset,
         gallery,

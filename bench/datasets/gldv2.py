@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from bench.datasets import Dataset, Query
+from bench.datasets import Dataset, Query, grade
 from bench.datasets.download import image_set
 from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
@@ -81,15 +81,18 @@ def read_index(path: Path) -> list[str]:
 def read_solution(path: Path, usages: tuple[str, ...] = SPLITS["gldv2"]) -> dict[str, list[str]]:
     """Test id -> ids of its index images, for these usages. UserError for a repeated id or an unknown usage."""
     found: dict[str, list[str]] = {}
+    seen: set[str] = set()
     for line, row in _rows(path, ("id", "images", "Usage")):
         if row["Usage"] not in ("Public", "Private", "Ignored"):
             raise UserError(f"{path}, line {line}: usage {row['Usage'][:40]!r}, expected Public, Private or Ignored")
-        if row["Usage"] not in usages:
+        if row["Usage"] == "Ignored":
             continue
         query = _id(row["id"], path, line)
-        if query in found:
+        if query in seen:
             raise UserError(f"{path}, line {line}: the test image {query!r} appears twice")
-        found[query] = [_id(image, path, line) for image in row["images"].split()]
+        seen.add(query)
+        if row["Usage"] in usages:
+            found[query] = [_id(image, path, line) for image in row["images"].split()]
     return found
 
 
@@ -104,7 +107,7 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
     solution = read_solution(solution_csv, SPLITS[name])
     place = Place(base / "test", spread=3)
     queries = tuple(Query(query, place(query)) for query in solution)
-    grades = {query: dict.fromkeys(found, "easy") for query, found in solution.items()}
+    grades = {query: grade(query, easy=found) for query, found in solution.items()}
     if images:
         require_files(name, [*(q.image for q in queries)], base / "missing.txt", GET)
         require_files(name, gallery.values(), base / "missing.txt", GET)

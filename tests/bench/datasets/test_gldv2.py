@@ -85,6 +85,7 @@ def test_the_official_layout_is_read_by_split(tree: Path) -> None:
 def test_map_at_100_is_rectangular_over_the_lesser_of_100_and_the_positives() -> None:
     assert measure(np.array([0, 3]), 2, "mAP@100") == (1 / 1 + 2 / 4) / 2
     assert measure(np.array([1, 150]), 2, "mAP@100") == (1 / 2) / 2  # beyond the hundredth counts nothing
+    assert measure(np.array([99]), 1, "mAP@100") == 1 / 100 and measure(np.array([100]), 1, "mAP@100") == 0
     assert measure(np.arange(100), 250, "mAP@100") == pytest.approx(1.0, abs=1e-12)
     assert measure(np.array([], int), 3, "mAP@100") == 0.0  # no prediction
     assert measure(np.array([0, 3]), 2, "mAP") != measure(np.array([0, 3]), 2, "mAP@100")

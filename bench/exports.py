@@ -1,0 +1,123 @@
+"""A finished run in other people's formats. Only files are read: nothing is scored again.
+
+A run keeps k candidates of every query and the ranks of graded images, so what is exported is the candidates' part of a
+ranking: scorers of the exported files do not see positives behind it, as our own measures do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bench import trec
+from bench.errors import UserError
+from bench.places import slug
+from bench.results import FIRST_STAGE, Run, graded
+from bench.scores import UNION
+from bench.shortlist import reranked
+
+
+def orders(run: Run, method: str, difficulty: str) -> Iterator[tuple[int, np.ndarray]]:
+    """(query, (k,) candidates best first), as indices into the shortlist's gallery, as the method's scores put them."""
+    shortlist = run.shortlist
+    name = shortlist.list_for(difficulty)
+    own = run.scores[(run.scores["method"] == method) & run.scores["list"].isin([UNION, name])]
+    by_query = {str(query): rows for query, rows in own.groupby("query", sort=False)}
+    for number, query in enumerate(shortlist.queries):
+        candidates = shortlist.candidates(name, number)
+        if method != FIRST_STAGE:
+            rows = by_query[query]
+            scores = dict(zip(rows["candidate"], rows["score"], strict=True))
+            candidates = reranked(candidates, [scores[shortlist.gallery[c]] for c in candidates])
+        yield number, candidates
+
+
+def ranked(run: Run, method: str, difficulty: str) -> dict[str, list[tuple[str, float]]]:
+    """query -> (image, place from the end), best first, without the images that the difficulty ignores."""
+    found = {}
+    for number, images in orders(run, method, difficulty):
+        _, ignored = graded(run.shortlist, run.dataset, number, difficulty)
+        kept = [run.shortlist.gallery[i] for i in images if i not in set(ignored.tolist())]
+        found[run.shortlist.queries[number]] = [(image, float(len(kept) - i)) for i, image in enumerate(kept)]
+    return found
+
+
+def export_trec(run: Run, folder: Path) -> list[Path]:
+    """A run a method and difficulty, and qrels a difficulty.
+
+    Qrels cannot say that an image is to be ignored, so ignored images are left out of that difficulty's runs.
+    """
+    written = []
+    for difficulty in run.dataset.difficulties:
+        relevant = {}
+        for number, query in enumerate(run.shortlist.queries):
+            positives, _ = graded(run.shortlist, run.dataset, number, difficulty)
+            relevant[query] = [run.shortlist.gallery[i] for i in positives]
+        written.append(_write(folder / f"{slug(difficulty)}.qrels", trec.qrels_lines(relevant)))
+        for method in (FIRST_STAGE, *run.about["costs"]):
+            name = "first-stage" if method == FIRST_STAGE else slug(method)
+            lines = trec.run_lines(ranked(run, method, difficulty), name)
+            written.append(_write(folder / f"{name}.{slug(difficulty)}.run", lines))
+    return written
+
+
+def export_pairs(run: Run, folder: Path) -> list[Path]:
+    """hloc's list of pairs to match, `query candidate` a line: every candidate of any list, files named as on disk."""
+    gallery, images = run.dataset.gallery, run.shortlist.gallery
+
+    def lines() -> Iterator[str]:
+        for number, query in enumerate(run.dataset.queries):
+            for candidate in run.shortlist.union(number):
+                names = (query.image.name, gallery[images[candidate]].name)
+                if any(" " in name for name in names):
+                    raise UserError(f"{names}: hloc parts names by blanks", hint="rename the files, or export as trec")
+                yield " ".join(names) + "\n"
+
+    return [_write(folder / "pairs.txt", lines())]
+
+
+def export_parquet(run: Run, folder: Path) -> list[Path]:
+    return _tables(run, folder, "parquet")
+
+
+def export_csv(run: Run, folder: Path) -> list[Path]:
+    return _tables(run, folder, "csv")
+
+
+def _tables(run: Run, folder: Path, form: str) -> list[Path]:
+    """scores, details, ledger and metrics as long tables."""
+    written = []
+    tables = {"scores": run.scores, "details": run.details, "ledger": run.ledger, "metrics": run.metrics()}
+    for name, table in tables.items():
+        path = folder / f"{name}.{form}"
+        if form == "csv":
+            table.to_csv(path, index=False)
+        else:
+            table.to_parquet(path, index=False)
+        written.append(path)
+    return written
+
+
+def _write(path: Path, lines: Iterator[str]) -> Path:
+    with path.open("w") as file:
+        file.writelines(lines)
+    return path
+
+
+FORMATS: Mapping[str, Callable[[Run, Path], list[Path]]] = {
+    "trec": export_trec,
+    "hloc-pairs": export_pairs,
+    "parquet": export_parquet,
+    "csv": export_csv,
+}
+
+
+def export(run: Run, form: str, folder: Path) -> list[Path]:
+    """Write a finished run into a folder in one of FORMATS; the files written. UserError if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return FORMATS[form](run, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write ({error.strerror or error})") from error

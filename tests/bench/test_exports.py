@@ -1,0 +1,106 @@
+"""Exports keep our order; other scorers' AP of them is rectangular, and ours is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import Result
+
+from bench.errors import UserError
+from bench.exports import FORMATS, export, ranked
+from bench.metrics import average_precision
+from bench.results import FIRST_STAGE, Run
+from bench.trec import read_qrels, read_run
+
+
+@pytest.fixture
+def done(run: Callable, buildings: Path) -> Run:
+    return run(buildings, "identity,mnn,constant", top_k=8).run
+
+
+def rectangular(run: list[str], relevant: set[str]) -> float:
+    hits = np.flatnonzero([image in relevant for image in run])
+    return float(((np.arange(len(hits)) + 1) / (hits + 1)).sum() / len(relevant))
+
+
+def test_another_scorer_finds_the_rectangular_ap_of_our_order(done: Run, tmp_path: Path) -> None:
+    """ir_measures' AP takes precision at each positive; revisitop's takes the mean of it and of the precision just
+    before it. On the same lists ours is therefore another number, by the difference computed here."""
+    measures = pytest.importorskip("ir_measures")
+    export(done, "trec", tmp_path)
+    compared = 0
+    for difficulty in ("Easy", "Medium", "Hard"):
+        qrels = read_qrels(tmp_path / f"{difficulty}.qrels")
+        for method, name in ((FIRST_STAGE, "first-stage"), ("mnn", "mnn")):
+            file = tmp_path / f"{name}.{difficulty}.run"
+            theirs = {
+                m.query_id: m.value
+                for m in measures.iter_calc(
+                    [measures.AP],
+                    measures.read_trec_qrels(str(tmp_path / f"{difficulty}.qrels")),
+                    measures.read_trec_run(str(file)),
+                )
+            }
+            metrics = done.metrics()
+            ours = metrics[(metrics.method == method) & (metrics.difficulty == difficulty) & (metrics.measure == "mAP")]
+            for query, rows in read_run(file).items():
+                if query not in qrels:
+                    continue
+                images, relevant = [image for image, _ in rows], set(qrels[query])
+                assert theirs[query] == pytest.approx(rectangular(images, relevant), abs=1e-6)
+                places = np.flatnonzero([image in relevant for image in images])
+                if len(places) == len(relevant):  # none behind the candidates
+                    value = float(ours[ours["query"] == query]["value"].iloc[0])
+                    before = np.where(places == 0, 1.0, np.arange(len(places)) / np.maximum(places, 1))
+                    after = (np.arange(len(places)) + 1) / (places + 1)
+                    assert value == pytest.approx(theirs[query] - (after - before).sum() / 2 / len(places), abs=1e-6)
+                    assert value == pytest.approx(average_precision(places, len(places)), abs=1e-12)
+                    compared += 1
+    assert compared > 3
+
+
+def test_a_run_file_is_in_our_order_without_ignored_images(done: Run, tmp_path: Path) -> None:
+    export(done, "trec", tmp_path)
+    for difficulty in done.dataset.difficulties:
+        _, ignored = done.dataset.difficulties[difficulty]
+        for method in ("identity", "mnn"):
+            found = read_run(tmp_path / f"{method}.{difficulty}.run")
+            assert found == ranked(done, method, difficulty)
+            for query, rows in found.items():
+                assert not {done.dataset.grades[query].get(image) for image, _ in rows} & ignored
+                assert [score for _, score in rows] == [float(len(rows) - i) for i in range(len(rows))]
+        assert ranked(done, "constant", difficulty) == ranked(done, FIRST_STAGE, difficulty)
+
+
+def test_tables_are_read_by_pandas(done: Run, tmp_path: Path) -> None:
+    for form, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
+        assert len(export(done, form, tmp_path)) == 4
+        table = read(tmp_path / f"scores.{form}")
+        assert len(table) == len(done.scores) and table["score"].sum() == pytest.approx(done.scores["score"].sum())
+
+
+def test_pairs_name_the_files(done: Run, tmp_path: Path) -> None:
+    (path,) = export(done, "hloc-pairs", tmp_path)
+    lines = [line.split() for line in path.read_text().splitlines()]
+    assert len(lines) == 2 * 8 and {query for query, _ in lines} == {"query0.png", "query1.png"}
+    assert all((done.dataset.gallery[image[:-4]]).name == image for _, image in lines)
+
+
+def test_a_folder_that_cannot_be_written_is_said(done: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for form in FORMATS:
+        with pytest.raises(UserError, match="cannot write"):
+            export(done, form, tmp_path / "file")
+
+
+def test_the_command_exports_the_newest_run(cli: Callable[..., Result], buildings: Path, tmp_path: Path) -> None:
+    nothing = cli("export", "--out", str(tmp_path / "out"))
+    assert nothing.exit_code == 1 and "no finished run" in nothing.output
+    small = ("--max-side", "160", "--keep-descriptors", "150", "-k", "6")
+    assert cli("run", "-m", "identity", "-d", f"folder:{buildings}", *small).exit_code == 0
+    shown = cli("export", "--out", str(tmp_path / "out"))
+    assert shown.exit_code == 0 and (tmp_path / "out" / "identity.Medium.run").is_file()
