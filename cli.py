@@ -649,8 +649,8 @@ def features(ctx: click.Context) -> None:
 
 
 @features.command("import")
-@click.argument("kind", type=click.Choice(["delg"]))
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("kind", type=click.Choice(["delg", "hloc", "ames", "colmap", "arrays"]))
+@click.argument("folder", metavar="PLACE", type=click.Path(path_type=Path))
 @click.option("--dataset", "-d", help="roxford, rparis or folder:PATH; official photographs not needed.")
 @click.option(
     "--list",
@@ -658,17 +658,22 @@ def features(ctx: click.Context) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Instead: the labels of training images, as `train rrt --recipe gld` reads them.",
 )
+@click.option("--globals", "globals_", type=click.Path(path_type=Path), help="Global descriptors, for hloc and ames.")
 @_folders
-def import_features(kind: str, folder: Path, dataset: str | None, listing: Path | None, places: Places) -> None:
-    """Make a feature set from the files that others extracted.
+def import_features(
+    kind: str, folder: Path, dataset: str | None, listing: Path | None, globals_: Path | None, places: Places
+) -> None:
+    """Make a feature set from the files that others extracted; `features` says of each kind what PLACE is.
 
-    DIR holds <image>.delg_global and <image>.delg_local of every query and gallery image: side by side, or the queries'
-    in its sub-folder query and the gallery's in index. Queries must have been extracted from their crop, as DELG does.
+    For delg, PLACE holds <image>.delg_global and <image>.delg_local of every query and gallery image: side by side, or
+    the queries' in its sub-folder query and the gallery's in index. Queries must have been extracted from their crop,
+    as DELG does.
     Interrupted, the same command goes on where it stopped; given again, it reads what has changed.
     """
     from bench.datasets.catalogue import load
     from bench.datasets.gldv2 import read_list
     from bench.features.extractors import ExtractOptions
+    from bench.features.foreign import import_foreign
     from bench.features.imports import import_delg, import_listed
     from bench.run import feature_folder
 
@@ -689,7 +694,10 @@ def import_features(kind: str, folder: Path, dataset: str | None, listing: Path 
             assert dataset is not None
             data = load(dataset, places, images=False)
             place = feature_folder(data.name, kind, ExtractOptions(), places)
-            report = import_delg(data, folder, place, told)
+            if kind == "delg":
+                report = import_delg(data, folder, place, told)
+            else:
+                report = import_foreign(kind, data, folder, place, told, globals_)
             then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper"
             then += " -o rrt.weights=FILE"
     for note in report.notes:

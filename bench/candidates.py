@@ -80,8 +80,8 @@ READERS: Mapping[str, Callable[[Path, Dataset, Order], Lists]] = {".npz": _npz, 
 def imported_shortlist(path: Path, dataset: Dataset, policy: Policy, k: int) -> Shortlist:
     """The file's lists, sealed. Graded images that the file does not list are not retrieved: they add nothing.
 
-    UserError for unknown or repeated images, a query without a list, or lists that are not deep enough for k (and, under
-    the policy `paper`, for the ignored images that are moved behind).
+    UserError for unknown or repeated images, a query without a list, or lists that are not deep enough for k (and,
+    under the policy `paper`, for the ignored images that are moved behind).
     """
     order = Order.of(dataset.gallery)
     try:

@@ -24,6 +24,7 @@ from bench.errors import UserError, unknown
 from bench.executor import Executor, Local
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.features.extractors import card as feature_card
+from bench.features.foreign import KINDS, check_foreign
 from bench.features.imports import check_delg
 from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
 from bench.places import Places, slug
@@ -105,7 +106,7 @@ def features_of(
     """The data set's feature store, brought up to date; an imported one is only checked to be so."""
     folder = feature_folder(dataset.name, name, options, places)
     if feature_card(name).imported:
-        report = check_delg(dataset, folder)
+        report = check_foreign(name, dataset, folder) if name in KINDS else check_delg(dataset, folder)
         return FeatureStore(folder), report
     identity = FeatureExtractor.identity_of(feature_card(name), options)
     report = extract(

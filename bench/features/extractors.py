@@ -127,6 +127,51 @@ CARDS: Mapping[str, FeatureCard] = {
             "research/delf) with a model such as https://storage.googleapis.com/delf/r50delg_gldv2clean_20200914.tar.gz",
         ),
         FeatureCard(
+            "hloc",
+            "",
+            "",
+            0,  # as in the files
+            0,
+            "of the features' maker",
+            (),
+            "hloc's HDF5 features, imported",
+            "a features .h5 of hloc; --globals the .h5 of its global descriptors",
+        ),
+        FeatureCard(
+            "ames",
+            "",
+            "",
+            0,  # as in the files
+            0,
+            "of the features' maker",
+            (),
+            "AMES' HDF5 descriptors, imported",
+            "the .h5 of gallery and then queries; --globals a .npy of their global descriptors",
+        ),
+        FeatureCard(
+            "colmap",
+            "",
+            "",
+            0,  # as in the files
+            0,
+            "of the features' maker",
+            (),
+            "keypoints and descriptors of a COLMAP database, imported",
+            "the database; it has no global descriptors",
+        ),
+        FeatureCard(
+            "arrays",
+            "",
+            "",
+            0,  # as in the files
+            0,
+            "of the features' maker",
+            (),
+            "your own arrays, imported",
+            "a folder with one .npz or .safetensors an image: descriptors (n, d), keypoints (n, 2), and if there are "
+            "scales, orientations, scores, image_size, global_descriptor",
+        ),
+        FeatureCard(
             "sop",
             "",
             "",
