@@ -5,9 +5,14 @@ A parser gives a value or the project's own error, whatever the bytes.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
+import shutil
+import sqlite3
+import tarfile
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +186,170 @@ def _baseline_seed() -> bytes:
     return (Path(__file__).parents[2] / "results" / "baseline" / "demo.json").read_bytes()
 
 
+def _products(path: Path) -> object:
+    from bench.datasets.sop import read_list
+
+    return read_list(path)
+
+
+def _distractors(path: Path) -> object:
+    from bench.datasets.revisited import read_distractors
+
+    return read_distractors(path)
+
+
+def _landmark_index(path: Path) -> object:
+    from bench.datasets.gldv2 import read_index
+
+    return read_index(path)
+
+
+def _solution(path: Path) -> object:
+    from bench.datasets.gldv2 import read_solution
+
+    return read_solution(path)
+
+
+def _trec_run(path: Path) -> object:
+    from bench.trec import read_run
+
+    return read_run(path)
+
+
+def _trec_qrels(path: Path) -> object:
+    from bench.trec import read_qrels
+
+    return read_qrels(path)
+
+
+def _candidates(path: Path) -> object:
+    from bench.candidates import imported_shortlist
+    from bench.datasets import Dataset, Query
+
+    gallery = {name: Path(name) for name in "abc"}
+    dataset = Dataset("d", "revisited", "v", (Query("q", Path("q")),), gallery, {"q": {"a": "easy"}})
+    return imported_shortlist(path, dataset, "blind", 2)
+
+
+def _candidates_seed() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, queries=np.array(["q"]), candidates=np.array([["a", "b"]]), similarities=np.array([[0.5, 0.25]]))
+    return file.getvalue()
+
+
+def _archive(path: Path) -> object:
+    from bench.datasets.sources import Unpack
+    from bench.datasets.unpack import unpack
+
+    root = path.parent / "unpacked"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    found = unpack(path, root, Unpack("set", most_files=50, most_bytes=2**20), root / "manifest.jsonl")
+    inside = sum(file.is_file() for file in path.parent.rglob("*")) - 1  # the manifest is in there too, the archive not
+    assert found[0] <= inside, "files were written that are not below the target"
+    return found
+
+
+def _tar_seed() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        entry = tarfile.TarInfo("a/b.jpg")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"abc"))
+    return file.getvalue()
+
+
+def _zip_seed() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/b.jpg", b"abc")
+    return file.getvalue()
+
+
+def _record(path: Path) -> object:
+    from bench.datasets.download import read_record
+
+    (path.parent / "downloads.json").write_bytes(path.read_bytes())
+    try:
+        return read_record(path.parent)
+    except Exception as error:
+        error.args = (f"{error} {path.name}",)  # the record has a name of its own
+        if hasattr(error, "message"):
+            error.message += f" {path.name}"
+        raise
+
+
+def _hloc(path: Path) -> object:
+    from third_party.foreign_features import Hloc
+
+    features = Hloc(path)
+    return [features.read(name) for name in features.names()]
+
+
+def _hloc_seed() -> bytes:
+    import h5py
+
+    file = io.BytesIO()
+    with h5py.File(file, "w", libver="latest") as content:
+        content["a/keypoints"], content["a/descriptors"] = np.zeros((2, 2)), np.zeros((4, 2))
+    return file.getvalue()
+
+
+def _ames(path: Path) -> object:
+    from third_party.foreign_features import Ames
+
+    features = Ames(path)
+    return [features.read(name) for name in features.names()[:10]]
+
+
+def _ames_seed() -> bytes:
+    import h5py
+
+    file = io.BytesIO()
+    with h5py.File(file, "w", libver="latest") as content:
+        content["features"] = np.zeros((1, 2, 9), np.float32)
+    return file.getvalue()
+
+
+def _colmap(path: Path) -> object:
+    from third_party.foreign_features import Colmap
+
+    features = Colmap(path)
+    return [features.read(name) for name in features.names()]
+
+
+def _colmap_seed() -> bytes:
+    database = sqlite3.connect(":memory:")
+    database.executescript(
+        "PRAGMA page_size = 512; CREATE TABLE images (image_id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE keypoints (image_id INTEGER, rows INTEGER, cols INTEGER, data BLOB);"
+        "CREATE TABLE descriptors (image_id INTEGER, rows INTEGER, cols INTEGER, data BLOB);"
+        "INSERT INTO images VALUES (1, 'a.png');"
+    )
+    database.execute("INSERT INTO keypoints VALUES (1, 1, 2, ?)", (np.ones(2, np.float32).tobytes(),))
+    database.execute("INSERT INTO descriptors VALUES (1, 1, 4, ?)", (np.ones(4, np.uint8).tobytes(),))
+    database.commit()
+    return database.serialize()
+
+
+def _arrays(path: Path) -> object:
+    from third_party.foreign_features import ImageFiles
+
+    return ImageFiles(path.parent).read(path.name)
+
+
+def _arrays_seed() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, descriptors=np.ones((2, 4)), keypoints=np.ones((2, 2)))
+    return file.getvalue()
+
+
+def _arrays_safetensors_seed() -> bytes:
+    from safetensors.numpy import save
+
+    return save({"descriptors": np.ones((2, 4)), "keypoints": np.ones((2, 2))})
+
+
 TARGETS: Mapping[str, Target] = {
     "image": Target(_image, _png),
     "delg-global": Target(_delg_global, lambda: _datum(np.ones(8))),
@@ -195,4 +364,21 @@ TARGETS: Mapping[str, Target] = {
     "shortlist": Target(_shortlist, _shortlist_seed),
     "journal": Target(_journal, _journal_seed),
     "baseline": Target(_baseline, _baseline_seed),
+    "sop": Target(_products, lambda: b"image_id class_id super_class_id path\n1 1 1 a_final/b.JPG\n"),
+    "distractors": Target(_distractors, lambda: b"jpg/a.jpg\nb/c.jpg\n"),
+    "gldv2-index": Target(_landmark_index, lambda: b"id\naaa1\nbbb2\n"),
+    "gldv2-solution": Target(_solution, lambda: b"id,images,Usage\nt001,aaa1 bbb2,Public\nt002,None,Ignored\n"),
+    "trec-run": Target(_trec_run, lambda: b"q Q0 a%20b 1 2.5 tag\nq Q0 c 2 1.5 tag\n"),
+    "trec-qrels": Target(_trec_qrels, lambda: b"q 0 a 1\nq 0 b 0\n"),
+    "candidates-npz": Target(_candidates, _candidates_seed, ".npz"),
+    "candidates-pickle": Target(_candidates, lambda: pickle.dumps(np.arange(3).reshape(1, 3), 4), ".pkl"),
+    "tar": Target(_archive, _tar_seed),
+    "tar-gz": Target(_archive, lambda: gzip.compress(_tar_seed(), mtime=0)),
+    "zip": Target(_archive, _zip_seed),
+    "downloads": Target(_record, lambda: b'{"a": {"sha256": "0"}}'),
+    "hloc": Target(_hloc, _hloc_seed),
+    "ames": Target(_ames, _ames_seed),
+    "colmap": Target(_colmap, _colmap_seed),
+    "arrays-npz": Target(_arrays, _arrays_seed, ".npz"),
+    "arrays-safetensors": Target(_arrays, _arrays_safetensors_seed, ".safetensors"),
 }
