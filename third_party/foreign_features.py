@@ -136,7 +136,7 @@ class Colmap:
         try:
             with closing(sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro&immutable=1", uri=True)) as database:
                 yield database
-        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+        except (sqlite3.Error, ValueError, TypeError, OverflowError, MemoryError) as error:  # as a size in it says
             raise UserError(f"{self.path}: not a readable COLMAP database ({error})") from error
 
     def names(self) -> list[str]:
