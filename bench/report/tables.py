@@ -83,7 +83,8 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     controls = frozenset(name for name in latest if cards[name]["control"])
     order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"{measure} {main}"]))
     title = (
-        f"{header.dataset} · {len(dataset.queries)} queries · gallery {header.gallery_size} · {header.features} · "
+        f"{header.dataset} ({header.image_set}) · {len(dataset.queries)} queries · gallery {header.gallery_size} · "
+        f"{header.features} · "
         f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}"
     )
     return Table(
