@@ -93,7 +93,7 @@ def test_many_missing_photographs_are_all_named_in_a_file(small_set: Path) -> No
     )
     with pytest.raises(UserError, match=r"50 of 51 photographs are missing .* \(all of them are named in "):
         revisited.load("roxford", small_set)
-    assert (base / "missing.txt").read_text().splitlines() == [f"{image}.jpg" for image in images]
+    assert (base / "missing.txt").read_text().splitlines() == [str(base / "jpg" / f"{image}.jpg") for image in images]
 
 
 def test_without_its_images_a_data_set_needs_the_ground_truth_alone(small_set: Path) -> None:
