@@ -1,22 +1,63 @@
-"""Reading files that may be damaged or hostile: a value, or ValueError that says what is wrong, in bounded memory."""
+"""Reading files that may be damaged or hostile: a value, or ValueError that says what is wrong, in bounded memory.
+
+Text is UTF-8, with or without a byte order mark. Writing is whole or not at all, and a failure is the user's to mend.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
+import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.errors import UserError
+
 LARGEST_NPZ = 16 * 2**30  # bytes of all arrays together
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file without its byte order mark. UnicodeDecodeError (a ValueError) or OSError."""
+    return path.read_text(encoding="utf-8-sig")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes. OSError for one that cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write under a temporary name and rename: the file has its old content or all of the new. OSError."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(place: Path, hint: str = "make room there, or choose another place") -> Iterator[None]:
+    """What is done inside writes to `place`; a full disk or a folder that may not be written is a UserError."""
+    try:
+        yield
+    except OSError as error:
+        # numpy, which wrote less than it was to, does not say why
+        raise UserError(f"{place}: cannot write ({error.strerror or os.strerror(errno.ENOSPC)})", hint=hint) from error
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. ValueError for anything that is not JSON, OSError for a file that cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except RecursionError as error:
         raise ValueError("lists or objects nested too deep") from error
 

@@ -50,6 +50,7 @@ class Dataset:
     queries: tuple[Query, ...]
     gallery: Mapping[str, Path]
     grades: Mapping[str, Mapping[str, str]]
+    notes: tuple[str, ...] = ()  # what was left out or changed when it was read; said under every table
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:

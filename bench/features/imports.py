@@ -18,7 +18,8 @@ import numpy as np
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.features.extractors import CARDS
-from bench.features.store import Entry, ExtractReport, FeatureStore, Item, fill, items, query_key, write_whole
+from bench.features.store import Entry, ExtractReport, FeatureStore, Item, fill, items, query_key
+from bench.files import write_whole
 from bench.images import content_hash
 from third_party import delg
 

@@ -35,7 +35,7 @@ from bench.features import Features
 from bench.features.extractors import FeatureExtractor
 from bench.features.index import Index, Row, Shard, shards
 from bench.features.precision import PRECISIONS, unpacked
-from bench.files import read_json
+from bench.files import read_json, write_whole
 from bench.images import UnreadableImage, content_hash, crop, decode, read_bytes
 from bench.search import Vectors
 
@@ -111,6 +111,7 @@ class ExtractReport:
     extracted: int
     unreadable: Mapping[str, str]  # key -> reason
     notes: tuple[str, ...]
+    caveats: tuple[str, ...] = ()  # what is so of the features themselves; said under every table made of them
 
 
 class FeatureStore:
@@ -392,12 +393,6 @@ def _running(pid: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _write_shard(

@@ -1,0 +1,51 @@
+"""Names of images: how they are compared, and how they are shown."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+
+class Names:
+    r"""Names that can be looked up as they are or in another Unicode form of the same text.
+
+    A Mac writes `café` with a combining accent, other systems with one letter; both are the same name to their user.
+
+    >>> Names(["cafe\u0301", "a"]).find("caf\u00e9") == "cafe\u0301"
+    True
+    >>> Names(["cafe\u0301", "caf\u00e9", "a"]).find("caf\u00e9") == "caf\u00e9"
+    True
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self._names = frozenset(names)
+        self._by_form: dict[str, str | None] = {}  # None where several names have one form
+        for name in self._names:
+            if not name.isascii():
+                form = unicodedata.normalize("NFC", name)
+                self._by_form[form] = None if form in self._by_form else name
+
+    def find(self, name: str) -> str | None:
+        """The known name that is meant, or None; another form counts only if a single known name has it."""
+        if name in self._names:
+            return name
+        return None if name.isascii() else self._by_form.get(unicodedata.normalize("NFC", name))
+
+
+def shown(name: object) -> str:
+    r"""The name for a message: bytes that are not UTF-8, which Python keeps as lone surrogates, are escaped.
+
+    >>> shown("caf\udce9.jpg")
+    'caf\\xe9.jpg'
+    """
+    text = str(name)
+    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def encodable(name: str) -> bool:
+    """Whether the name is text: a file name that is not UTF-8 is none, and no file of ours could hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
