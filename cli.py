@@ -184,6 +184,9 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--ray-address", metavar="ADDRESS", help="Of a running cluster. [default: one on this machine]")
     @click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
+    @click.option(
+        "--skip-unreadable", is_flag=True, help="Leave out queries whose images cannot be read; the table says so."
+    )
     @click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
     @wraps(command)
     def wrapped(
@@ -206,6 +209,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         workers: int,
         ray_address: str | None,
         accept_licence: tuple[str, ...],
+        skip_unreadable: bool,
         force: bool,
         **kwargs: Any,
     ) -> Any:
@@ -229,6 +233,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
             search,
             executor_of(executor, workers, threads, ray_address, device),
             shortlist,
+            skip_unreadable,
         )
         return command(*args, request=request, **kwargs)
 

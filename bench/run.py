@@ -20,7 +20,7 @@ from bench import provenance, registry, results
 from bench.candidates import imported_shortlist
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
-from bench.errors import UserError, unknown
+from bench.errors import UserError, listed, unknown
 from bench.executor import Executor, Local
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.features.extractors import card as feature_card
@@ -56,6 +56,7 @@ class Request:
     search: str = "blocks"  # how the first stage searches; it finds the same in any way
     executor: Executor = Local()  # where images are extracted and queries scored
     shortlist: Path | None = None  # other people's candidate lists, instead of a first stage of our own
+    skip_unreadable: bool = False  # leave out queries whose images cannot be read, instead of refusing the data set
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -102,6 +103,7 @@ def features_of(
     places: Places,
     progress: Progress | None = None,
     executor: Executor = Local(),
+    skip_unreadable: bool = False,
 ) -> tuple[FeatureStore, ExtractReport]:
     """The data set's feature store, brought up to date; an imported one is only checked to be so."""
     folder = feature_folder(dataset.name, name, options, places)
@@ -110,7 +112,7 @@ def features_of(
         return FeatureStore(folder), report
     identity = FeatureExtractor.identity_of(feature_card(name), options)
     report = extract(
-        items(dataset),
+        items(dataset, required=not skip_unreadable),
         folder,
         partial(FeatureExtractor, name, options, device),
         identity,
@@ -121,9 +123,14 @@ def features_of(
 
 
 def seal_shortlist(
-    dataset: Dataset, store: FeatureStore, request: Request, whitening: Whitening | None, notes: list[str]
+    dataset: Dataset,
+    store: FeatureStore,
+    content: str,
+    request: Request,
+    whitening: Whitening | None,
+    notes: list[str],
 ) -> Shortlist:
-    """First stage on the stored global descriptors, sealed."""
+    """First stage on the stored global descriptors, sealed. `content` is the store's of the images of the data set."""
     gallery = store.vectors(dataset.gallery)
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
     name = feature_card(request.features).first_stage
@@ -131,7 +138,7 @@ def seal_shortlist(
         name += f",{request.extract.precision}"
     if whitening is not None:
         gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
-    possible = len(dataset.gallery) - any(query.id in dataset.gallery for query in dataset.queries)
+    possible = len(dataset.gallery) - any(map(dataset.itself, dataset.queries))
     k = request.top_k
     if k is None:
         k = min(DEFAULT_TOP_K, possible)
@@ -145,7 +152,7 @@ def seal_shortlist(
         gallery,
         queries,
         features=name,
-        features_content=store.content(item.key for item in items(dataset)),
+        features_content=content,
         policy=request.policy,
         k=k,
         engine=request.search,
@@ -156,6 +163,16 @@ def seal_shortlist(
 class _Chosen:
     methods: list[Reranker]
     skipped: dict[str, str]  # method -> reason
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            reasons = "\n".join(f"  {name}: {reason}" for name, reason in self.skipped.items())
+            raise UserError(f"no requested method can run here:\n{reasons}")
+
+    def without(self, reasons: Mapping[str, str]) -> _Chosen:
+        """Those that are left when the methods named in `reasons` cannot run either."""
+        kept = [method for method in self.methods if method.spec.name not in reasons]
+        return _Chosen(kept, {**self.skipped, **reasons})
 
 
 def choose(request: Request, device: torch.device) -> _Chosen:
@@ -187,8 +204,6 @@ def choose(request: Request, device: torch.device) -> _Chosen:
             chosen.append(method)
         else:
             skipped[name] = reason
-    if not chosen:
-        raise UserError("no requested method can run here:\n" + "\n".join(f"  {n}: {r}" for n, r in skipped.items()))
     return _Chosen(chosen, skipped)
 
 
@@ -268,19 +283,41 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
     other = None if request.whiten is None else load_dataset(request.whiten, places, images=images)
     if other is not None and other.name == dataset.name:
         raise UserError(f"--whiten {request.whiten}: whitening must be learned on another data set than the one tested")
-    store, report = features_of(dataset, request.features, request.extract, device, places, progress, request.executor)
+    require_positives(dataset)
+    store, report = features_of(
+        dataset,
+        request.features,
+        request.extract,
+        device,
+        places,
+        progress,
+        request.executor,
+        request.skip_unreadable,
+    )
     notes += report.notes
+    if request.skip_unreadable:
+        dataset = without_queries(dataset, report.unreadable)
     if report.unreadable:
         notes.append(
-            f"{len(report.unreadable)} gallery images cannot be read and have no features: "
+            f"{len(report.unreadable)} images cannot be read and have no features: "
             + "; ".join(list(report.unreadable.values())[:5])
         )
+    if not store.has_globals:
+        chosen = [each.without(_reading_globals(each)) for each in chosen]
+        if request.shortlist is None:
+            raise UserError(
+                f"feature set {request.features!r} of {dataset.name} has no global descriptors, and without them there "
+                "is no first stage",
+                hint="give candidates with --shortlist FILE, or import the features again with --globals FILE",
+            )
+    content = store.content(item.key for item in items(dataset))
     whitening = None if other is None else _whitening(other, request, device, places, progress)
-    scorer = Scorer(dataset, seal_shortlist(dataset, store, request, whitening, notes), store, device)
+    scorer = Scorer(dataset, seal_shortlist(dataset, store, content, request, whitening, notes), store, device)
+    said = (*dataset.notes, *report.caveats, *_copies(dataset, store))
 
     identities = {}
     for each in chosen:
-        identity = _identity(each, scorer, request.executor)
+        identity = _identity(each, scorer, content, request.executor)
         identities[places.runs / results.run_name(identity)] = identity
     outcomes = {}
     for folder in identities:
@@ -291,7 +328,7 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [
-        _begin(folder, identity, each, scorer, report, together, terms)
+        _begin(folder, identity, each, scorer, report, said, together, terms)
         for each, (folder, identity) in zip(chosen, identities.items(), strict=True)
         if folder not in outcomes
     ]
@@ -306,10 +343,57 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
     return [outcomes[folder] for folder in identities]
 
 
-def _identity(chosen: _Chosen, scorer: Scorer, executor: Executor) -> dict[str, Any]:
+def _reading_globals(chosen: _Chosen) -> dict[str, str]:
+    """The methods that cannot run on features without global descriptors, and why."""
+    reason = "it reads global descriptors, and the feature set has none"
+    return {method.spec.name: reason for method in chosen.methods if "global" in method.needs()}
+
+
+def require_positives(dataset: Dataset) -> None:
+    """UserError for a data set in which no query has a positive: there would be no value to compare."""
+    if all(len(dataset.without_positives(name)) == len(dataset.queries) for name in dataset.difficulties):
+        raise UserError(
+            f"{dataset.name}: none of its {len(dataset.queries)} queries has a positive besides itself, so no method "
+            "can be scored",
+            hint="ground truth names at least one easy or hard image of a query; junk images are not scored",
+        )
+
+
+def without_queries(dataset: Dataset, unreadable: Mapping[str, str]) -> Dataset:
+    """The data set without the queries whose images cannot be read (key in the store -> reason), which a note names.
+
+    Such an image stays in the gallery, where it cannot be found. UserError if no query is left that can be scored.
+    """
+    kept = [query for i, query in enumerate(dataset.queries) if query_key(dataset, i) not in unreadable]
+    out = [query.id for i, query in enumerate(dataset.queries) if query_key(dataset, i) in unreadable]
+    if not out:
+        return dataset
+    if not kept:
+        raise UserError(f"{dataset.name}: no query image can be read", hint="replace the files")
+    note = f"{len(out)} of {len(dataset.queries)} queries cannot be read and are left out (--skip-unreadable): "
+    left = replace(dataset, queries=tuple(kept), notes=(*dataset.notes, note + listed(out) + "."))
+    require_positives(left)
+    return left
+
+
+def _copies(dataset: Dataset, store: FeatureStore) -> tuple[str, ...]:
+    """A note on queries that stand in the gallery under another id too, where they are easy to find."""
+    queries = {query_key(dataset, i): query.id for i, query in enumerate(dataset.queries)}
+    copies = store.copies(queries, dataset.gallery)
+    found = [f"{queries[key]} = {image}" for key, image in copies.items() if image != queries[key]]
+    if not found:
+        return ()
+    return (
+        f"{len(found)} of {len(queries)} queries have the same bytes as a gallery image of another id, which stays "
+        f"their candidate: {listed(found)}.",
+    )
+
+
+def _identity(chosen: _Chosen, scorer: Scorer, content: str, executor: Executor) -> dict[str, Any]:
     return {
         "seal": scorer.shortlist.seal,
         "shortlist": asdict(scorer.shortlist.header),
+        "features": content,  # of every image, local descriptors too: the seal of an imported list does not hold them
         "hardware": {**provenance.hardware(scorer.device), **executor.hardware()},
         "methods": {method.spec.name: _method_identity(method) for method in chosen.methods},
     }
@@ -325,6 +409,7 @@ def _begin(
     chosen: _Chosen,
     scorer: Scorer,
     report: ExtractReport,
+    said: Sequence[str],
     together: Sequence[str],
     terms: str | None,
 ) -> _Open:
@@ -341,6 +426,7 @@ def _begin(
         "cold": before.about.get("cold", {}) if before else {},
         "provenance": provenance.record(scorer.device),
         "unreadable": dict(report.unreadable),
+        "notes": list(said),
         "features_noncommercial": terms,
     }
     with _written(folder):

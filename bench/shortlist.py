@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.datasets import Dataset
+from bench.datasets import Dataset, Query
 from bench.errors import UserError
 from bench.files import read_npz
 from bench.metrics import without
@@ -217,15 +217,18 @@ class Order:
 
 def graded_images(dataset: Dataset, order: Order) -> list[np.ndarray]:
     """Of every query, ascending gallery indices of the images with a grade, its own image left out."""
-    return [
-        np.sort(np.array([order.index(i) for i in dataset.grades.get(query.id, ()) if i != query.id], np.int64))
-        for query in dataset.queries
-    ]
+
+    def graded(query: Query) -> Iterator[int]:
+        for image in dataset.grades.get(query.id, ()):
+            if image != query.id or not dataset.itself(query):
+                yield order.index(image)
+
+    return [np.sort(np.fromiter(graded(query), np.int64)) for query in dataset.queries]
 
 
 def own_images(dataset: Dataset, order: Order) -> np.ndarray:
     """(nq,) gallery index of each query's own image, -1 where it is not in the gallery."""
-    return np.array([order.index(q.id) if q.id in dataset.gallery else -1 for q in dataset.queries], np.int64)
+    return np.array([order.index(q.id) if dataset.itself(q) else -1 for q in dataset.queries], np.int64)
 
 
 def depth_of(dataset: Dataset, policy: Policy, k: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import file_hash
 
 Box = tuple[float, float, float, float]
 
@@ -41,7 +42,6 @@ class Dataset:
     """Queries, gallery and ground truth, checked: unique ids, grades that name gallery images, one grade an image.
 
     `grades[query id][gallery id]` is `easy`, `hard` or `junk`; an image without a grade is a negative.
-    A gallery image with the id of the query is the query itself and is never its candidate.
     """
 
     name: str
@@ -70,9 +70,35 @@ class Dataset:
                         f"{self.name}: ground truth of query {query.id!r} names {image!r}, which is not in the gallery"
                     )
 
+    def itself(self, query: Query) -> bool:
+        """Whether the gallery image of the query's id is the query: the same file, or one of the same bytes.
+
+        Such an image is never the query's candidate; another picture that only has the same id is.
+        """
+        file = self.gallery.get(query.id)
+        return file is not None and (file == query.image or _same_bytes(file, query.image))
+
+    def without_positives(self, difficulty: str) -> tuple[str, ...]:
+        """The queries that have no positive at a difficulty besides themselves: no ranking of theirs has a value."""
+        positive, _ = self.difficulties[difficulty]
+
+        def lacks(query: Query) -> bool:
+            grades = self.grades.get(query.id, {})
+            found = (image for image, grade in grades.items() if grade in positive)
+            return not any(image != query.id or not self.itself(query) for image in found)
+
+        return tuple(query.id for query in self.queries if lacks(query))
+
     @property
     def difficulties(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
         return PROTOCOLS[self.protocol]
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    try:
+        return one.stat().st_size == other.stat().st_size and file_hash(one) == file_hash(other)
+    except OSError:  # photographs that are not at hand, of a data set with imported features
+        return False
 
 
 def grade(query: str, *, easy: object = (), hard: object = (), junk: object = ()) -> dict[str, str]:

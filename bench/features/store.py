@@ -16,7 +16,7 @@ import mmap
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -58,6 +58,7 @@ SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
 MERGED = 256  # small shards that become one of 16,384 images
 REMEMBERED = 65_536  # places of images kept in memory
 NOTHING = torch.zeros(0)
+NAMED = 20  # unreadable queries named in a message
 MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
@@ -81,10 +82,10 @@ def query_key(dataset: Dataset, query: int) -> str:
 class Items(Iterable[Item]):
     """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, required: bool = True):
         self._dataset = dataset
         self._queries = {
-            key: Item(key, (query.image,), query.box, required=True)
+            key: Item(key, (query.image,), query.box, required)
             for i, query in enumerate(dataset.queries)
             for key in [query_key(dataset, i)]
         }
@@ -99,9 +100,9 @@ class Items(Iterable[Item]):
                 yield Item(key, (self._dataset.gallery[key],))
 
 
-def items(dataset: Dataset) -> Items:
-    """Every image of the data set; made one at a time."""
-    return Items(dataset)
+def items(dataset: Dataset, required: bool = True) -> Items:
+    """Every image of the data set; made one at a time. `required`: whether every query must be readable."""
+    return Items(dataset, required)
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,24 @@ class FeatureStore:
                 raise KeyError("an image that is not in the store")
             digest.update(f"{row.key}\0{row.sha256}\0{row.box}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def has_globals(self) -> bool:
+        """Whether the images have global descriptors; features imported without them have none."""
+        return (self.identity or {}).get("global_dim") != 0
+
+    def copies(self, keys: Collection[str], among: Iterable[str]) -> dict[str, str]:
+        """For each of `keys` whose image has the same bytes as one of `among`, the last such image.
+
+        An image is no copy of itself, and one that could not be read is no copy of any.
+        """
+        wanted = {row.sha256: row.key for row in self._index.rows(keys) if row is not None and row.sha256}
+        these, again = tee(among)
+        found = {}
+        for image, row in zip(these, self._index.rows(again), strict=True):
+            if row is not None and wanted.get(row.sha256, image) != image:
+                found[wanted[row.sha256]] = image
+        return found
 
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
         found = self._maps.get(number)
@@ -342,8 +361,12 @@ def _hash(files: Sequence[Path]) -> str:
         return ""
 
 
-def _unreadable_query(reason: str) -> UserError:
-    return UserError(f"query image cannot be read: {reason}", hint="replace the file, or take it out of the data set")
+def _unreadable_queries(reasons: Sequence[str]) -> UserError:
+    shown = [*reasons[:NAMED], *([f"and {len(reasons) - NAMED} more"] if len(reasons) > NAMED else [])]
+    return UserError(
+        f"{len(reasons)} query image{'s' * (len(reasons) > 1)} cannot be read:\n  " + "\n  ".join(shown),
+        hint="replace these files, or leave their queries out with --skip-unreadable, which the table then says",
+    )
 
 
 @dataclass(frozen=True)
@@ -366,8 +389,6 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> Entry:
         image, ratio = crop(decode(data, path), item.box, path)
         arrays = extractor(image, ratio)
     except UnreadableImage as problem:
-        if item.required:
-            raise _unreadable_query(problem.message) from problem
         error = problem.message
         arrays = {
             "global_descriptor": np.zeros(card.global_dim),
@@ -485,7 +506,7 @@ def extract(
 ) -> ExtractReport:
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
-    Raises UserError for a query image that cannot be read and for a full disk.
+    Raises UserError for query images that cannot be read, all of them named, and for a full disk.
     """
     return fill(wanted, folder, partial(_extracting, make_extractor), identity, progress, executor=executor)
 
@@ -543,9 +564,8 @@ def fill(
         store = FeatureStore(folder)
     errors = store.errors()
     failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
-    for query in wanted if failed else ():
-        if query.required and query.key in failed:
-            raise _unreadable_query(failed[query.key])
+    if unreadable := [failed[item.key] for item in wanted if item.required and item.key in failed] if failed else []:
+        raise _unreadable_queries(unreadable)
     return ExtractReport(total, failed, tuple(notes))
 
 
@@ -562,7 +582,7 @@ def _write_shards(
 
     Workers read; this process alone writes, in the images' order.
     """
-    notes, done = [], 0
+    notes, done, broken = [], 0, False
     begun: deque[list[tuple[Item, str]]] = deque()
 
     def chunks() -> Iterator[list[Item]]:
@@ -572,18 +592,21 @@ def _write_shards(
             yield [item for item, _ in chunk]
 
     for found in in_order(executor.map(partial(_reading, make_read), chunks(), _described)):
-        listed, arrays = [], []
-        for (item, reason), (stat, made) in zip(begun.popleft(), found, strict=True):
+        listed, arrays, chunk = [], [], begun.popleft()
+        for (item, reason), (stat, made) in zip(chunk, found, strict=True):
             if reason != "new":
                 notes.append(f"{item.files[0]} {reason} since its features were stored; read again")
             listed.append({"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error})
             arrays.append(made.arrays)
+            broken = broken or (item.required and made.error is not None)
             done += 1
             if progress:
                 progress(done, total)
         _write_shard(store.folder, listed, arrays, pack)
         if done // SHARD_IMAGES % MERGED == 0:
             merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
+        if broken and not chunk[-1][0].required:
+            break  # every query has been read by now, and nothing can be compared
     return notes
 
 

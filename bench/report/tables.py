@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from bench.blend import Blend
-from bench.datasets import PROTOCOLS
-from bench.errors import UserError
+from bench.datasets import PROTOCOLS, Dataset
+from bench.errors import UserError, listed
 from bench.metrics import chief, measures
 from bench.report.statistics import difference
 from bench.results import CEILING, FIRST_STAGE, Run
@@ -46,10 +46,11 @@ class Table:
 
 
 def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that may share a table: same seal, same machine, same number of threads. Newest group last."""
+    """Runs that may share a table: same seal, features, machine and number of threads. Newest group last."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = run.seal + json.dumps(run.about["identity"]["hardware"], sort_keys=True)
+        identity = run.about["identity"]
+        key = run.seal + str(identity.get("features")) + json.dumps(identity["hardware"], sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
@@ -124,7 +125,6 @@ def label(run: Run, method: str, show: Collection[str] = ()) -> str:
 
 def _columns(protocol: str, difficulties: Sequence[str], main: str) -> tuple[Column, ...]:
     first, *others = measures(protocol)
-    first, *others = measures(protocol)
     quality = [Column(f"{first} {d}", f"{MEANINGS.get(first, first)}, {d}, percent", 1, 1) for d in difficulties]
     quality += [Column(f"{m} {main}", f"{m}, {main}, percent", 1, 1) for m in others if m in SHOWN]
     return (
@@ -194,11 +194,18 @@ def _notes(
     runs = list(dict.fromkeys(run for run, _ in latest.values()))
     floor, top = bounds
     machine = runs[-1].about["identity"]["hardware"]
+    anyone = metrics[runs[-1].folder]
+    scorable = per_query(anyone, FIRST_STAGE, main, measure).notna().any()  # an older run may have no positives
     notes = [
         f"First stage {floor:.1f}, ceiling of these lists {top:.1f} ({measure} {main}, percent). "
         "Controls are marked *: they are floors and ceilings, not contenders."
+        if scorable
+        else f"No query has a positive at {main}, so no method can be scored and nothing compared."
     ]
-    contenders = [name for name in latest if name not in controls]
+    contenders = [name for name in latest if name not in controls and scorable]
+    notes += _nothing_to_gain(runs[-1], bounds)
+    notes += _without_value(runs[-1].dataset, anyone, measure)
+    notes += _all_tied(latest, contenders)
 
     def values(name: str) -> pd.Series:
         run, method = latest[name]
@@ -242,8 +249,9 @@ def _notes(
         if terms := run.about.get("features_noncommercial"):
             notes.append(f"Features: NOT FOR COMMERCIAL USE ({terms}).")
         notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
+        notes += run.about.get("notes", ())
         if run.about["unreadable"]:
-            notes.append(f"{len(run.about['unreadable'])} gallery images could not be read and have no features.")
+            notes.append(f"{len(run.about['unreadable'])} images could not be read and have no features.")
     sources = {
         name: run.about["identity"]["methods"][method].get("source_sha256") for name, (run, method) in latest.items()
     }
@@ -260,6 +268,52 @@ def _notes(
         said.setdefault((latest[name][1], f"{card['paper']}; {card['licence']}{trained}{terms}"), []).append(name)
     notes += [f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items()]
     return tuple(dict.fromkeys(notes))
+
+
+def _nothing_to_gain(run: Run, bounds: tuple[float, float]) -> list[str]:
+    """Why no reordering of the candidates could change a row, where that is so."""
+    floor, top = bounds
+    values = np.concatenate([run.shortlist.similarities[name] for name in run.shortlist.lists])
+    tied = int((values == values[:, :1]).all(axis=1).sum()) if values.shape[1] > 1 else 0
+    notes = []
+    if run.shortlist.header.k == 1:
+        notes.append("Every list has one candidate, so no method can change its order.")
+    elif floor == top:
+        notes.append("The first stage already is at the ceiling of these lists, so no method can gain.")
+    if tied:
+        notes.append(
+            f"The first stage gave all candidates of {tied} of {len(values)} lists the same similarity; "
+            "their order is the gallery's."
+        )
+    return notes
+
+
+def _without_value(dataset: Dataset, metrics: pd.DataFrame, measure: str) -> list[str]:
+    """Which queries have no positive at a difficulty; they are in no mean of it."""
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for difficulty in dataset.difficulties:
+        values = per_query(metrics, FIRST_STAGE, difficulty, measure)
+        lacking.setdefault(tuple(map(str, values.index[values.isna()])), []).append(difficulty)
+    total = len(dataset.queries)
+    return [
+        f"No query has a positive at {' and '.join(difficulties)}: there are no values."
+        if len(out) == total
+        else f"Without a positive at {' and '.join(difficulties)}, and left out of the means there: "
+        f"{len(out)} of {total} queries ({listed(out)})."
+        for out, difficulties in lacking.items()
+        if out
+    ]
+
+
+def _all_tied(latest: Mapping[str, tuple[Run, str]], contenders: Sequence[str]) -> list[str]:
+    """Which methods told no candidate from another."""
+    notes = []
+    for name in contenders:
+        run, method = latest[name]
+        scores = run.scores[run.scores["method"] == method].groupby(["list", "query"])["score"]
+        if run.shortlist.header.k > 1 and (scores.max() == scores.min()).all():
+            notes.append(f"{name} gave all candidates of every query the same score: its row is the first stage's.")
+    return notes
 
 
 def _finished(run: Run) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from bench.datasets.catalogue import load as load_dataset
+from bench.features.store import items
 from bench.places import Places
 from bench.run import Request, feature_folder, features_of, seal_shortlist
 from bench.scores import Scorer
@@ -84,4 +85,5 @@ def demo_scorer(places: Places, top_k: int = 50) -> Scorer | None:
         return None
     dataset = load_dataset("demo", places)
     store, _ = features_of(dataset, request.features, request.extract, device, places)
-    return Scorer(dataset, seal_shortlist(dataset, store, request, None, []), store, device)
+    content = store.content(item.key for item in items(dataset))
+    return Scorer(dataset, seal_shortlist(dataset, store, content, request, None, []), store, device)
