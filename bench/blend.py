@@ -15,7 +15,7 @@ FORMS = {"replace": 0, "add": 1, "sigmoid": 2}  # name -> number of parameters
 class Blend:
     """`replace`: the score. `add:w`: similarity + w score. `sigmoid:l,g`: l similarity + (1 - l) sigmoid(g score).
 
-    The sigmoid form is that of AMES and LoCoRe (FACTS section 2.4).
+    The sigmoid form is that of AMES and LoCoRe (docs/protocols.md, Ties and blends).
     """
 
     name: str = "replace"

@@ -60,7 +60,7 @@ def decode(data: bytes, path: Path) -> np.ndarray:
 def crop(image: np.ndarray, box: Box | None, path: Path) -> tuple[np.ndarray, float]:
     """The image inside `box` and the ratio of the crop's longer side to the image's.
 
-    Rounded as DELG does (FACTS section 2.5): round(b); the caller scales its size limit by the ratio.
+    Rounded as DELG does (docs/protocols.md, Crops and sizes): round(b); the caller scales its size limit by the ratio.
     """
     if box is None:
         return image, 1.0

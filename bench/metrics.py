@@ -1,4 +1,4 @@
-"""Measures of a ranking, as revisitop defines them (Radenovic et al., CVPR 2018, evaluate.py; FACTS section 2.1).
+"""Measures of a ranking, as revisitop defines them (Radenovic et al., CVPR 2018, evaluate.py; docs/protocols.md).
 
 All functions take 0-based ranks of the positives in a ranking from which ignored images have been removed.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-
-from bench.datasets import Dataset
 
 REVISITED_MEASURES = ("mAP", "mP@1", "mP@5", "mP@10")
 MEASURES: Mapping[str, tuple[str, ...]] = {  # by protocol; the first is what it is ranked by
@@ -91,7 +89,7 @@ def recall_at(ranks: np.ndarray, k: int, n_positives: int) -> float:
 
 
 def truncated_precision(ranks: np.ndarray, k: int, n_positives: int) -> float:
-    """Google Landmarks' average precision at k: rectangular, over the lesser of k and the positives (FACTS 2.6).
+    """Google Landmarks' average precision at k: rectangular, over the lesser of k and the positives.
 
     The sum over the positives among the first k of the precision at their rank. NaN without positives.
     """
@@ -129,16 +127,6 @@ def evaluate_query(
     """Every named measure of one ranking."""
     ranks = positive_ranks(ranking, positives, ignored)
     return {name: measure(ranks, len(positives), name) for name in names}
-
-
-def truth(dataset: Dataset, index: Mapping[str, int], query: str, difficulty: str) -> tuple[set[int], set[int]]:
-    """Gallery indices that are positive, and those ignored, for a query at a difficulty."""
-    positive, ignored = dataset.difficulties[difficulty]
-    grades = dataset.grades.get(query, {})
-    return (
-        {index[image] for image, grade in grades.items() if grade in positive},
-        {index[image] for image, grade in grades.items() if grade in ignored},
-    )
 
 
 def mean(values: Sequence[float]) -> float:

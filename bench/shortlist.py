@@ -2,7 +2,7 @@
 
 Policies: `blind` makes one list per query and knows no ground truth; `paper` makes one list per difficulty, with the
 images that difficulty ignores moved behind everything before the cut, as DELG, RRT, AMES and CVNet report
-(FACTS section 2.2): it uses ground truth, so no deployed system could build it.
+(docs/protocols.md, Shortlist policies): it uses ground truth, so no deployed system could build it.
 
 A shortlist is as large as its candidates, however large the gallery: beyond them it keeps only where the images with a
 grade stand, which is all that a measure of the whole ranking needs.

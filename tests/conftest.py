@@ -234,7 +234,7 @@ def official() -> Path:
 
 
 class DelgWriter:
-    """Protobuf as DELG writes it (the schema of FACTS section 4), by hand; `packed=False` as an old writer would."""
+    """Protobuf as DELG writes it (the schema of docs/protocols.md), by hand; `packed=False` as an old writer would."""
 
     @staticmethod
     def varint(value: int) -> bytes:

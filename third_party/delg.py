@@ -1,7 +1,7 @@
 """Files of DELG features (Cao, Araujo, Sim, ECCV 2020): `<image>.delg_global` and `<image>.delg_local`.
 
 Written by DELG's extraction scripts (tensorflow/models, research/delf, Apache-2.0): one serialized protobuf message a
-file, of the schema in FACTS section 4, with neither magic nor checksum. This reads the wire format; no code of theirs.
+file, of the schema in docs/protocols.md, without magic or checksum. This reads the wire format; no code of theirs.
 A file is somebody else's data: its size is bounded, every length is held against what is left of its message before it
 is used, nothing recurses and no byte is read more than a fixed number of times. The outcome is a value or a UserError
 that names the file.

@@ -6,7 +6,7 @@ AMES (pavelsuma/ames, Apache-2.0): an HDF5 file whose `features` (N, m, 5 + d) h
 weight and descriptor, images in the order of the data set's lists; global descriptors in a `.npy` (N, D).
 COLMAP (BSD-3-Clause): an SQLite database with the tables images, keypoints and descriptors.
 arrays: an `.npz` or `.safetensors` an image, named as the image, with the arrays of `bench.features.Features`.
-Formats as FACTS section 4 has them.
+docs/protocols.md has these formats.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from bench.files import file_hash
 
 Box = tuple[float, float, float, float]
 
-# difficulty -> (grades that count as positive, grades dropped before scoring); revisitop evaluate.py, FACTS section 2.1
+# difficulty -> (grades that count as positive, grades dropped before scoring); revisitop evaluate.py
 REVISITED: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "Easy": (frozenset({"easy"}), frozenset({"junk", "hard"})),
     "Medium": (frozenset({"easy", "hard"}), frozenset({"junk"})),

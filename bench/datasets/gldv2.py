@@ -3,7 +3,7 @@
 <data root>/gldv2/index/a/b/c/<abc…>.jpg   test/a/b/c/<abc…>.jpg   (the first three characters of the id)
 <data root>/gldv2/metadata/index.csv   ground_truth/retrieval_solution_v2.1.csv
 
-Queries are the test images that the solution marks Public or Private, not those marked Ignored (FACTS section 2.6).
+Queries are the test images that the solution marks Public or Private, not those marked Ignored (docs/protocols.md).
 """
 
 from __future__ import annotations

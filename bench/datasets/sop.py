@@ -1,4 +1,4 @@
-"""Stanford Online Products (Song et al., CVPR 2016): every test image queries all the others (FACTS section 2.7).
+"""Stanford Online Products (Song et al., CVPR 2016): every test image queries all the others (docs/protocols.md).
 
 <data root>/sop/Stanford_Online_Products/Ebay_test.txt   image_id class_id super_class_id path
 <data root>/sop/Stanford_Online_Products/<category>_final/<image>.JPG

@@ -1,6 +1,6 @@
 """What each official data set is made of: files with their mirrors, sizes and checksums, and how archives are unpacked.
 
-Addresses, sizes and checksums as FACTS section 5 has them; a checksum that is not known is pinned on first use.
+Addresses, sizes and checksums as public code prints them; a checksum that is not known is pinned on first use.
 """
 
 from __future__ import annotations

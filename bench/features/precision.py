@@ -16,7 +16,7 @@ def _bytes(rows: np.ndarray) -> np.ndarray:
 
 
 def _bits(rows: np.ndarray) -> np.ndarray:
-    """(n, ceil(d / 8)) uint8: one where a value is positive, as DELG's binarised descriptors (FACTS section 3)."""
+    """(n, ceil(d / 8)) uint8: one where a value is positive, as DELG's binarised descriptors (docs/protocols.md)."""
     return np.packbits(rows > 0, axis=1)
 
 

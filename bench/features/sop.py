@@ -1,6 +1,6 @@
 """Features of the product variant of RRT: the 49 cells of a trunk's last map, and its pooled global descriptor.
 
-Preprocessing is the paper's: both sides resized to 256 pixels, the central 224 kept (FACTS section 2.7). Descriptors
+Preprocessing is the paper's: both sides resized to 256 pixels, the central 224 kept (docs/protocols.md). Descriptors
 are in grid order, their scores equal, and they are not of unit norm: the matcher reads them as they are.
 """
 

@@ -1,4 +1,4 @@
-"""Differences between two methods on the same queries (FACTS section 8)."""
+"""Differences between two methods on the same queries (docs/protocols.md, Statistics)."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def bench_search(count: int, dim: int = DIM, rounds: int = 3) -> bool:
 
 
 def plain_scores(ranking: np.ndarray, truth: dict[str, np.ndarray]) -> list[float]:
-    """revisitop's algorithm (FACTS section 2.1) over one whole ranking: AP and P@1, 5, 10 of the three difficulties."""
+    """revisitop's algorithm over one whole ranking: AP and P@1, 5, 10 of the three difficulties."""
     values = []
     for positive, ignored in REVISITED.values():
         ok = np.concatenate([truth[grade] for grade in sorted(positive)])

@@ -24,7 +24,7 @@ SHIPPED = Path(__file__).with_name("weights.safetensors")
 RELEASED: Mapping[str, Any] = {"descriptors": 500, "scale_ids": "released"}
 # Row of the scale embedding for DELG's scales 0.5, 0.7071, 1, 1.4142, 2, 2.8284 and 4. The code that trained the
 # released checkpoints compared float32 scales with float64 limits a hair above them, so that three of seven fell into
-# the bin below and rows 1, 3 and 5 never trained (FACTS section 6); `fixed` is what was meant.
+# the bin below and rows 1, 3 and 5 never trained (docs/protocols.md, Training); `fixed` is what was meant.
 SCALE_IDS: Mapping[str, tuple[int, ...]] = {"released": (0, 0, 2, 2, 4, 4, 6), "fixed": tuple(range(SCALES))}
 
 

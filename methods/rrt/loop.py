@@ -3,7 +3,7 @@
 A recipe (`methods/rrt/recipes/NAME.py`) has a frozen dataclass `TrainOptions(LoopOptions)` and a function
 `train(options, out, progress)` that makes a `Recipe` and calls `fit`. The weights written at the end are those of the
 best validation, on a split held out of the training data. The paper chose its epoch on the test set, ROxford itself
-(FACTS section 6); figures of weights chosen so are too good, which is why no recipe may validate on a test set.
+(docs/protocols.md); figures of weights chosen so are too good, which is why no recipe may validate on a test set.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reranking Transformer (Tan, Yuan, Ordonez, ICCV 2021): the Google Landmarks architecture, and its checkpoints.
 
 One pair of images is the sequence [CLS, g_s, L_s, SEP, g_t, L_t] of a global and local descriptors each; a post-norm
-encoder without positions reads it and the logit is a linear map of its first token. Written from FACTS section 4.
+encoder without positions reads it and the logit is a linear map of its first token. Written from docs/protocols.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where training starts: attention that looks for like descriptors from the first step on, in ordinary weights.
 
-From random weights this network stays at chance for tens of thousands of pairs (FACTS section 6). Where tokens have
+From random weights this network stays at chance for tens of thousands of pairs (docs/protocols.md). Where tokens have
 room for it (`fits`), `start_matching` writes a match counter into the first two layers: every local token of one image
 attends to like descriptors of the other, or to CLS and SEP where there are none, and notes how surely it found one; the
 two globals do the same; the second layer averages these notes into CLS. Training goes on from there and may change

@@ -1,7 +1,7 @@
 """The product variant of the Reranking Transformer: reads the 7x7 local maps of two images, without global tokens.
 
 One pair is the sequence [CLS, L_s, SEP, L_t] of 49 local tokens each, with sine positions; the encoder layers are those
-of the landmark variant. Tan, Yuan, Ordonez, ICCV 2021; written from FACTS section 4.
+of the landmark variant. Tan, Yuan, Ordonez, ICCV 2021; written from docs/protocols.md, Checkpoints of RRT.
 """
 
 from __future__ import annotations

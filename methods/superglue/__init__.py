@@ -20,7 +20,7 @@ WHERE = (
     "give Magic Leap's superglue_outdoor.pth or superglue_indoor.pth (github.com/magicleap/"
     "SuperGluePretrainedNetwork, models/weights; academic and non-profit use only) with -o superglue.weights=FILE"
 )
-# preset -> what it sets: the settings of Tan's reranking experiments (FACTS sections 1.3 and 2.5), whose images are
+# preset -> what it sets: the settings of Tan's reranking experiments (docs/protocols.md), whose images are
 # read at full size with the outdoor weights for oxford and as 320x320 with the indoor weights for sop
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "none": {},

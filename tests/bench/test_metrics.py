@@ -117,7 +117,7 @@ def test_every_protocol_has_its_measures() -> None:
 
 
 def literal_revisitop(ranking: list[int], ok: set[int], junk: set[int]) -> tuple[float, dict[int, float]]:
-    """FACTS section 2.1, sentence by sentence, in plain Python."""
+    """revisitop's rules, sentence by sentence, in plain Python."""
     where = [r for r, image in enumerate(ranking) if image in ok]
     away = [r for r, image in enumerate(ranking) if image in junk and image not in ok]
     where = [r - sum(j < r for j in away) for r in where]

@@ -1,4 +1,4 @@
-"""Training RRT on Google Landmarks as the paper does (section 4, FACTS section 6): `train rrt --recipe gld`.
+"""Training RRT on Google Landmarks as the paper does (docs/protocols.md, Training): `train rrt --recipe gld`.
 
 Features stay frozen and on disk. Anchors are images with at least 5 of their landmark among their 100 nearest by global
 similarity; a triplet is an anchor, a positive and a negative drawn uniformly from those 100; the loss is binary
@@ -55,7 +55,7 @@ class TrainOptions(LoopOptions):
     heads: int = 4  # of the attention
     dim: int = 128  # width of a token
     weight_decay: float = 5e-4
-    auxiliary: float = 0.0  # weight of the loss of FACTS section 6 (has a local descriptor a match?); not the paper's
+    auxiliary: float = 0.0  # weight of the auxiliary loss (has a local descriptor a match?); not the paper's
     start: Path | None = None  # weights to go on from, ours or a released .pt (then depth, … must be theirs)
 
     spared: ClassVar[frozenset[str]] = LoopOptions.spared | {"store", "list", "cache", "epochs"}

@@ -1,4 +1,4 @@
-"""Training the product variant, `rrt-sop`, in the paper's three stages (FACTS section 6; defaults are the paper's).
+"""Training the product variant, `rrt-sop`, in the paper's three stages (docs/protocols.md; defaults are the paper's).
 
 `global`: trunk and global descriptor, contrastive loss. `frozen`: local map and matcher on that trunk, left as it is.
 `joint`: trunk, local map and matcher together. The last two read triplets of an anchor, an image of the same instance

@@ -1,7 +1,7 @@
 """Training RRT on a bank of views: the recipe behind the shipped weights (`python cli.py train rrt`).
 
 Pairs of views of one photograph or building against pairs with the neighbours nearest by global similarity, binary
-cross-entropy; plus the training-only loss of FACTS section 6 (each local token: does it have a match in the other
+cross-entropy; plus the training-only loss of docs/protocols.md (each local token: does it have a match in the other
 image?). Attention starts as a search for matches (`methods/rrt/start.py`). The weights are chosen by mAP of reranked
 shortlists of held-out views, with and without their globals.
 """

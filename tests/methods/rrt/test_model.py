@@ -100,7 +100,7 @@ def test_order_of_query_and_candidate_matters(spread_rrt):
 
 def test_released_names_and_size():
     model = RRT(RRTConfig())
-    assert sum(p.numel() for p in model.parameters()) == 2_243_201  # FACTS section 4
+    assert sum(p.numel() for p in model.parameters()) == 2_243_201  # docs/protocols.md
     assert {
         "encoder.layers.5.self_attn.in_proj_weight",
         "encoder.layers.0.norm2.bias",

@@ -32,7 +32,7 @@ def test_logits_equal_those_of_the_reference(reference: Path) -> None:
 
 
 def test_size_is_that_of_the_released_checkpoints() -> None:
-    assert sum(p.numel() for p in Matcher().parameters()) == 1_979_777  # FACTS section 4
+    assert sum(p.numel() for p in Matcher().parameters()) == 1_979_777  # docs/protocols.md
     assert "positions" not in Matcher().state_dict()
 
 
