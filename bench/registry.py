@@ -9,57 +9,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
-from typing import TypeVar
 
 import methods
 from bench.errors import UserError, unknown
-from bench.reranker import Card, Reranker
+from bench.reranker import Reranker
+from bench.reranker import register as register  # where authors looked for it at first
 
 ENTRY_POINTS = "rerankbench.rerankers"
-NEEDS = frozenset({"global", "local", "keypoints", "truth"})
-R = TypeVar("R", bound=type[Reranker])
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a method declares about itself."""
-
-    name: str
-    needs: frozenset[str]
-    card: Card
-    control: bool = False  # a floor, a ceiling or a sentinel, not a contender
-
-
-def register(name: str, *, needs: Iterable[str], card: Card, control: bool = False) -> Callable[[R], R]:
-    """Declare a class as the reranker `name`. Refuses what the harness could not run or compare.
-
-    `needs` is what `score` reads: `global`, `local` (descriptors, scales), `keypoints` (with orientations);
-    `truth` (ground truth) only for controls. What is not named is not handed over and not counted as stored bytes.
-    """
-    spec = Spec(name, frozenset(needs), card, control)
-
-    def declare(cls: R) -> R:
-        where = f"{cls.__module__}.{cls.__qualname__}"
-        if not (inspect.isclass(cls) and issubclass(cls, Reranker)):
-            raise TypeError(f"{where}: a reranker must inherit from bench.reranker.Reranker")
-        if spec.needs - NEEDS:
-            raise ValueError(f"{where}: needs {sorted(spec.needs - NEEDS)}, known are {sorted(NEEDS)}")
-        if "truth" in spec.needs and not control:
-            raise ValueError(f"{where}: only a control may read the ground truth")
-        if not (is_dataclass(cls.Options) and all(_has_default(f) for f in fields(cls.Options))):
-            raise TypeError(f"{where}: Options must be a dataclass whose fields all have defaults")
-        cls.spec = spec
-        return cls
-
-    return declare
-
-
-def _has_default(field: Field) -> bool:
-    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 def _sources() -> dict[str, Callable[[], object]]:

@@ -7,10 +7,10 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from bench.features import FeatureBatch, Features
 
 if TYPE_CHECKING:
     from bench.features.extractors import FeatureCard
-    from bench.registry import Spec
+
+__all__ = ["Card", "FeatureBatch", "Features", "Reranker", "Scored", "apply_preset", "given_file", "register"]
+NEEDS = frozenset({"global", "local", "keypoints", "truth"})
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class Card:
     licence: str
     trained_on: str | None = None
     noncommercial: str | None = None  # the licence name that `--accept-licence` must repeat
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method declares about itself."""
+
+    name: str
+    needs: frozenset[str]
+    card: Card
+    control: bool = False  # a floor, a ceiling or a sentinel, not a contender
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,44 @@ class Reranker:
         if "local" not in self.needs():
             return 0
         return min(available, getattr(self.options, "descriptors", available))
+
+
+R = TypeVar("R", bound=type[Reranker])
+
+
+def register(name: str, *, needs: Iterable[str], card: Card, control: bool = False) -> Callable[[R], R]:
+    """Declare a class as the reranker `name`. Refuses what the harness could not run or compare.
+
+    `needs` is what `score` reads: `global`, `local` (descriptors, scales), `keypoints` (with orientations);
+    `truth` (ground truth) only for controls. What is not named is not handed over and not counted as stored bytes.
+    """
+    spec = Spec(name, frozenset(needs), card, control)
+
+    def declare(cls: R) -> R:
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        if not (inspect.isclass(cls) and issubclass(cls, Reranker)):
+            raise TypeError(f"{where}: a reranker must inherit from bench.reranker.Reranker")
+        if spec.needs - NEEDS:
+            raise ValueError(f"{where}: needs {sorted(spec.needs - NEEDS)}, known are {sorted(NEEDS)}")
+        if "truth" in spec.needs and not control:
+            raise ValueError(f"{where}: only a control may read the ground truth")
+        if not (is_dataclass(cls.Options) and all(_has_default(f) for f in fields(cls.Options))):
+            raise TypeError(f"{where}: Options must be a dataclass whose fields all have defaults")
+        cls.spec = spec
+        return cls
+
+    return declare
+
+
+def _has_default(field: Field) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def given_file(option: str, path: Path | None, hint: str) -> Path:
+    """The file that an option names, for `Reranker.weights`. UserError, naming option and file, if it is not there."""
+    if path is None or not path.is_file():
+        raise UserError(f"-o {option}={path}: no such file", hint=hint)
+    return path
 
 
 def apply_preset(options: Any, presets: Mapping[str, Mapping[str, Any]]) -> None:

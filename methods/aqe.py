@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.features import FeatureBatch, Features
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, register
 
 
 @register(

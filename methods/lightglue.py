@@ -9,11 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
-from bench.registry import register
-from bench.reranker import Card, Reranker, Scored
+from bench.reranker import Card, FeatureBatch, Features, Reranker, Scored, given_file, register
 from methods._verification import Verification, verify
 
 
@@ -69,9 +66,7 @@ class LightGlue(Reranker):
 
         if self.options.weights is None:
             return weights_file("xfeat-lighterglue.pt")
-        if not self.options.weights.is_file():
-            raise UserError(f"-o lightglue.weights={self.options.weights}: no such file", hint="a released .pth")
-        return self.options.weights
+        return given_file("lightglue.weights", self.options.weights, "a released .pth")
 
     def card(self) -> Card:
         if self.options.weights is None:

@@ -8,9 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from bench.features import FeatureBatch, Features
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, register
 
 # (n, m) cosines of query and candidate descriptors -> () similarity
 MEANS: Mapping[str, Callable[[Tensor], Tensor]] = {

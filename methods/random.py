@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.features import FeatureBatch, Features
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, register
 
 PRIME = 1_000_003
 

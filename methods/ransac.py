@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
-from bench.registry import register
-from bench.reranker import Card, Reranker, Scored, apply_preset
+from bench.reranker import Card, FeatureBatch, Features, Reranker, Scored, apply_preset, register
 from methods import _matching, _verification
 from methods._matching import Matcher, Matches, match
 from methods._parallel import each

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench.features import FeatureBatch, Features
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, register
 
 
 @register("reverse", needs=(), card=Card(paper=None, licence="Apache-2.0"), control=True)

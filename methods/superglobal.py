@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.features import FeatureBatch, Features
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, register
 from methods._neighbours import cosines, nearest
 
 

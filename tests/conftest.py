@@ -187,8 +187,7 @@ METHOD = """
 import os, time
 import torch
 from dataclasses import dataclass
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, Reranker, register
 
 @register("{name}", needs={needs}, card=Card(paper=None, licence="Apache-2.0"))
 class Added(Reranker):

@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.errors import UserError
-from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, given_file, register
 from methods.asmk.codebook import Codebook
 
 SHIPPED = Path(__file__).with_name("codebook.safetensors")
@@ -115,11 +112,7 @@ class Asmk(Reranker):
         return None
 
     def weights(self) -> Path:
-        if not self.options.codebook.is_file():
-            raise UserError(
-                f"-o asmk.codebook={self.options.codebook}: no such file", hint=TRAIN.format("--photos PHOTOS")
-            )
-        return self.options.codebook
+        return given_file("asmk.codebook", self.options.codebook, TRAIN.format("--photos PHOTOS"))
 
     def card(self) -> Card:
         if self.options.codebook == SHIPPED:

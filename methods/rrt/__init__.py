@@ -11,11 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, given_file, register
 from methods.rrt.engine import Precision
 from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, RRTConfig, Tokens, load_checkpoint
 
@@ -82,12 +79,7 @@ class RerankingTransformer(Reranker):
         return None
 
     def weights(self) -> Path:
-        if not self.options.weights.is_file():
-            raise UserError(
-                f"-o rrt.weights={self.options.weights}: no such file",
-                hint="a .safetensors written by `train rrt`, or a released RRT .pt",
-            )
-        return self.options.weights
+        return given_file("rrt.weights", self.options.weights, "a .safetensors of `train rrt`, or a released RRT .pt")
 
     def card(self) -> Card:
         made_for = f", for {self._weights_card[1].get('descriptors', RELEASED['descriptors'])} descriptors an image"

@@ -8,11 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, FeatureBatch, Features, Reranker, given_file, register
 from methods.rrt_sop.matcher import CELLS
 from methods.rrt_sop.model import HINT, LOCAL, SOPModel, fingerprint, load_model
 
@@ -52,9 +49,7 @@ class RerankingTransformerSOP(Reranker):
         return None
 
     def weights(self) -> Path:
-        if self.options.weights is None or not self.options.weights.is_file():
-            raise UserError(f"-o rrt-sop.weights={self.options.weights}: no such file", hint=HINT)
-        return self.options.weights
+        return given_file("rrt-sop.weights", self.options.weights, HINT)
 
     def card(self) -> Card:
         if self.options.weights is None:

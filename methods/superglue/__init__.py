@@ -9,11 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from bench.errors import UserError
-from bench.features import FeatureBatch, Features
 from bench.features.extractors import FeatureCard
-from bench.registry import register
-from bench.reranker import Card, Reranker, Scored, apply_preset
+from bench.reranker import Card, FeatureBatch, Features, Reranker, Scored, apply_preset, given_file, register
 from methods.superglue.model import Keypoints, SuperGlue, load
 
 WHERE = (
@@ -65,9 +62,7 @@ class SuperGlueMatches(Reranker):
         return None
 
     def weights(self) -> Path | None:
-        if self.options.weights is not None and not self.options.weights.is_file():
-            raise UserError(f"-o superglue.weights={self.options.weights}: no such file", hint=WHERE)
-        return self.options.weights
+        return None if self.options.weights is None else given_file("superglue.weights", self.options.weights, WHERE)
 
     def load(self) -> None:
         assert self.options.weights is not None  # else `skip` has said so

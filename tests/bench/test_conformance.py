@@ -10,8 +10,7 @@ from bench import registry
 from bench.conformance import batch_of, check_reranker, example
 from bench.features import FeatureBatch, Features
 from bench.features.extractors import CARDS
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, Reranker, register
 from bench.timing import kept_torch_flags
 
 

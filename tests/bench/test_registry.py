@@ -27,8 +27,7 @@ def test_the_registry_knows_the_controls_and_the_matchers() -> None:
 
 PLUGINS = {
     "good_plugin": """
-from bench.registry import register
-from bench.reranker import Card, Reranker
+from bench.reranker import Card, Reranker, register
 @register("backwards", needs=(), card=Card(paper=None, licence="MIT"))
 class Backwards(Reranker):
     "The first stage, backwards."
