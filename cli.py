@@ -750,7 +750,7 @@ class _Trainer(click.Command):
         import typing
 
         from bench.errors import unknown
-        from bench.reranker import described, parse_value
+        from bench.options import described, parse_value
 
         known = self._known()
         if name not in known:

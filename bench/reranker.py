@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import math
-import re
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from bench.errors import UserError, unknown
 from bench.features import FeatureBatch, Features
+from bench.options import NoOptions, apply_preset, check_options, given_file, read_options
 
 if TYPE_CHECKING:
     from bench.features.extractors import FeatureCard
@@ -43,11 +39,6 @@ class Spec:
     needs: frozenset[str]
     card: Card
     control: bool = False  # a floor, a ceiling or a sentinel, not a contender
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """Options of a method that has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,86 +122,13 @@ def register(name: str, *, needs: Iterable[str], card: Card, control: bool = Fal
             raise ValueError(f"{where}: needs {sorted(spec.needs - NEEDS)}, known are {sorted(NEEDS)}")
         if "truth" in spec.needs and not control:
             raise ValueError(f"{where}: only a control may read the ground truth")
-        if not (is_dataclass(cls.Options) and all(_has_default(f) for f in fields(cls.Options))):
-            raise TypeError(f"{where}: Options must be a dataclass whose fields all have defaults")
+        check_options(cls.Options, where)
         cls.spec = spec
         return cls
 
     return declare
 
 
-def _has_default(field: Field) -> bool:
-    return field.default is not MISSING or field.default_factory is not MISSING
-
-
-def given_file(option: str, path: Path | None, hint: str) -> Path:
-    """The file that an option names, for `Reranker.weights`. UserError, naming option and file, if it is not there."""
-    if path is None or not path.is_file():
-        raise UserError(f"-o {option}={path}: no such file", hint=hint)
-    return path
-
-
-def apply_preset(options: Any, presets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a frozen options object the values of its `preset`. ValueError for a field given another value.
-
-    Called from `__post_init__`, before anything is checked; a field at its default counts as not given.
-    """
-    for field in dataclasses.fields(options):
-        given = getattr(options, field.name)
-        wanted = presets[options.preset].get(field.name, given)
-        if given not in (field.default, wanted):
-            raise ValueError(f"preset={options.preset} sets {field.name}={wanted}, which {given} contradicts")
-        object.__setattr__(options, field.name, wanted)
-
-
 def parse_options(cls: type[Reranker], given: Mapping[str, str]) -> Any:
     """The method's `Options` from command-line text; unknown names and values of another type are user errors."""
-    types = typing.get_type_hints(cls.Options)
-    known = {field.name: types[field.name] for field in dataclasses.fields(cls.Options)}
-    name = cls.spec.name
-    values = {}
-    for key, text in given.items():
-        if key not in known:
-            raise unknown(f"option of {name}", key, known)
-        values[key] = parse_value(text, known[key], f"-o {name}.{key}")
-    try:
-        return cls.Options(**values)
-    except ValueError as error:
-        raise UserError(f"options of {name}: {error}") from error
-
-
-def described(cls: type) -> dict[str, str]:
-    """The one-line comment behind each field of an options class and of its bases, by field name."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        lines = re.finditer(r"^    (\w+): [^#\n]*  # (.+)$", inspect.getsource(base), flags=re.MULTILINE)
-        found |= {line[1]: line[2] for line in lines if line[1] in base.__annotations__}
-    return found
-
-
-def parse_value(text: str, kind: Any, option: str) -> Any:
-    """The value of a field of type `kind` from text; a UserError names the `option` and what was expected."""
-    choices = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:  # of any length: comma-separated, or `none`
-        parts = [] if text.lower() == "none" else text.split(",")
-        return tuple(parse_value(part.strip(), choices[0], option) for part in parts)
-    if typing.get_origin(kind) is typing.Literal:
-        if text not in choices:
-            raise unknown(f"value of {option}:", text, choices)
-        return text
-    if type(None) in choices:  # an optional value: `none` or the other type
-        if text.lower() == "none":
-            return None
-        return parse_value(text, next(c for c in choices if c is not type(None)), option)
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
-            raise UserError(f"{option}={text}: expected true or false")
-        return words[text.lower()]
-    try:
-        value = kind(text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("not finite")
-        return value
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{option}={text}: expected {getattr(kind, '__name__', kind)}") from error
+    return read_options(cls.Options, given, cls.spec.name, f"-o {cls.spec.name}.")

@@ -8,7 +8,8 @@ import pytest
 
 from bench import registry
 from bench.errors import UserError
-from bench.reranker import parse_options, parse_value
+from bench.options import parse_value
+from bench.reranker import parse_options
 
 
 @pytest.mark.parametrize(
