@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bench import registry
+from bench import doors, registry
 from bench.errors import UserError
 from bench.reranker import Card, Reranker
 
@@ -53,10 +53,11 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
     def install(**points: str) -> None:
         def found(group: str) -> list[EntryPoint]:
-            assert group == "rerankbench.rerankers"
+            if group != "rerankbench.rerankers":
+                return []
             return [EntryPoint(name.replace("_", "-"), value, group) for name, value in points.items()]
 
-        monkeypatch.setattr(registry, "entry_points", found)
+        monkeypatch.setattr(doors, "installed", found)
 
     return install
 
@@ -80,8 +81,8 @@ def test_a_plugin_may_name_its_module(plugins: Callable[..., None]) -> None:
         ("broken_plugin:X", "ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
         ("crashing_plugin:X", "SystemError: very broken"),
         ("good_plugin:Missing", "AttributeError"),
-        ("empty_plugin:NotAReranker", "expected exactly one class registered as 'odd', found 0"),
-        ("good_plugin:Backwards", "expected exactly one class registered as 'odd', found 0"),
+        ("empty_plugin:NotAReranker", "expected exactly one method registered as 'odd', found 0"),
+        ("good_plugin:Backwards", "expected exactly one method registered as 'odd', found 0"),
         ("nothing", "ModuleNotFoundError"),
     ],
 )
@@ -111,7 +112,7 @@ def test_two_plugins_of_one_name_are_refused(plugins: Callable[..., None], monke
     plugins()
     point = EntryPoint("backwards", "good_plugin:Backwards", "rerankbench.rerankers")
     other = EntryPoint("backwards", "empty_plugin:NotAReranker", "rerankbench.rerankers")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point, other])
+    monkeypatch.setattr(doors, "installed", lambda group: [point, other] if group == point.group else [])
     with pytest.raises(UserError, match="is registered by") as refusal:
         registry.get("backwards")
     assert "empty_plugin:NotAReranker" in str(refusal.value) and "good_plugin:Backwards" in str(refusal.value)
