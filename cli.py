@@ -664,16 +664,30 @@ def features(ctx: click.Context) -> None:
     help="Instead: the labels of training images, as `train rrt --recipe gld` reads them.",
 )
 @click.option("--globals", "globals_", type=click.Path(path_type=Path), help="Global descriptors, for hloc and ames.")
+@click.option(
+    "--queries", type=click.Path(path_type=Path), help="The queries' file, for ames with PLACE the gallery's."
+)
+@click.option("--query-globals", type=click.Path(path_type=Path), help="Global descriptors of --queries.")
+@click.option("--ordered", is_flag=True, help="For files without scores: their order is that of quality, best first.")
 @_folders
 def import_features(
-    kind: str, folder: Path, dataset: str | None, listing: Path | None, globals_: Path | None, places: Places
+    kind: str,
+    folder: Path,
+    dataset: str | None,
+    listing: Path | None,
+    globals_: Path | None,
+    queries: Path | None,
+    query_globals: Path | None,
+    ordered: bool,
+    places: Places,
 ) -> None:
     """Make a feature set from the files that others extracted; `features` says of each kind what PLACE is.
 
     For delg, PLACE holds <image>.delg_global and <image>.delg_local of every query and gallery image: side by side, or
     the queries' in its sub-folder query and the gallery's in index. Queries must have been extracted from their crop,
     as DELG does.
-    Interrupted, the same command goes on where it stopped; given again, it reads what has changed.
+    Interrupted, the same command goes on where it stopped; given again, it reads what has changed. Other files take the
+    place of what was imported once they are read.
     """
     from bench.datasets.catalogue import load
     from bench.datasets.gldv2 import read_list
@@ -684,6 +698,8 @@ def import_features(
 
     if (dataset is None) == (listing is None):
         raise click.UsageError("give --dataset, or --list for training images")
+    if kind == "delg" and (ordered or any((globals_, queries, query_globals))):
+        raise click.UsageError("delg takes no --globals, --queries, --query-globals or --ordered")
     with _progress() as progress:
 
         def told(done: int, total: int) -> None:
@@ -702,10 +718,11 @@ def import_features(
             if kind == "delg":
                 report = import_delg(data, folder, place, told)
             else:
-                report = import_foreign(kind, data, folder, place, told, globals_)
+                more = {"queries": queries, "query_globals": query_globals}
+                report = import_foreign(kind, data, folder, place, told, globals_, **more, ordered=ordered)
             then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper"
             then += " -o rrt.weights=FILE"
-    for note in report.notes:
+    for note in (*report.notes, *report.caveats):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{report.extracted} images imported, the others were up to date: {place}")
     click.echo(f"now: python cli.py {then}")

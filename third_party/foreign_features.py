@@ -1,9 +1,10 @@
 """Other programs' files of features, read as plain arrays by image name; nothing in them is run.
 
 hloc (cvg/Hierarchical-Localization, Apache-2.0): an HDF5 file of groups /<image>/ with `keypoints` (n, 2),
-`descriptors` (d, n), `scores` (n,), `image_size` (2,); global descriptors in a second file, `global_descriptor` (D,).
-AMES (pavelsuma/ames, Apache-2.0): an HDF5 file whose `features` (N, m, 5 + d) hold x, y, scale, mask (1: padding),
-weight and descriptor, images in the order of the data set's lists; global descriptors in a `.npy` (N, D).
+`descriptors` (d, n), scores (n,), `image_size` (2,); `global_descriptor` (D,) there too, or in a second file.
+AMES (pavelsuma/ames, Apache-2.0): HDF5 files whose `features` (N, m, 5 + d) hold x, y, scale, mask (1: padding),
+weight and descriptor, images in the order of the data set's lists: one file, or the gallery's and the queries'. Global
+descriptors (N, D) in a `.npy`, in a tensor that torch saved, or as its extraction writes its `.pt`: bare float32.
 COLMAP (BSD-3-Clause): an SQLite database with the tables images, keypoints and descriptors.
 arrays: an `.npz` or `.safetensors` an image, named as the image, with the arrays of `bench.features.Features`.
 docs/protocols.md has these formats.
@@ -11,10 +12,15 @@ docs/protocols.md has these formats.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -22,15 +28,70 @@ import numpy as np
 
 from bench.errors import UserError
 from bench.files import read_npz
+from bench.names import shown
 
 LARGEST = 2**30  # bytes of one array; the largest of an official image has 8 MB
 Arrays = dict[str, np.ndarray]  # named as the fields of Features; what a file does not have is left out
 
+# field of Features -> its names in files of hloc, LightGlue, glue-factory, kornia, R2D2 and D2-Net; the first counts
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "keypoints": ("keypoints",),
+    "descriptors": ("descriptors",),
+    "scores": (
+        "scores",
+        "keypoint_scores",
+        "detection_scores",
+        "score",
+        "keypoint_score",
+        "confidence",
+        "confidences",
+        "keypoint_confidence",
+        "response",
+        "responses",
+    ),
+    "image_size": ("image_size", "imsize"),
+    "scales": ("scales",),
+    "orientations": ("orientations", "oris"),
+    "global_descriptor": ("global_descriptor",),
+}
+KNOWN = frozenset(name for names in NAMES.values() for name in names)
+# COLMAP's FeatureExtractorType -> its name and how a value is stored (pycolmap 4.2)
+COLMAP_TYPES: Mapping[int, tuple[str, type]] = {
+    0: ("SIFT", np.uint8),
+    1: ("ALIKED_N16ROT", np.float32),
+    2: ("ALIKED_N32", np.float32),
+    3: ("LOMA_B", np.float32),
+    4: ("LOMA_B128", np.float32),
+}
+SIFT = 0
+TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")  # how files of torch.save begin, new and old
+
+
+def fields(names: Iterable[str]) -> dict[str, str]:
+    """Field of Features -> the name that it has among `names`."""
+    there = set(names)
+    return {key: found for key, known in NAMES.items() if (found := next((n for n in known if n in there), None))}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Which arrays there are: of images (the names of an image's arrays -> images with these), and beside them."""
+
+    images: Mapping[frozenset[str], int]
+    beside: Mapping[str, int] = field(default_factory=dict)
+
 
 class Foreign(Protocol):
-    """One place of features: the names in it, and what it has of each."""
+    """One place of features: the files it is made of, the names of images in it, and what it has of each."""
+
+    files: tuple[Path, ...]  # none where every image has a file of its own
+    scored: str  # what its scores are: `given` by the files, or the `scale` of keypoints
 
     def names(self) -> Sequence[str]: ...
+
+    def contents(self, names: Sequence[str]) -> Contents:
+        """The arrays of these images by the names they have in the files, without reading the arrays."""
+        ...
 
     def read(self, name: str) -> Arrays: ...
 
@@ -53,117 +114,359 @@ def _dataset(group: Any, name: str, path: Path) -> Any:
     """A plain array of numbers inside this very file; UserError for links, other storage and anything too large."""
     import h5py
 
+    place = shown(f"{path}: {group.name}/{name}")
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise UserError(f"{path}: {group.name}/{name} is missing or a link: refused")
+        raise UserError(f"{place} is missing or a link: refused")
     found = group[name]
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu" or found.external or found.is_virtual:
-        raise UserError(f"{path}: {group.name}/{name} is no array of numbers kept in the file: refused")
+        raise UserError(f"{place} is no array of numbers kept in the file: refused")
     if found.size * found.dtype.itemsize > LARGEST and name != "features":
-        raise UserError(f"{path}: {group.name}/{name} declares {found.shape}, more than {LARGEST} bytes: refused")
+        raise UserError(f"{place} declares {found.shape}, more than {LARGEST} bytes: refused")
     return found
 
 
+def _holds_features(group: Any) -> bool:
+    """Whether an array of Features is in the group itself; a link, which is not followed, counts as one."""
+    import h5py
+
+    return any(
+        not isinstance(group.get(name, getlink=True), h5py.HardLink) or group.get(name, getclass=True) is not h5py.Group
+        for name in KNOWN & set(group)
+    )
+
+
 class Hloc:
+    scored = "given"
+
     def __init__(self, path: Path, globals_: Path | None = None):
         self.path, self.globals = path, globals_
+        self.files: tuple[Path, ...] = (path,) if globals_ is None else (path, globals_)
+        self._beside: Counter[str] = Counter()
 
     def names(self) -> list[str]:
+        """Every group that holds an array of Features. UserError for a file without any."""
         import h5py
 
         found: list[str] = []
+        self._beside.clear()
         with _hdf5(self.path) as file:
 
             def walk(group: Any, prefix: str, depth: int) -> None:
                 for name in group:
                     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                        raise UserError(f"{self.path}: {prefix}{name} is a link: refused")
+                        raise UserError(shown(f"{self.path}: {prefix}{name} is a link: refused"))
                     below = group[name]
-                    if isinstance(below, h5py.Group) and "keypoints" in below:
+                    if not isinstance(below, h5py.Group):
+                        self._beside[name] += 1
+                    elif _holds_features(below):
                         found.append(prefix + name)
-                    elif isinstance(below, h5py.Group) and depth < 16:
+                    elif depth < 16:
                         walk(below, f"{prefix}{name}/", depth + 1)
 
             walk(file, "", 0)
+            if not found:
+                keys = ", ".join(map(repr, list(file)[:5])) or "nothing"
+                raise UserError(
+                    shown(f"{self.path}: no group holds keypoints and descriptors; the file holds {keys}"),
+                    hint="expected hloc's file of local features: a group an image",
+                )
         return found
+
+    def contents(self, names: Sequence[str]) -> Contents:
+        images: Counter[frozenset[str]] = Counter()
+        whole: Counter[str] = Counter()
+        with _hdf5(self.path) as file:
+            for name in names:
+                there = set(file[name])
+                if self.globals is not None:
+                    whole["global_descriptor"] += "global_descriptor" in there
+                    there = (there - {"global_descriptor"}) | {"global_descriptor"}
+                images[frozenset(there)] += 1
+        if self.globals is not None:
+            with _hdf5(self.globals) as file:
+                for name in names:
+                    whole.update(set(file[name]) - {"global_descriptor"} if name in file else ())
+        return Contents(images, +(self._beside + whole))
 
     def read(self, name: str) -> Arrays:
         with _hdf5(self.path) as file:
             group = file[name]
-            keys = ("keypoints", "descriptors", "scores", "image_size")
-            found = {key: _dataset(group, key, self.path)[()] for key in keys if key in group}
-        if found["keypoints"].ndim != 2 or "descriptors" not in found or found["descriptors"].ndim != 2:
-            raise UserError(f"{self.path}: {name} has no keypoints (n, 2) and descriptors (d, n)")
+            found = {key: _dataset(group, there, self.path)[()] for key, there in fields(group).items()}
+        for key in ("keypoints", "descriptors"):
+            if key not in found or found[key].ndim != 2:
+                shape = found[key].shape if key in found else "not there"
+                expected = "(n, 2)" if key == "keypoints" else "(d, n)"
+                raise UserError(shown(f"{self.path}: {key} of '{name}': {shape}, expected {expected}"))
         found["descriptors"] = found["descriptors"].T
         if self.globals is not None:
             with _hdf5(self.globals) as file:
                 if name not in file:
-                    raise UserError(f"{self.globals}: no image {name!r}")
+                    raise UserError(shown(f"{self.globals}: no image '{name}'"))
                 found["global_descriptor"] = _dataset(file[name], "global_descriptor", self.globals)[()]
         return found
 
 
 class Ames:
-    """Images are named by their places, `0`, `1`, …"""
+    """Images are named by their places in the gallery's file or in the only one, `0/0`, `0/1`, …, and in the queries'
+    file, `1/0`, …"""
 
-    def __init__(self, path: Path, globals_: Path | None = None):
-        self.path = path
-        self.globals = None if globals_ is None else _npy(globals_)
-        with _hdf5(path) as file:
-            shape = _dataset(file, "features", path).shape
-        if len(shape) != 3 or shape[2] < 6:
-            raise UserError(f"{path}: features {shape}, expected (images, descriptors, 5 + d)")
-        if self.globals is not None and len(self.globals) != shape[0]:
-            raise UserError(f"{globals_}: {len(self.globals)} global descriptors for {shape[0]} images of {path}")
-        self.count = int(shape[0])
+    scored = "given"
+
+    def __init__(
+        self,
+        path: Path,
+        globals_: Path | None = None,
+        queries: Path | None = None,
+        query_globals: Path | None = None,
+    ):
+        if path.is_dir():
+            if queries is not None:
+                raise UserError(f"{path}: a folder has its own queries", hint="give the gallery's file with --queries")
+            path, queries, own, query_own = _ames_folder(path)
+            globals_, query_globals = globals_ or own, query_globals or query_own
+        locals_ = [path] if queries is None else [path, queries]
+        wholes = [globals_] if queries is None else [globals_, query_globals]
+        if (query_globals is not None and queries is None) or len({whole is None for whole in wholes}) > 1:
+            raise UserError(
+                f"{path}: global descriptors of the gallery or of the queries alone",
+                hint="give --globals and --query-globals together, with the --queries that they belong to",
+            )
+        self.counts: list[int] = []
+        self._beside: Counter[str] = Counter()
+        for file in locals_:
+            with _hdf5(file) as content:
+                shape = _dataset(content, "features", file).shape
+                self._beside.update(set(content) - {"features"})
+            if len(shape) != 3 or shape[2] < 6:
+                raise UserError(f"{file}: features {shape}, expected (images, descriptors, 5 + d)")
+            self.counts.append(int(shape[0]))
+        self._locals = locals_
+        self._wholes = [
+            None if whole is None else _matrix(whole, count, file)
+            for whole, count, file in zip(wholes, self.counts, locals_, strict=True)
+        ]
+        self.files = tuple(file for file in (*locals_, *wholes) if file is not None)
 
     def names(self) -> list[str]:
-        return [str(number) for number in range(self.count)]
+        return [f"{part}/{row}" for part, count in enumerate(self.counts) for row in range(count)]
+
+    def contents(self, names: Sequence[str]) -> Contents:
+        there = {"keypoints", "scales", "scores", "descriptors"}
+        whole = {"global_descriptor"} if self._wholes[0] is not None else set()
+        return Contents({frozenset(there | whole): len(names)}, self._beside)
 
     def read(self, name: str) -> Arrays:
-        with _hdf5(self.path) as file:
-            rows = np.asarray(_dataset(file, "features", self.path)[int(name)], np.float32)
+        part, row = map(int, name.split("/"))
+        with _hdf5(self._locals[part]) as file, np.errstate(over="ignore"):
+            rows = np.asarray(_dataset(file, "features", self._locals[part])[row], np.float32)
         rows = rows[rows[:, 3] != 1]
         found = {"keypoints": rows[:, :2], "scales": rows[:, 2] + 1, "scores": rows[:, 4], "descriptors": rows[:, 5:]}
-        return found if self.globals is None else {**found, "global_descriptor": self.globals[int(name)]}
+        whole = self._wholes[part]
+        return found if whole is None else {**found, "global_descriptor": np.asarray(whole[row])}
+
+
+def _ames_folder(folder: Path) -> tuple[Path, Path, Path | None, Path | None]:
+    """The files that AMES' extraction writes for one backbone: local of gallery and queries, and global of both."""
+    found = sorted(folder.glob("*_gallery_local.hdf5"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found[:5]) or "none"
+        raise UserError(
+            f"{folder}: {len(found)} files *_gallery_local.hdf5 ({shown(names)}), expected one",
+            hint="give the gallery's file, and the queries' with --queries",
+        )
+    stem = found[0].name.removesuffix("_gallery_local.hdf5")
+    queries = folder / f"{stem}_query_local.hdf5"
+    if not queries.is_file():
+        raise UserError(f"{queries}: no such file", hint="AMES' extraction writes the queries' with --split _query")
+    wholes = [folder / f"{stem}_{split}_global.pt" for split in ("gallery", "query")]
+    there = [path if path.is_file() else None for path in wholes]
+    return found[0], queries, there[0], there[1]
+
+
+def _matrix(path: Path, count: int, local: Path) -> np.ndarray:
+    """(count, D) global descriptors: a `.npy`, a tensor that torch saved, or the bare float32 of AMES' extraction."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+        size = path.stat().st_size
+        if start.startswith(b"\x93NUMPY"):
+            found: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        elif start.startswith(TORCH):
+            import torch
+
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(found, torch.Tensor):
+                raise ValueError(f"{type(found).__name__}, expected a tensor")
+            found = found.detach().float().numpy()
+        elif path.suffix == ".pt" and count and size and size % (4 * count) == 0:
+            # the extraction maps torch.FloatStorage onto the file: values without any header
+            found = np.memmap(path, np.float32, "r", shape=(count, size // (4 * count)))
+        else:
+            raise ValueError(f"{size} bytes, neither .npy nor torch's nor float32 rows of {count} images")
+    except Exception as error:  # numpy, zipfile and torch raise several kinds
+        raise UserError(
+            f"{path}: not readable as global descriptors ({str(error).splitlines()[0] if str(error) else error!r})",
+            hint="expected a .npy, a tensor saved by torch, or the .pt of AMES' extraction",
+        ) from error
+    if found.ndim != 2 or found.dtype.kind != "f":
+        raise UserError(f"{path}: {found.dtype} {found.shape}, expected floating-point numbers (images, D)")
+    if len(found) != count:
+        raise UserError(f"{path}: {len(found)} global descriptors for {count} images of {local}")
+    return found
 
 
 class Colmap:
+    """Bytes are COLMAP's RootSIFT already, 512 times a unit vector: normalised, they are what COLMAP matches with."""
+
+    scored = "scale"
+
     def __init__(self, path: Path):
         self.path = path
+        logs = (path.with_name(path.name + end) for end in ("-wal", "-journal"))
+        self._logs = [log for log in logs if log.is_file() and log.stat().st_size]
+        self.files: tuple[Path, ...] = (path, *self._logs)
+        self._copy: TemporaryDirectory | None = None
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        """The database with what its log holds. A log is merged in a copy: the user's files stay as they are."""
         try:
-            with closing(sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro&immutable=1", uri=True)) as database:
+            if not self._logs:
+                address = f"file:{quote(str(self.path))}?mode=ro&immutable=1"
+            else:
+                address = f"file:{quote(str(self._copied()))}?mode=rw"
+            with closing(sqlite3.connect(address, uri=True)) as database:
+                database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
                 yield database
-        except (sqlite3.Error, ValueError, TypeError, OverflowError, MemoryError) as error:  # as a size in it says
+        except (sqlite3.Error, ValueError, TypeError, OverflowError, MemoryError, OSError) as error:  # as a size says
             raise UserError(f"{self.path}: not a readable COLMAP database ({error})") from error
 
-    def names(self) -> list[str]:
+    def _copied(self) -> Path:
+        if self._copy is None:
+            before = [path.stat() for path in self.files]
+            self._copy = TemporaryDirectory(prefix="colmap-")
+            for path in self.files:
+                shutil.copyfile(path, Path(self._copy.name) / ("db" + path.name.removeprefix(self.path.name)))
+            after = [path.stat() for path in self.files]
+            if any(
+                (b.st_size, b.st_mtime_ns) != (a.st_size, a.st_mtime_ns) for b, a in zip(before, after, strict=True)
+            ):
+                raise UserError(f"{self.path}: is being written", hint="import it when COLMAP is done")
+        return Path(self._copy.name) / "db"
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
         with self._open() as database:
-            return [str(name) for (name,) in database.execute("SELECT name FROM images ORDER BY image_id")]
+            return {str(n): i for n, i in database.execute("SELECT name, image_id FROM images ORDER BY image_id")}
+
+    @cached_property
+    def _typed(self) -> bool:
+        """Whether the database says what its descriptors are; those before COLMAP 4 hold SIFT alone."""
+        with self._open() as database:
+            return any(column[1] == "type" for column in database.execute("PRAGMA table_info(descriptors)"))
+
+    @cached_property
+    def _type(self) -> int:
+        """The one type of descriptors. UserError for types that are not known, and for several."""
+        if not self._typed:
+            return SIFT
+        with self._open() as database:
+            found = dict(database.execute("SELECT type, count(*) FROM descriptors WHERE rows > 0 GROUP BY type"))
+        kinds = ", ".join(f"{COLMAP_TYPES[t][0] if t in COLMAP_TYPES else t} ({n} images)" for t, n in found.items())
+        if len(found) > 1:
+            raise UserError(f"{self.path}: descriptors of several types: {kinds}", hint="a database has one type")
+        kind = next(iter(found), SIFT)
+        if kind not in COLMAP_TYPES:
+            known = ", ".join(f"{number} {name}" for number, (name, _) in COLMAP_TYPES.items())
+            raise UserError(f"{self.path}: descriptors of type {kind}, which is not known", hint=f"known: {known}")
+        return kind
+
+    @cached_property
+    def _ranked(self) -> bool:
+        """Whether keypoints have scales that differ: COLMAP itself keeps the largest."""
+        if self._type != SIFT:
+            return False
+        with self._open() as database:
+            for rows, columns, data in database.execute("SELECT rows, cols, data FROM keypoints WHERE rows > 1"):
+                scales = _colmap_keypoints(rows, columns, data).get("scales", np.zeros(1))
+                if np.ptp(scales) > 0:
+                    return True
+        return False
+
+    def names(self) -> list[str]:
+        return list(self._numbers)
+
+    def contents(self, names: Sequence[str]) -> Contents:
+        images: Counter[frozenset[str]] = Counter()
+        known = {"image_id", "type", "rows", "cols", "data"}
+        ranked = {"scores"} if self._ranked else set()
+        with self._open() as database:
+            beside = {
+                f"{table}.{column[1]}": 1
+                for table in ("keypoints", "descriptors")
+                for column in database.execute(f"PRAGMA table_info({table})")
+                if column[1] not in known
+            }
+            columns = dict(database.execute("SELECT image_id, cols FROM keypoints WHERE rows > 0"))
+            for name in names:
+                more = {"scales", "orientations"} if columns.get(self._numbers[name], 2) > 2 else set()
+                images[frozenset({"keypoints", "descriptors", *more, *ranked})] += 1
+        return Contents(images, beside)
 
     def read(self, name: str) -> Arrays:
+        number = self._numbers[name]
+        type_, kind = self._type, COLMAP_TYPES[self._type][1]
         with self._open() as database:
-            (number,) = database.execute("SELECT image_id FROM images WHERE name = ?", (name,)).fetchone()
-            tables = {}
-            for table, kind in (("keypoints", np.float32), ("descriptors", np.uint8)):
-                found = database.execute(
-                    f"SELECT rows, cols, data FROM {table} WHERE image_id = ?", (number,)
-                ).fetchone()
-                rows, columns, data = found or (0, 128 if table == "descriptors" else 2, b"")
-                tables[table] = np.frombuffer(data or b"", kind).reshape(rows, columns)
-        points = tables["keypoints"]
-        root = np.sqrt(tables["descriptors"] / np.maximum(tables["descriptors"].sum(1, keepdims=True), 1e-12))
-        return {
-            "keypoints": points[:, :2],
-            "descriptors": root.astype(np.float32),
-            **({"scales": points[:, 2], "orientations": points[:, 3]} if points.shape[1] == 4 else {}),
-        }
+            select = "SELECT rows, cols, data FROM {} WHERE image_id = ?"
+            keypoints = database.execute(select.format("keypoints"), (number,)).fetchone() or (0, 2, b"")
+            rows, columns, data = database.execute(select.format("descriptors"), (number,)).fetchone() or (0, 0, b"")
+            size = self._size(database, number)
+            found = _colmap_keypoints(*keypoints)
+            bytes_ = np.frombuffer(data or b"", np.uint8).reshape(rows, columns)
+            if rows and columns % np.dtype(kind).itemsize:
+                raise ValueError(f"{columns} bytes a descriptor of {COLMAP_TYPES[type_][0]}")
+        values: np.ndarray = bytes_.view(kind) if rows else np.zeros((0, 0), kind)
+        found["descriptors"] = values.astype(np.float32) / (512 if type_ == SIFT else 1)
+        if self._ranked:
+            found["scores"] = found.get("scales", np.ones(len(found["keypoints"])))
+        return found if size is None else {**found, "image_size": np.array(size)}
+
+    def _size(self, database: sqlite3.Connection, number: int) -> tuple[int, int] | None:
+        """Width and height of the image's camera, where the database tells."""
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "cameras" not in tables:
+            return None
+        found = database.execute(
+            "SELECT width, height FROM cameras JOIN images USING (camera_id) WHERE image_id = ?", (number,)
+        ).fetchone()
+        return found if found is not None and min(found) > 0 else None
+
+
+def _colmap_keypoints(rows: int, columns: int, data: bytes | None) -> Arrays:
+    """x, y; with scale and orientation in four columns; with an affine shape in six, of which both are taken.
+
+    COLMAP's FeatureKeypoint::ComputeScale is the mean length of the shape's columns.
+    """
+    points = np.frombuffer(data or b"", np.float32).reshape(rows, columns)
+    if columns == 2:
+        return {"keypoints": points}
+    if columns == 4:
+        return {"keypoints": points[:, :2], "scales": points[:, 2], "orientations": points[:, 3]}
+    if columns != 6:
+        raise ValueError(f"keypoints of {columns} columns, expected 2, 4 or 6")
+    a11, a12, a21, a22 = points[:, 2:].T.astype(np.float64)
+    return {
+        "keypoints": points[:, :2],
+        "scales": (np.hypot(a11, a21) + np.hypot(a12, a22)) / 2,
+        "orientations": np.arctan2(a21, a11),
+    }
 
 
 class ImageFiles:
     """A folder with one `.npz` or `.safetensors` an image."""
+
+    scored = "given"
+    files: tuple[Path, ...] = ()
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -172,12 +475,34 @@ class ImageFiles:
         found = (p for p in sorted(self.folder.rglob("*")) if p.suffix in (".npz", ".safetensors") and p.is_file())
         return [path.relative_to(self.folder).as_posix() for path in found]
 
+    def contents(self, names: Sequence[str]) -> Contents:
+        return Contents(Counter(frozenset(self._names(self.folder / name)) for name in names))
+
+    def _names(self, path: Path) -> Iterable[str]:
+        import zipfile
+
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            if path.suffix == ".npz":
+                with zipfile.ZipFile(path) as archive:
+                    return [entry.removesuffix(".npy") for entry in archive.namelist()]
+            with safe_open(path, "np") as file:
+                return list(file.keys())
+        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, SafetensorError) as error:
+            raise UserError(shown(f"{path}: not readable ({error})")) from error
+
     def read(self, name: str) -> Arrays:
         path = self.folder / name
         try:
-            return dict(read_npz(path, LARGEST) if path.suffix == ".npz" else _safetensors(path))
+            there = read_npz(path, LARGEST) if path.suffix == ".npz" else _safetensors(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not readable ({error})") from error
+            raise UserError(shown(f"{path}: not readable ({error})")) from error
+        found = {key: np.asarray(there[name]) for key, name in fields(there).items()}
+        points = found.get("keypoints")
+        if points is not None and points.ndim == 2 and points.shape[1] == 3 and "scales" not in found:
+            found |= {"keypoints": points[:, :2], "scales": points[:, 2]}  # R2D2 and D2-Net: x, y, scale
+        return found
 
 
 def _safetensors(path: Path) -> Mapping[str, np.ndarray]:
@@ -188,15 +513,3 @@ def _safetensors(path: Path) -> Mapping[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, TypeError, KeyError) as error:
         raise ValueError(str(error)) from error
-
-
-def _npy(path: Path) -> np.ndarray:
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy raises several kinds
-        raise UserError(
-            f"{path}: not a readable .npy file ({error})", hint="a .pt is not read: save it as .npy"
-        ) from error
-    if found.ndim != 2 or found.dtype.kind != "f":
-        raise UserError(f"{path}: {found.dtype} {found.shape}, expected floating-point numbers (images, D)")
-    return found

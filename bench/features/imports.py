@@ -56,7 +56,7 @@ def import_delg(
     is malformed or not DELG's.
     """
     report = _bring(locate(dataset, source), dataset.name, source, folder, progress)
-    return replace(report, notes=(*report.notes, *_uncropped(dataset, FeatureStore(folder))))
+    return replace(report, caveats=_uncropped(dataset, FeatureStore(folder)))
 
 
 def import_listed(
@@ -126,7 +126,7 @@ def check_delg(dataset: Dataset, folder: Path) -> ExtractReport:
             hint=f"python cli.py features import delg {shlex.quote(str(source)) if source.is_dir() else 'DIR'} "
             f"--dataset {shlex.quote(dataset.name)}",
         )
-    return ExtractReport(0, {}, _uncropped(dataset, store))
+    return ExtractReport(0, {}, (), _uncropped(dataset, store))
 
 
 def _source(folder: Path) -> Path:

@@ -227,8 +227,8 @@ def test_queries_that_were_not_cropped_are_noticed(dataset: Dataset, files: Path
     scalars[1, :2] = 390, 330
     delg.pair(files / "q", whole, local, scalars)
     for notes in (
-        import_delg(dataset, files, tmp_path / "store").notes,
-        check_delg(dataset, tmp_path / "store").notes,
+        import_delg(dataset, files, tmp_path / "store").caveats,
+        check_delg(dataset, tmp_path / "store").caveats,
     ):
         (note,) = notes
         assert "1 of 2 queries" in note and "(q)" in note and "crop" in note
