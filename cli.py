@@ -694,6 +694,7 @@ def import_features(
     from bench.features.extractors import ExtractOptions
     from bench.features.foreign import import_foreign
     from bench.features.imports import import_delg, import_listed
+    from bench.features.store import FeatureStore
     from bench.run import feature_folder
 
     if (dataset is None) == (listing is None):
@@ -722,6 +723,8 @@ def import_features(
                 report = import_foreign(kind, data, folder, place, told, globals_, **more, ordered=ordered)
             then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper"
             then += " -o rrt.weights=FILE"
+            if (FeatureStore(place).identity or {}).get("global_dim") == 0:
+                then += " --shortlist FILE"
     for note in (*report.notes, *report.caveats):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{report.extracted} images imported, the others were up to date: {place}")

@@ -110,14 +110,46 @@ def _hdf5(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: not a readable HDF5 file ({type(error).__name__}: {error})") from error
 
 
+def _listed(group: Any) -> list[str]:
+    """The names in a group; h5py gives those that are not UTF-8 as bytes."""
+    return [name if isinstance(name, str) else name.decode("utf-8", "surrogateescape") for name in group]
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _kept(group: Any, name: str) -> bool:
+    """Whether the name is there and no link to another place."""
+    import h5py
+
+    try:
+        found = group.id.links.get_info(_bytes(name)).type
+    except (KeyError, RuntimeError):
+        return False
+    return found == h5py.h5l.TYPE_HARD
+
+
+def _group(file: Any, name: str, path: Path) -> Any:
+    """The image's group in this very file; UserError if it is missing or behind a link."""
+    import h5py
+
+    found = file
+    for part in name.split("/"):
+        if not isinstance(found, h5py.Group) or not _kept(found, part):
+            raise UserError(shown(f"{path}: no image '{name}'"))
+        found = found[_bytes(part)]
+    return found
+
+
 def _dataset(group: Any, name: str, path: Path) -> Any:
     """A plain array of numbers inside this very file; UserError for links, other storage and anything too large."""
     import h5py
 
     place = shown(f"{path}: {group.name}/{name}")
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+    if not _kept(group, name):
         raise UserError(f"{place} is missing or a link: refused")
-    found = group[name]
+    found = group[_bytes(name)]
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu" or found.external or found.is_virtual:
         raise UserError(f"{place} is no array of numbers kept in the file: refused")
     if found.size * found.dtype.itemsize > LARGEST and name != "features":
@@ -129,10 +161,7 @@ def _holds_features(group: Any) -> bool:
     """Whether an array of Features is in the group itself; a link, which is not followed, counts as one."""
     import h5py
 
-    return any(
-        not isinstance(group.get(name, getlink=True), h5py.HardLink) or group.get(name, getclass=True) is not h5py.Group
-        for name in KNOWN & set(group)
-    )
+    return any(not (_kept(group, n) and isinstance(group[n], h5py.Group)) for n in KNOWN.intersection(_listed(group)))
 
 
 class Hloc:
@@ -152,10 +181,10 @@ class Hloc:
         with _hdf5(self.path) as file:
 
             def walk(group: Any, prefix: str, depth: int) -> None:
-                for name in group:
-                    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                for name in _listed(group):
+                    if not _kept(group, name):
                         raise UserError(shown(f"{self.path}: {prefix}{name} is a link: refused"))
-                    below = group[name]
+                    below = group[_bytes(name)]
                     if not isinstance(below, h5py.Group):
                         self._beside[name] += 1
                     elif _holds_features(below):
@@ -165,7 +194,7 @@ class Hloc:
 
             walk(file, "", 0)
             if not found:
-                keys = ", ".join(map(repr, list(file)[:5])) or "nothing"
+                keys = ", ".join(map(repr, _listed(file)[:5])) or "nothing"
                 raise UserError(
                     shown(f"{self.path}: no group holds keypoints and descriptors; the file holds {keys}"),
                     hint="expected hloc's file of local features: a group an image",
@@ -177,7 +206,7 @@ class Hloc:
         whole: Counter[str] = Counter()
         with _hdf5(self.path) as file:
             for name in names:
-                there = set(file[name])
+                there = set(_listed(_group(file, name, self.path)))
                 if self.globals is not None:
                     whole["global_descriptor"] += "global_descriptor" in there
                     there = (there - {"global_descriptor"}) | {"global_descriptor"}
@@ -185,13 +214,13 @@ class Hloc:
         if self.globals is not None:
             with _hdf5(self.globals) as file:
                 for name in names:
-                    whole.update(set(file[name]) - {"global_descriptor"} if name in file else ())
+                    whole.update(set(_listed(_group(file, name, self.globals))) - {"global_descriptor"})
         return Contents(images, +(self._beside + whole))
 
     def read(self, name: str) -> Arrays:
         with _hdf5(self.path) as file:
-            group = file[name]
-            found = {key: _dataset(group, there, self.path)[()] for key, there in fields(group).items()}
+            group = _group(file, name, self.path)
+            found = {key: _dataset(group, there, self.path)[()] for key, there in fields(_listed(group)).items()}
         for key in ("keypoints", "descriptors"):
             if key not in found or found[key].ndim != 2:
                 shape = found[key].shape if key in found else "not there"
@@ -200,9 +229,8 @@ class Hloc:
         found["descriptors"] = found["descriptors"].T
         if self.globals is not None:
             with _hdf5(self.globals) as file:
-                if name not in file:
-                    raise UserError(shown(f"{self.globals}: no image '{name}'"))
-                found["global_descriptor"] = _dataset(file[name], "global_descriptor", self.globals)[()]
+                group = _group(file, name, self.globals)
+                found["global_descriptor"] = _dataset(group, "global_descriptor", self.globals)[()]
         return found
 
 
@@ -236,7 +264,7 @@ class Ames:
         for file in locals_:
             with _hdf5(file) as content:
                 shape = _dataset(content, "features", file).shape
-                self._beside.update(set(content) - {"features"})
+                self._beside.update(set(_listed(content)) - {"features"})
             if len(shape) != 3 or shape[2] < 6:
                 raise UserError(f"{file}: features {shape}, expected (images, descriptors, 5 + d)")
             self.counts.append(int(shape[0]))
@@ -472,7 +500,9 @@ class ImageFiles:
         self.folder = folder
 
     def names(self) -> list[str]:
-        found = (p for p in sorted(self.folder.rglob("*")) if p.suffix in (".npz", ".safetensors") and p.is_file())
+        found = (
+            p for p in sorted(self.folder.rglob("*")) if p.suffix.lower() in (".npz", ".safetensors") and p.is_file()
+        )
         return [path.relative_to(self.folder).as_posix() for path in found]
 
     def contents(self, names: Sequence[str]) -> Contents:
@@ -484,7 +514,7 @@ class ImageFiles:
         from safetensors import SafetensorError, safe_open
 
         try:
-            if path.suffix == ".npz":
+            if path.suffix.lower() == ".npz":
                 with zipfile.ZipFile(path) as archive:
                     return [entry.removesuffix(".npy") for entry in archive.namelist()]
             with safe_open(path, "np") as file:
@@ -495,7 +525,7 @@ class ImageFiles:
     def read(self, name: str) -> Arrays:
         path = self.folder / name
         try:
-            there = read_npz(path, LARGEST) if path.suffix == ".npz" else _safetensors(path)
+            there = read_npz(path, LARGEST) if path.suffix.lower() == ".npz" else _safetensors(path)
         except (OSError, ValueError) as error:
             raise UserError(shown(f"{path}: not readable ({error})")) from error
         found = {key: np.asarray(there[name]) for key, name in fields(there).items()}

@@ -135,7 +135,7 @@ CARDS: Mapping[str, FeatureCard] = {
             "of the features' maker",
             (),
             "hloc's HDF5 features, imported",
-            "a features .h5 of hloc; --globals the .h5 of its global descriptors",
+            "a features .h5 of hloc; --globals the .h5 of its global descriptors, where they are not in the first",
         ),
         FeatureCard(
             "ames",
@@ -146,7 +146,8 @@ CARDS: Mapping[str, FeatureCard] = {
             "of the features' maker",
             (),
             "AMES' HDF5 descriptors, imported",
-            "the .h5 of gallery and then queries; --globals a .npy of their global descriptors",
+            "the folder that AMES' extraction wrote; or the .h5 of gallery and then queries, or the gallery's with "
+            "--queries the queries'; --globals and --query-globals their global descriptors, .npy or .pt",
         ),
         FeatureCard(
             "colmap",
@@ -157,7 +158,7 @@ CARDS: Mapping[str, FeatureCard] = {
             "of the features' maker",
             (),
             "keypoints and descriptors of a COLMAP database, imported",
-            "the database; it has no global descriptors",
+            "the database, of SIFT, ALIKED or LoMa; it has no global descriptors",
         ),
         FeatureCard(
             "arrays",
@@ -169,7 +170,8 @@ CARDS: Mapping[str, FeatureCard] = {
             (),
             "your own arrays, imported",
             "a folder with one .npz or .safetensors an image: descriptors (n, d), keypoints (n, 2), and if there are "
-            "scales, orientations, scores, image_size, global_descriptor",
+            "scales, orientations, scores, image_size, global_descriptor; without scores, --ordered says that rows are "
+            "best first",
         ),
         FeatureCard(
             "sop",

@@ -55,6 +55,10 @@ class Source:
         for path in (self.place, *given.values()):
             if path is not None and not path.exists():
                 raise UserError(f"{shown(path)}: no such file or folder")
+        if self.kind != "ames" and self.place.is_dir() != (self.kind == "arrays"):
+            raise UserError(
+                f"{shown(self.place)}: {self.kind} expects a {'folder' if self.kind == 'arrays' else 'file'}"
+            )
 
     def command(self, dataset: str) -> str:
         """The command that imports it."""
@@ -149,9 +153,16 @@ class Record:
 
     def original(self) -> Source | None:
         """The source, if its files are all there."""
+        paths = {name: Path(path) for name, path in self.source.items() if name not in ("kind", "ordered") and path}
         try:
-            said: dict[str, Any] = dict(self.source)
-            return Source(**{k: Path(v) if k not in ("kind", "ordered") and v else v for k, v in said.items()})
+            return Source(
+                str(self.source["kind"]),
+                paths["place"],
+                paths.get("globals_"),
+                paths.get("queries"),
+                paths.get("query_globals"),
+                bool(self.source["ordered"]),
+            )
         except (UserError, TypeError, KeyError):
             return None
 
@@ -227,14 +238,10 @@ class _Facts:
         yield from (f"{some(name)} {sentence}" for name, sentence in sentences.items() if self.images[name])
 
     def notes(self, total: int) -> Iterator[str]:
-        stands = {
-            "scales": "1 pixel",
-            "orientations": "0 radians",
-            "image_size": "the extent of the keypoints",
-        }
+        stands = {"scales": "1 pixel", "orientations": "0 radians", "image_size": "the extent of the keypoints"}
         for name, default in stands.items():
-            if self.images[f"no {name}"]:
-                yield f"{self.images[f'no {name}']} of {total} images have no {name}: {default} stands for it"
+            if count := self.images[f"no {name}"]:
+                yield f"{name} of {count} of {total} images are not in the files: {default} stands for them"
 
     def uncropped(self, kind: str, queries: int) -> Iterator[str]:
         if self.whole:
@@ -332,7 +339,8 @@ class _Reader:
     ):
         self._foreign, self._source, self._names, self._scored = foreign, source, names, scored
         self._queries = {query_key(dataset, i): query for i, query in enumerate(dataset.queries)}
-        files = {path: key for key, path in dataset.gallery.items()}
+        boxed = {query.image for query in dataset.queries if query.box is not None}
+        files = {path: key for key, path in dataset.gallery.items() if path in boxed} if boxed else {}
         self._shared = {
             key
             for key, query in self._queries.items()
@@ -470,7 +478,7 @@ def check_foreign(kind: str, dataset: Dataset, folder: Path) -> ExtractReport:
         name = shown(item.files[0] if item.files else item.key)
         more = ", …" * (len(changed) > 1)
         problems.append(f"{len(changed)} of {total} are not what was imported: {name} {reason}{more}")
-    problems += [f"{shown(stamp.path)} is not what was imported" for stamp in _changed(record)]
+    problems += [f"{shown(path)} is not what was imported" for path in _changed(record)]
     if problems:
         given = f"python cli.py features import {kind} PLACE --dataset {shlex.quote(dataset.name)}"
         raise UserError(
@@ -481,14 +489,17 @@ def check_foreign(kind: str, dataset: Dataset, folder: Path) -> ExtractReport:
     return ExtractReport(0, {}, (), record.caveats)
 
 
-def _changed(record: Record | None) -> Iterator[Stamp]:
-    """Imported files that are still there with another content."""
+def _changed(record: Record | None) -> Iterator[str]:
+    """Imported files that are still there with another content, and a database's log that was not there."""
     for stamp in () if record is None else record.files:
         try:
             if Stamp.of(Path(stamp.path), [stamp]).sha256 != stamp.sha256:
-                yield stamp
+                yield stamp.path
         except OSError:
             continue  # the file is not needed any more
+    if record is not None and record.source.get("kind") == "colmap":
+        logs = Colmap(Path(record.source["place"])).files[1:]
+        yield from ({str(log.resolve()) for log in logs} - {stamp.path for stamp in record.files})
 
 
 def check_order(store: FeatureStore, method: str, used: Callable[[int], int], counts: np.ndarray) -> None:
@@ -633,7 +644,7 @@ def _arranged(given: Arrays, where: str, scored: str) -> tuple[Arrays, dict[str,
         bad = np.argwhere(~np.isfinite(arrays[name]))
         if len(bad):
             raise UserError(
-                f"{where}: {name} holds {len(bad)} values that are not finite, the first at {tuple(bad[0].tolist())}"
+                f"{where}: values of {name} are not finite: {len(bad)}, the first at {tuple(bad[0].tolist())}"
             )
     best = np.argsort(-arrays["scores"].astype(np.float64), kind="stable")
     for name in ("descriptors", "keypoints", "scales", "orientations", "scores"):

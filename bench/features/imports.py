@@ -98,7 +98,21 @@ def _bring(
         write_whole(folder / "source.json", json.dumps(str(source.resolve())))
     except OSError as error:
         raise UserError(f"{folder}: cannot write features ({error.strerror or error})") from error
-    return fill(wanted, folder, lambda: _read, IDENTITY, progress, exact=True)
+    zero: list[str] = []
+
+    def read(item: Item) -> Entry:
+        entry = _read(item)
+        if any(not np.asarray(entry.arrays[name]).any(axis=-1).all() for name in ("global_descriptor", "descriptors")):
+            zero.append(item.key)
+        return entry
+
+    report = fill(wanted, folder, lambda: read, IDENTITY, progress, exact=True)
+    if zero:
+        some = ", ".join(zero[:5]) + ", …" * (len(zero) > 5)
+        report = replace(
+            report, notes=(*report.notes, f"{len(zero)} images have descriptors that are all zero: {some}")
+        )
+    return report
 
 
 def check_delg(dataset: Dataset, folder: Path) -> ExtractReport:
