@@ -699,6 +699,8 @@ def import_features(
 
     if (dataset is None) == (listing is None):
         raise click.UsageError("give --dataset, or --list for training images")
+    if listing is not None and kind != "delg":
+        raise click.UsageError("--list is for delg")
     if kind == "delg" and (ordered or any((globals_, queries, query_globals))):
         raise click.UsageError("delg takes no --globals, --queries, --query-globals or --ordered")
     with _progress() as progress:

@@ -79,6 +79,7 @@ class Contents:
 
     images: Mapping[frozenset[str], int]
     beside: Mapping[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()  # how arrays are read where that is not the usual way
 
 
 class Foreign(Protocol):
@@ -171,6 +172,7 @@ class Hloc:
         self.path, self.globals = path, globals_
         self.files: tuple[Path, ...] = (path,) if globals_ is None else (path, globals_)
         self._beside: Counter[str] = Counter()
+        self._rows_first = False
 
     def names(self) -> list[str]:
         """Every group that holds an array of Features. UserError for a file without any."""
@@ -204,9 +206,14 @@ class Hloc:
     def contents(self, names: Sequence[str]) -> Contents:
         images: Counter[frozenset[str]] = Counter()
         whole: Counter[str] = Counter()
+        usual = rows_first = True  # (d, n) as hloc writes descriptors, (n, d) as LightGlue and glue-factory do
         with _hdf5(self.path) as file:
             for name in names:
-                there = set(_listed(_group(file, name, self.path)))
+                group = _group(file, name, self.path)
+                there = set(_listed(group))
+                if {"keypoints", "descriptors"} <= there:
+                    points, rows = (_dataset(group, key, self.path).shape for key in ("keypoints", "descriptors"))
+                    usual, rows_first = usual and points[:1] == rows[1:2], rows_first and points[:1] == rows[:1]
                 if self.globals is not None:
                     whole["global_descriptor"] += "global_descriptor" in there
                     there = (there - {"global_descriptor"}) | {"global_descriptor"}
@@ -215,7 +222,9 @@ class Hloc:
             with _hdf5(self.globals) as file:
                 for name in names:
                     whole.update(set(_listed(_group(file, name, self.globals))) - {"global_descriptor"})
-        return Contents(images, +(self._beside + whole))
+        self._rows_first = rows_first and not usual
+        remarks = ("descriptors are (n, d) in every image, and are read so",) if self._rows_first else ()
+        return Contents(images, +(self._beside + whole), remarks)
 
     def read(self, name: str) -> Arrays:
         with _hdf5(self.path) as file:
@@ -226,7 +235,13 @@ class Hloc:
                 shape = found[key].shape if key in found else "not there"
                 expected = "(n, 2)" if key == "keypoints" else "(d, n)"
                 raise UserError(shown(f"{self.path}: {key} of '{name}': {shape}, expected {expected}"))
-        found["descriptors"] = found["descriptors"].T
+        if not self._rows_first:
+            found["descriptors"] = found["descriptors"].T
+        if len(found["descriptors"]) != len(found["keypoints"]):
+            raise UserError(
+                shown(f"{self.path}: '{name}' has {len(found['keypoints'])} keypoints and ")
+                + f"descriptors {found['descriptors'].T.shape}, expected (d, n)"
+            )
         if self.globals is not None:
             with _hdf5(self.globals) as file:
                 group = _group(file, name, self.globals)
@@ -439,7 +454,9 @@ class Colmap:
             for name in names:
                 more = {"scales", "orientations"} if columns.get(self._numbers[name], 2) > 2 else set()
                 images[frozenset({"keypoints", "descriptors", *more, *ranked})] += 1
-        return Contents(images, beside)
+        shapes = sum(columns.get(self._numbers[name]) == 6 for name in names)
+        remark = f"affine shapes of keypoints in {shapes} images are reduced to a scale and an orientation"
+        return Contents(images, beside, (remark,) if shapes else ())
 
     def read(self, name: str) -> Arrays:
         number = self._numbers[name]
@@ -453,6 +470,11 @@ class Colmap:
             bytes_ = np.frombuffer(data or b"", np.uint8).reshape(rows, columns)
             if rows and columns % np.dtype(kind).itemsize:
                 raise ValueError(f"{columns} bytes a descriptor of {COLMAP_TYPES[type_][0]}")
+        if rows != len(found["keypoints"]):
+            raise UserError(
+                shown(f"{self.path}: '{name}' has {len(found['keypoints'])} keypoints and {rows} descriptors"),
+                hint="descriptors that COLMAP did not extract are not in its database: import the files they are in",
+            )
         values: np.ndarray = bytes_.view(kind) if rows else np.zeros((0, 0), kind)
         found["descriptors"] = values.astype(np.float32) / (512 if type_ == SIFT else 1)
         if self._ranked:

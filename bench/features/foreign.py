@@ -89,7 +89,7 @@ KINDS: Mapping[str, Callable[[Source], Foreign]] = {
 ALWAYS: Mapping[str, tuple[str, ...]] = {
     "ames": (
         "AMES' files name no images: the order of rows is taken as the data set's order",
-        "AMES' positions are row before column, and of DINOv2 parts of the sides: verification reads x, y in pixels",
+        "AMES' positions have the row before the column: geometric verification reads x before y",
     ),
 }
 ORDER: Mapping[str, str] = {
@@ -237,11 +237,14 @@ class _Facts:
         }
         yield from (f"{some(name)} {sentence}" for name, sentence in sentences.items() if self.images[name])
 
-    def notes(self, total: int) -> Iterator[str]:
+    def notes(self) -> Iterator[str]:
+        """What the files do not hold, and what stands for it."""
         stands = {"scales": "1 pixel", "orientations": "0 radians", "image_size": "the extent of the keypoints"}
-        for name, default in stands.items():
-            if count := self.images[f"no {name}"]:
-                yield f"{name} of {count} of {total} images are not in the files: {default} stands for them"
+        lacking = {name: count for name in stands if (count := self.images[f"no {name}"])}
+        if lacking:
+            yield "not in the files: " + ", ".join(
+                f"{name} of {count} images ({stands[name]} is taken)" for name, count in lacking.items()
+            )
 
     def uncropped(self, kind: str, queries: int) -> Iterator[str]:
         if self.whole:
@@ -293,7 +296,8 @@ def import_foreign(
     record = Record.of(given, foreign.files, [s for r in (before, began) if r is not None for s in r.files])
     other = ""
     if len(stored := FeatureStore(folder)):
-        other = "another version of the import" if before is None else record.differs(before)
+        old = before is None or (stored.identity or {}).get("version") != VERSION
+        other = "another version of the import" if old or before is None else record.differs(before)
         other = other or ("other arrays" if stored.identity != identity else "")
     at = staged if other else folder
     with writing(folder):
@@ -314,7 +318,7 @@ def import_foreign(
             if item.key not in read.seen:
                 read(item)  # of an interrupted import: counted, not stored again
         caveats = (*_caveats(given, dataset, scored, read.facts, len(order)),)
-        notes += read.facts.notes(len(order))
+        notes += read.facts.notes()
     notes += _notes(given, dataset, contents, listed, names, read.sizes["global_dim"])
     with writing(folder):
         replace(record, caveats=caveats).write(at)
@@ -438,8 +442,7 @@ def _notes(
         yield f"{place}: {name!r} of {count} images is read as {key}"
     if left:
         yield f"{place}: not read: " + ", ".join(f"{shown(name)} ({count})" for name, count in sorted(left.items()))
-    if source.kind == "colmap" and "scales" in {name for there in contents.images for name in there}:
-        yield f"{place}: affine shapes of keypoints are reduced to a scale and an orientation"
+    yield from (f"{place}: {remark}" for remark in contents.remarks)
     others = sorted(set(listed) - set(names.values()))
     if others:
         yield (

@@ -295,6 +295,18 @@ def test_a_group_that_lacks_an_array_is_named(plain: Path, tmp_path: Path) -> No
         Hloc(tmp_path / "matches.h5").names()
 
 
+def test_descriptors_with_an_image_row_first_are_read_if_all_of_them_are_so(plain: Path, tmp_path: Path) -> None:
+    dataset, usual = folder.load(plain), everything()
+    other = {name: {**arrays, "descriptors": arrays["descriptors"].T} for name, arrays in usual.items()}
+    for name, images in (("usual", usual), ("other", other)):
+        report = import_foreign("hloc", dataset, hloc(tmp_path / f"{name}.h5", images), tmp_path / name)
+        assert any("(n, d) in every image" in note for note in report.notes) == (name == "other")
+    assert content(dataset, tmp_path / "usual") == content(dataset, tmp_path / "other")
+    mixed = hloc(tmp_path / "mixed.h5", {**usual, NAMES[3]: other[NAMES[3]]})
+    with pytest.raises(UserError, match=rf"'{NAMES[3]}' has {N} keypoints and descriptors \({N}, {D}\)"):
+        import_foreign("hloc", dataset, mixed, tmp_path / "store")
+
+
 def test_half_precision_is_read_without_a_warning(plain: Path, tmp_path: Path) -> None:
     place = hloc(tmp_path / "half.h5", without(everything(), "image_size"), kind=np.float16)
     with warnings.catch_warnings():
@@ -429,6 +441,20 @@ def test_the_larger_keypoints_of_colmap_are_taken_as_the_better(plain: Path, tmp
 def test_keypoints_of_other_columns_are_refused(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="5 columns, expected 2, 4 or 6"):
         import_foreign("colmap", folder.load(plain), colmap(tmp_path / "db", 5), tmp_path / "store")
+
+
+def test_a_database_of_keypoints_alone_is_refused(plain: Path, tmp_path: Path) -> None:
+    path = colmap(tmp_path / "db")
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM descriptors")
+    with pytest.raises(UserError, match=rf"has {N} keypoints and 0 descriptors"):
+        import_foreign("colmap", folder.load(plain), path, tmp_path / "store")
+
+
+def test_a_place_that_cannot_be_written_is_named(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        import_foreign("colmap", folder.load(plain), colmap(tmp_path / "db"), tmp_path / "file" / "store")
 
 
 def test_bytes_of_sift_are_normalised_and_nothing_else(plain: Path, tmp_path: Path) -> None:
@@ -623,3 +649,43 @@ def test_no_change_of_a_file_leaves_features_as_they_were_without_a_note(
         assert set(report.caveats) - set(usual)
     if again:
         assert any("read anew" in note for note in report.notes)
+
+
+@pytest.fixture(scope="module")
+def files(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place of each kind. Read only."""
+    root = tmp_path_factory.mktemp("files")
+    for kind in ("hloc", "colmap", "arrays", "ames"):
+        (root / kind).mkdir()
+    hloc(root / "hloc" / "f.h5", everything())
+    colmap(root / "colmap" / "f.db")
+    ames(root / "ames", NAMES[:4], "m", "gallery")
+    ames(root / "ames", NAMES[4:], "m", "query")
+    for name, arrays in everything().items():
+        np.savez(root / "arrays" / f"{Path(name).stem}.npz", **arrays)
+    return root
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["hloc", "colmap", "arrays", "ames"]), st.data())
+def test_no_changed_byte_leaves_features_as_they_were_without_a_note(
+    plain: Path, files: Path, tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
+) -> None:
+    dataset, root = folder.load(plain), tmp_path_factory.mktemp("p")
+    place = shutil.copytree(files / kind, root / "place")
+    given_ = place / {"hloc": "f.h5", "colmap": "f.db"}.get(kind, "")
+    import_foreign(kind, dataset, given_, root / "store")
+    before = content(dataset, root / "store")
+    path = data.draw(st.sampled_from(sorted(place.iterdir())))
+    changed = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(changed) - 1))
+    changed[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(changed)
+    with pytest.raises(UserError, match=r"not what was imported|have not been imported|damaged|readable|no |expected"):
+        check_foreign(kind, dataset, root / "store")
+    try:
+        report = import_foreign(kind, dataset, given_, root / "store")
+    except UserError:
+        return
+    assert content(dataset, root / "store") != before or any("anew" in note or "again" in note for note in report.notes)
+    check_foreign(kind, dataset, root / "store")

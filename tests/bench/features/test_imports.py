@@ -368,3 +368,10 @@ def test_missing_files_of_a_list_are_named(files: Path, tmp_path: Path) -> None:
 def test_a_data_set_or_a_list_must_be_given_and_not_both(files: Path, cli: Callable[..., Result]) -> None:
     for more in ((), ("--dataset", "roxford", "--list", "l.txt")):
         assert "give --dataset, or --list" in cli("features", "import", "delg", str(files), *more).output
+
+
+def test_descriptors_that_are_all_zero_are_named(dataset: Dataset, files: Path, delg, tmp_path: Path) -> None:
+    whole, local, scalars = values("b")
+    delg.pair(files / "b", np.zeros_like(whole), local, scalars)
+    report = import_delg(dataset, files, tmp_path / "store")
+    assert report.notes == ("1 images have descriptors that are all zero: b",)
