@@ -24,7 +24,7 @@ from bench.errors import UserError, listed, unknown
 from bench.executor import Executor, Local
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.features.extractors import card as feature_card
-from bench.features.foreign import KINDS, check_foreign
+from bench.features.foreign import KINDS, check_foreign, without_order
 from bench.features.imports import check_delg
 from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
 from bench.places import Places, slug
@@ -310,6 +310,9 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
                 "is no first stage",
                 hint="give candidates with --shortlist FILE, or import the features again with --globals FILE",
             )
+    for place, each in enumerate(chosen):
+        reads = {method.spec.name: method.descriptors_used for method in each.methods}
+        chosen[place] = each.without(without_order(store, reads, (item.key for item in items(dataset))))
     content = store.content(item.key for item in items(dataset))
     whitening = None if other is None else _whitening(other, request, device, places, progress)
     scorer = Scorer(dataset, seal_shortlist(dataset, store, content, request, whitening, notes), store, device)

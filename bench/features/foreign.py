@@ -16,7 +16,7 @@ import shlex
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -505,22 +505,22 @@ def _changed(record: Record | None) -> Iterator[str]:
         yield from ({str(log.resolve()) for log in logs} - {stamp.path for stamp in record.files})
 
 
-def check_order(store: FeatureStore, method: str, used: Callable[[int], int], counts: np.ndarray) -> None:
-    """UserError where a method reads some of an image's local descriptors and nothing says which are the best.
+def without_order(store: FeatureStore, used: Mapping[str, Callable[[int], int]], keys: Iterable[str]) -> dict[str, str]:
+    """Why methods cannot run that read some of an image's local descriptors where nothing says which are the best.
 
-    `used` is the method's `descriptors_used`: how many it reads of as many as there are; `counts` (n,) are those stored
-    of the images.
+    `used` has each method's `descriptors_used`: how many it reads of as many as there are; `keys` are the images.
     """
     if (store.identity or {}).get("scores") != "none":
-        return
-    most = max((int(count) for count in np.unique(counts) if 0 < used(int(count)) < count), default=0)
-    if most:
-        raise UserError(
-            f"{method} reads {used(most)} of up to {int(counts.max())} local descriptors of an image, and the imported "
-            "files hold no scores that say which are the best",
-            hint=f"give -o {method}.descriptors={int(counts.max())}, or import again with --ordered if their order is "
-            "that of quality",
-        )
+        return {}
+    counts = np.unique(store.counts(keys))
+    most = int(counts.max(initial=0))
+    return {
+        method: f"it reads {reads(most)} of up to {most} local descriptors of an image, and the imported files hold no "
+        f"scores that say which are the best: give -o {method}.descriptors={most}, or import again with --ordered if "
+        "their order is that of quality"
+        for method, reads in used.items()
+        if any(0 < reads(int(count)) < count for count in counts)
+    }
 
 
 def _matched(kind: str, dataset: Dataset, listed: Sequence[str], foreign: Foreign, source: Path) -> dict[str, str]:

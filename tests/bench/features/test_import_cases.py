@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
-from bench.features.foreign import check_foreign, check_order, import_foreign
+from bench.features.foreign import check_foreign, import_foreign, without_order
 from bench.features.store import FeatureStore, items
 from third_party.foreign_features import Colmap, Hloc
 
@@ -237,14 +237,13 @@ def test_without_scores_a_budget_is_refused_unless_the_order_is_said_to_be_that_
     report = import_foreign("hloc", dataset, place, store)
     assert any("not read: goodness (6)" in note for note in report.notes)
     assert any("no scores" in caveat for caveat in check_foreign("hloc", dataset, store).caveats)
-    counts = np.full(4, N)
-    check_order(FeatureStore(store), "mnn", lambda count: count, counts)  # all are read: their order does not matter
-    check_order(FeatureStore(store), "identity", lambda count: 0, counts)
-    with pytest.raises(UserError, match=r"mnn reads 5 of up to 12 .* no scores"):
-        check_order(FeatureStore(store), "mnn", lambda count: min(count, 5), counts)
+    keys, some = list(dataset.gallery), {"mnn": lambda count: min(count, 5)}
+    assert not without_order(FeatureStore(store), {"maxsim": lambda count: count, "identity": lambda count: 0}, keys)
+    reasons = without_order(FeatureStore(store), some, keys)
+    assert "reads 5 of up to 12 local descriptors" in reasons["mnn"] and "no scores" in reasons["mnn"]
     report = import_foreign("hloc", dataset, place, store, ordered=True)
     assert report.extracted == 6 and any("--ordered" in caveat for caveat in report.caveats)
-    check_order(FeatureStore(store), "mnn", lambda count: min(count, 5), counts)
+    assert not without_order(FeatureStore(store), some, keys)
     with pytest.raises(UserError, match="--ordered"):
         import_foreign("hloc", dataset, hloc(tmp_path / "some.h5", everything()), store, ordered=True)
 
@@ -689,3 +688,58 @@ def test_no_changed_byte_leaves_features_as_they_were_without_a_note(
         return
     assert content(dataset, root / "store") != before or any("anew" in note or "again" in note for note in report.notes)
     check_foreign(kind, dataset, root / "store")
+
+
+def test_a_method_that_would_read_some_of_unordered_descriptors_does_not_run_and_the_others_do(
+    cli: Callable[..., Result], plain: Path, tmp_path: Path
+) -> None:
+    place = hloc(tmp_path / "no.h5", everything(), {"scores": "goodness"})
+    here = ("-d", f"folder:{plain}", "--cache-dir", str(tmp_path / "cache"))
+    assert cli("features", "import", "hloc", str(place), *here).exit_code == 0
+    done = cli("run", *here, "-f", "hloc", "-m", "mnn,identity", "-o", "mnn.descriptors=5")
+    assert done.exit_code == 0 and "mnn did not run: it reads 5 of up to 12" in " ".join(done.output.split())
+    assert (
+        "no scores: the order of local descriptors" in " ".join(done.output.split()) or "hold no scores" in done.output
+    )
+    assert cli("run", *here, "-f", "hloc", "-m", "mnn", "-o", "mnn.descriptors=5").exit_code == 1
+    assert cli("run", *here, "-f", "hloc", "-m", "mnn", "-o", f"mnn.descriptors={N}").exit_code == 0
+
+
+def test_features_without_global_descriptors_have_no_first_stage_and_skip_what_reads_them(
+    cli: Callable[..., Result], plain: Path, tmp_path: Path
+) -> None:
+    place = hloc(tmp_path / "no.h5", without(everything(), "global_descriptor"))
+    here = ("-d", f"folder:{plain}", "--cache-dir", str(tmp_path / "cache"))
+    imported = cli("features", "import", "hloc", str(place), *here)
+    assert imported.exit_code == 0 and "--shortlist" in imported.output
+    refused = cli("run", *here, "-f", "hloc", "-m", "mnn")
+    assert refused.exit_code == 1 and "has no global descriptors" in refused.output
+    assert "--shortlist FILE" in refused.output and "--globals FILE" in refused.output
+    dataset = folder.load(plain)
+    lines = [
+        f"{query.id} Q0 {image} {rank} {9 - rank} x\n"
+        for query in dataset.queries
+        for rank, image in enumerate(dataset.gallery, 1)
+    ]
+    (tmp_path / "theirs.run").write_text("".join(lines))
+    done = cli("run", *here, "-f", "hloc", "-m", "mnn,aqe", "--shortlist", str(tmp_path / "theirs.run"))
+    assert done.exit_code == 0
+    assert "aqe did not run: it reads global descriptors, and the feature set has none" in " ".join(done.output.split())
+
+
+def test_other_features_under_the_same_name_are_another_run(
+    cli: Callable[..., Result], plain: Path, tmp_path: Path
+) -> None:
+    """Two caches and one folder of runs: what differs is the local features alone."""
+    runs = []
+    for number, change in enumerate((1.0, -1.0)):
+        images = everything()
+        for image in list(images)[:2]:
+            images[image] = {**images[image], "descriptors": images[image]["descriptors"] * change}
+        place = hloc(tmp_path / f"{number}.h5", images)
+        here = ("-d", f"folder:{plain}", "--cache-dir", str(tmp_path / f"cache{number}"))
+        assert cli("features", "import", "hloc", str(place), *here).exit_code == 0
+        done = cli("run", *here, "-f", "hloc", "-m", "maxsim")
+        assert done.exit_code == 0 and "already finished" not in done.output
+        runs.append(done.output.splitlines()[-1])
+    assert runs[0].startswith("run: ") and runs[0] != runs[1]
