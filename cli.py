@@ -142,7 +142,13 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--shortlist",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="Candidates from a TREC run, an .npz or an nn_inds .pkl instead of our own first stage.",
+        help="Candidates from a file instead of our own first stage: a TREC run, hloc's pairs, names or indices in an "
+        ".npz, or indices in an .npy, .safetensors, .pt or nn_inds .pkl.",
+    )
+    @click.option(
+        "--shortlist-order",
+        type=click.Choice(["similarities", "distances", "ranks"]),
+        help="What orders those lists: numbers, higher or lower first, or ranks alone. [default: they must agree]",
     )
     @click.option(
         "--search",
@@ -197,6 +203,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         top_k: int | None,
         policy: Any,
         shortlist: Path | None,
+        shortlist_order: Any,
         search: str,
         options: tuple[str, ...],
         whiten: str | None,
@@ -234,6 +241,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
             executor_of(executor, workers, threads, ray_address, device),
             shortlist,
             skip_unreadable,
+            shortlist_order,
         )
         return command(*args, request=request, **kwargs)
 

@@ -6,13 +6,18 @@ ranking: scorers of the exported files do not see positives behind it, as our ow
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from bench import trec
+from bench.candidates import common_folder
 from bench.errors import UserError
+from bench.files import writing
+from bench.names import shown
 from bench.places import slug
 from bench.results import FIRST_STAGE, Run, graded
 from bench.scores import UNION
@@ -64,15 +69,24 @@ def export_trec(run: Run, folder: Path) -> list[Path]:
 
 
 def export_pairs(run: Run, folder: Path) -> list[Path]:
-    """hloc's list of pairs to match, `query candidate` a line: every candidate of any list, files named as on disk."""
+    """hloc's list of pairs to match, `query candidate` a line: every candidate of any list.
+
+    Files are named by their path below the folder common to all images of the run, so that a query and a gallery image
+    of one file name stay two.
+    """
     gallery, images = run.dataset.gallery, run.shortlist.gallery
+    root = common_folder([*(query.image for query in run.dataset.queries), *gallery.values()])
 
     def lines() -> Iterator[str]:
         for number, query in enumerate(run.dataset.queries):
             for candidate in run.shortlist.union(number):
-                names = (query.image.name, gallery[images[candidate]].name)
-                if any(" " in name for name in names):
-                    raise UserError(f"{names}: hloc parts names by blanks", hint="rename the files, or export as trec")
+                files = (query.image, gallery[images[candidate]])
+                names = [file.absolute().relative_to(root).as_posix() for file in files]
+                for name in names:
+                    if any(c.isspace() for c in name):
+                        raise UserError(
+                            f"{shown(name)!r}: hloc parts names by blanks", hint="rename the file, or export as trec"
+                        )
                 yield " ".join(names) + "\n"
 
     return [_write(folder / "pairs.txt", lines())]
@@ -92,18 +106,30 @@ def _tables(run: Run, folder: Path, form: str) -> list[Path]:
     tables = {"scores": run.scores, "details": run.details, "ledger": run.ledger, "metrics": run.metrics()}
     for name, table in tables.items():
         path = folder / f"{name}.{form}"
-        if form == "csv":
-            table.to_csv(path, index=False)
-        else:
-            table.to_parquet(path, index=False)
+        with _whole(path) as temporary:
+            if form == "csv":
+                table.to_csv(temporary, index=False)
+            else:
+                table.to_parquet(temporary, index=False)
         written.append(path)
     return written
 
 
 def _write(path: Path, lines: Iterator[str]) -> Path:
-    with path.open("w") as file:
+    with _whole(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(lines)
     return path
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it takes the file's name once all is written, or goes."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 FORMATS: Mapping[str, Callable[[Run, Path], list[Path]]] = {
@@ -116,8 +142,6 @@ FORMATS: Mapping[str, Callable[[Run, Path], list[Path]]] = {
 
 def export(run: Run, form: str, folder: Path) -> list[Path]:
     """Write a finished run into a folder in one of FORMATS; the files written. UserError if it cannot be written."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return FORMATS[form](run, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write ({error.strerror or error})") from error

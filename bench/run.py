@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bench import provenance, registry, results
-from bench.candidates import imported_shortlist
+from bench.candidates import Meaning, imported_shortlist
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
 from bench.errors import UserError, listed, unknown
@@ -57,10 +57,18 @@ class Request:
     executor: Executor = Local()  # where images are extracted and queries scored
     shortlist: Path | None = None  # other people's candidate lists, instead of a first stage of our own
     skip_unreadable: bool = False  # leave out queries whose images cannot be read, instead of refusing the data set
+    shortlist_order: Meaning | None = None  # what orders those lists; None: their numbers and ranks, which must agree
 
     def __post_init__(self) -> None:
         if not self.methods:
             raise UserError("--method: no method given", hint="name one or more, or all")
+        if self.shortlist is None and self.shortlist_order is not None:
+            raise UserError(f"--shortlist-order {self.shortlist_order}: no --shortlist was given")
+        if self.shortlist is not None and self.whiten is not None:
+            raise UserError(
+                f"--whiten {self.whiten}: with --shortlist there is no first stage to whiten",
+                hint="leave one of them out",
+            )
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,9 @@ def seal_shortlist(
             notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
     if request.shortlist is not None:
         notes.append(f"candidates are those of {request.shortlist}; graded images it does not list are not retrieved")
-        return imported_shortlist(request.shortlist, dataset, request.policy, k)
+        imported = imported_shortlist(request.shortlist, dataset, request.policy, k, request.shortlist_order)
+        notes += imported.notes
+        return imported.shortlist
     return first_stage(
         dataset,
         gallery,

@@ -48,6 +48,19 @@ class Vectors:
             yield start, torch.from_numpy(np.array(rows)).float()  # torch converts half precision in threads
 
 
+class NotFinite(UserError):
+    """The global descriptor of the `number`-th "query" or "gallery image" gives similarities that are not finite."""
+
+    def __init__(self, kind: str, number: int, name: str | None = None, features: str | None = None):
+        whose = f"{kind} {number if name is None else repr(name)}"
+        source = "" if features is None else f" of the features {features}"
+        super().__init__(
+            f"the global descriptor of {whose}{source} gives similarities that are not finite",
+            hint="extract or import the features of that image again",
+        )
+        self.kind, self.number = kind, number
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """The best of the gallery for each query, and where the images asked about stand.
@@ -81,6 +94,9 @@ def search(
     (array([[2, 1],
            [0, 1]]), [[2], [2]])
     """
+    finite = np.isfinite(queries).all(axis=1)
+    if not finite.all():
+        raise NotFinite("query", int(finite.argmin()))
     own = np.full(len(queries), -1) if own is None else own
     asked = [np.asarray(p, np.int64) for p in probes] if probes is not None else [np.zeros(0, np.int64)] * len(queries)
     found = [
@@ -110,18 +126,14 @@ def _search(
     nearest, counts = ENGINES[engine](left, own, wanted), _Counts(queries, gallery, probes)
     for start, right in gallery.blocks(max(block, wanted + 1)):
         similarities = left @ right.T
-        if not torch.isfinite(similarities).all():
-            raise _not_finite()
+        if not (finite := torch.isfinite(similarities)).all():
+            raise NotFinite("gallery image", start + int(finite.all(dim=0).int().argmin()))
         inside = np.flatnonzero((own >= start) & (own < start + len(right)))
         similarities[inside, own[inside] - start] = -torch.inf
         nearest.add(right, similarities, start)
         counts.add(similarities, start)
     order, values = _exactly(queries, gallery, nearest.indices(), depth)
     return Found(order, values, tuple(map(_places, order, probes, counts.ranks())))
-
-
-def _not_finite() -> UserError:
-    return UserError("the first stage gave similarities that are not finite", hint="extract the features again")
 
 
 class _Blocks:
@@ -252,8 +264,8 @@ def _exactly(queries: np.ndarray, gallery: Vectors, chosen: np.ndarray, depth: i
         exact = _similarities(queries[q], gallery.rows(images))
         sort = np.argsort(-exact, kind="stable")[:depth]
         order[q], values[q] = images[sort], exact[sort]
-    if not np.isfinite(values).all():
-        raise _not_finite()
+        if not (finite := np.isfinite(values[q])).all():
+            raise NotFinite("gallery image", int(order[q][finite.argmin()]))
     return order, values
 
 

@@ -24,7 +24,7 @@ from bench.datasets import Dataset, Query
 from bench.errors import UserError
 from bench.files import read_npz
 from bench.metrics import without
-from bench.search import Found, Vectors, search
+from bench.search import Found, NotFinite, Vectors, search
 
 Policy = Literal["blind", "paper"]
 BLIND_LIST = "any"  # the name of the one list of the policy `blind`
@@ -103,9 +103,9 @@ class Shortlist:
                     f"list {name!r} has the shapes {candidates.shape} and {values.shape}, expected {shape}"
                 )
             if not np.isfinite(values).all():
-                raise UserError(
-                    "the first stage gave similarities that are not finite", hint="extract the features again"
-                )
+                number, place = (int(at[0]) for at in np.nonzero(~np.isfinite(values)))
+                query = self.queries[number]
+                raise UserError(f"list {name!r} of query {query!r}: the similarity at place {place + 1} is not finite")
             ordered = np.sort(candidates, axis=1)
             bad = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
             bad |= (ordered[:, 0] < 0) | (ordered[:, -1] >= len(self.gallery))
@@ -254,7 +254,11 @@ def first_stage(
     """
     order = Order.of(dataset.gallery)
     graded, own = graded_images(dataset, order), own_images(dataset, order)
-    found = search(queries, gallery, depth_of(dataset, policy, max(k, 1)), probes=graded, own=own, engine=engine)
+    try:
+        found = search(queries, gallery, depth_of(dataset, policy, max(k, 1)), probes=graded, own=own, engine=engine)
+    except NotFinite as error:
+        name = dataset.queries[error.number].id if error.kind == "query" else order.id_at(error.number)
+        raise NotFinite(error.kind, error.number, name, features) from error
     return seal(dataset, order, found, graded, features=features, features_content=features_content, policy=policy, k=k)
 
 

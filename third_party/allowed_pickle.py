@@ -6,7 +6,7 @@ library is ever called: arrays and their types are stand-ins here, made into num
 
 The official ground truth of Revisited Oxford and Paris holds lists, dicts, strings and numbers only. The lists of
 nearest neighbours `nn_inds_*.pkl` of the RRT repository are numpy integer arrays. AMES' `nn_*.pkl` hold torch storages,
-which only torch's own unpickler can read, and that runs any code they hold: refused.
+which only torch's own unpickler can read, and that runs any code they hold: refused, with the way to convert them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ class _Kind:
         self.order = order
 
 
+def _said(kind: object) -> str:
+    """What an array holds, from numpy's letter for it, where that is no whole number."""
+    name = kind.name if isinstance(kind, _Kind) else ""
+    return {"f": "fractions", "U": "names", "S": "bytes", "O": "objects"}.get(name[:1], "no whole numbers")
+
+
 class _Array:
     """Stands for numpy.ndarray: what numpy's own `__setstate__` would be given."""
 
@@ -58,7 +64,7 @@ class _Array:
         """The array. _Refused for what is no array of whole numbers."""
         _, shape, kind, fortran, raw = self.state if len(self.state) == 5 else (0, (), None, False, b"")
         if not isinstance(kind, _Kind) or kind.name not in INTEGERS or not isinstance(raw, bytes):
-            raise _Refused("an array of something other than whole numbers")
+            raise _Refused(f"an array of {_said(kind)}")
         if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
             raise _Refused(f"an array of shape {shape!r:.80}")
         if math.prod(shape) * int(kind.name[1:]) != len(raw):
@@ -96,11 +102,23 @@ ARRAYS: Mapping[str, Callable[..., Any]] = {
     "numpy.dtype": _kind,
     "_codecs.encode": _encode,
 }
-REFUSED = {
-    "torch.storage._load_from_bytes": "it holds a torch storage, and reading one runs whatever code is in it; in the "
-    "environment that wrote it: import pickle, numpy as np; s, i = pickle.load(open('nn.pkl', 'rb')); "
-    "np.savez('nn.npz', similarities=s.numpy(), candidates=i.numpy())",
+HERE = "in the environment that wrote it: "
+LISTS = "np.savez('lists.npz', queries=names, candidates=names_or_gallery_indices), of shapes (nq,) and (nq, k)"
+CONVERT = {  # by the library of a class that an array file would not need
+    "torch": "import pickle, numpy as np; s, i = pickle.load(open({file!r}, 'rb')); "
+    "np.savez('lists.npz', similarities=s.numpy(), candidates=i.long().numpy()); "
+    "of a single tensor of indices: np.save('lists.npy', i.long().numpy())",
+    "pandas": "import numpy as np, pandas as pd; t = pd.read_pickle({file!r}); " + LISTS,
 }
+
+
+def _not_official(path: Path, name: str) -> str:
+    return "it is not the official file"
+
+
+def _conversion(path: Path, name: str) -> str:
+    """How lists in a pickle that wants to run `name` are made a file that is read."""
+    return HERE + CONVERT.get(name.partition(".")[0], LISTS).format(file=path.name)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -118,10 +136,16 @@ class _Unpickler(pickle.Unpickler):
         raise _Refused("refers to objects outside itself")
 
 
-def load(path: Path, largest: int, allowed: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+def load(
+    path: Path,
+    largest: int,
+    allowed: Mapping[str, Callable[..., Any]] | None = None,
+    advice: Callable[[Path, str], str] = _not_official,
+) -> Any:
     """The content of a pickle of lists, dicts, strings and numbers, and of what is `allowed` by name.
 
-    UserError for a file that is larger than `largest` bytes, damaged, or names anything else.
+    UserError for a file that is larger than `largest` bytes, damaged, or names anything else; `advice` of the file and
+    that name says what to do about it.
     """
     try:
         size = path.stat().st_size
@@ -135,8 +159,7 @@ def load(path: Path, largest: int, allowed: Mapping[str, Callable[..., Any]] | N
         return _Unpickler(data, allowed or {}).load()
     except _Refused as error:
         name = str(error).removeprefix("wants to run ")
-        hint = REFUSED.get(name, "it is not the official file")
-        raise UserError(f"{path}: the file {error}: refused", hint=hint) from error
+        raise UserError(f"{path}: the file {error}: refused", hint=advice(path, name)) from error
     except Exception as error:  # a damaged pickle fails in many ways
         raise UserError(f"{path}: not a readable pickle ({type(error).__name__}: {error})") from error
 
@@ -152,12 +175,13 @@ def _check(data: bytes) -> None:
 
 def read_index_lists(path: Path) -> np.ndarray:
     """(nq, n) int64 of a pickled array of indices (`nn_inds_*.pkl`). UserError for anything else."""
-    content = load(path, LARGEST_LISTS, ARRAYS)
+    content = load(path, LARGEST_LISTS, ARRAYS, _conversion)
+    expected = "expected one array of whole numbers in two dimensions"
     try:
         found = content.value() if isinstance(content, _Array) else None
     except (_Refused, TypeError, ValueError) as error:
-        raise UserError(f"{path}: holds {error}, expected whole numbers in two dimensions") from error
+        raise UserError(f"{path}: holds {error}, {expected}", hint=_conversion(path, "numpy")) from error
     if found is None or found.ndim != 2:
-        shape = type(content).__name__ if found is None else f"an array of shape {found.shape}"
-        raise UserError(f"{path}: holds {shape}, expected whole numbers in two dimensions")
+        shape = f"a {type(content).__name__}" if found is None else f"an array of shape {found.shape}"
+        raise UserError(f"{path}: holds {shape}, {expected}", hint=_conversion(path, "numpy"))
     return found
