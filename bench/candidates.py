@@ -179,7 +179,7 @@ def _npz(path: Path) -> Lists:
     try:
         return _arrays(path, read_npz(path, LARGEST))
     except (OSError, ValueError) as error:
-        hint = AS_NAMES if "pickle" in str(error) else None
+        hint = AS_NAMES if "object" in str(error) else None
         raise UserError(f"{path}: not a readable npz with queries and candidates ({error})", hint=hint) from error
 
 

@@ -139,6 +139,7 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     """
     found: dict[str, list[Row]] = {}
     seen: dict[str, set[str]] = {}
+    score: float | None
     for line, columns in _columns(path, RUN, PAIRS, SCORED_PAIRS):
         where = f"{path}, line {line}"
         if len(columns) == len(RUN):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from bench.errors import UserError
 from bench.exports import FORMATS, export, ranked
@@ -83,11 +86,11 @@ def test_tables_are_read_by_pandas(done: Run, tmp_path: Path) -> None:
         assert len(table) == len(done.scores) and table["score"].sum() == pytest.approx(done.scores["score"].sum())
 
 
-def test_pairs_name_the_files(done: Run, tmp_path: Path) -> None:
+def test_pairs_name_the_files_below_the_folder_common_to_all_images(done: Run, buildings: Path, tmp_path: Path) -> None:
     (path,) = export(done, "hloc-pairs", tmp_path)
     lines = [line.split() for line in path.read_text().splitlines()]
-    assert len(lines) == 2 * 8 and {query for query, _ in lines} == {"query0.png", "query1.png"}
-    assert all((done.dataset.gallery[image[:-4]]).name == image for _, image in lines)
+    assert len(lines) == 2 * 8 and {query for query, _ in lines} == {"queries/query0.png", "queries/query1.png"}
+    assert all(done.dataset.gallery[Path(image).stem] == buildings / image for _, image in lines)
 
 
 def test_a_folder_that_cannot_be_written_is_said(done: Run, tmp_path: Path) -> None:
@@ -97,6 +100,26 @@ def test_a_folder_that_cannot_be_written_is_said(done: Run, tmp_path: Path) -> N
             export(done, form, tmp_path / "file")
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_disk_that_fills_leaves_no_half_of_a_file(done: Run, tmp_path: Path, form: str) -> None:
+    """The limit is the system's: beyond it, writing fails as on a full disk."""
+    resource = pytest.importorskip("resource")
+    _ = [done.scores, done.details, done.ledger, done.metrics()]  # read before writing is limited
+    whole = {path.name: path.read_bytes() for path in export(done, form, tmp_path / "whole")}
+    largest = max(map(len, whole.values()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, before[1]))
+        with pytest.raises(UserError, match="cannot write"):
+            export(done, form, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    left = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(left) < len(whole) and all(whole[name] == content for name, content in left.items())
+
+
 def test_the_command_exports_the_newest_run(cli: Callable[..., Result], buildings: Path, tmp_path: Path) -> None:
     nothing = cli("export", "--out", str(tmp_path / "out"))
     assert nothing.exit_code == 1 and "no finished run" in nothing.output
@@ -104,3 +127,24 @@ def test_the_command_exports_the_newest_run(cli: Callable[..., Result], building
     assert cli("run", "-m", "identity", "-d", f"folder:{buildings}", *small).exit_code == 0
     shown = cli("export", "--out", str(tmp_path / "out"))
     assert shown.exit_code == 0 and (tmp_path / "out" / "identity.Medium.run").is_file()
+
+
+def test_a_query_and_a_gallery_image_of_one_file_name_stay_two_in_pairs(
+    cli: Callable[..., Result], view: Callable[[int, int], np.ndarray], tmp_path: Path
+) -> None:
+    root = tmp_path / "numbered"
+    for folder in ("queries", "gallery"):
+        (root / folder).mkdir(parents=True)
+        for number in range(3):
+            picture = view(number, 0 if folder == "queries" else 1 + number % 2)
+            Image.fromarray(picture).save(root / folder / f"{number:03}.png")
+    truth = {"gallery": [f"{n:03}" for n in range(3)], "queries": [{"query": "000", "easy": ["001"]}]}
+    (root / "gnd.json").write_text(json.dumps(truth))
+    small = ("-m", "identity", "-d", f"folder:{root}", "--max-side", "160", "--keep-descriptors", "150", "-k", "2")
+    assert cli("run", *small).exit_code == 0
+    assert cli("export", "--format", "hloc-pairs", "--out", str(tmp_path / "out")).exit_code == 0
+    pairs = tmp_path / "out" / "pairs.txt"
+    lines = pairs.read_text().splitlines()
+    assert set(lines) <= {f"queries/000.png gallery/{n:03}.png" for n in range(3)} and len(lines) == 2
+    again = cli("run", *small, "--shortlist", str(pairs))
+    assert again.exit_code == 0 and "have no scores" in again.output

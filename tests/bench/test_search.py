@@ -74,8 +74,13 @@ def test_the_lists_do_not_depend_on_blocks_or_on_which_queries_are_searched_toge
 def test_similarities_that_are_not_finite_are_refused(value: float) -> None:
     gallery = np.ones((8, 2), np.float32)
     gallery[5, 1] = value
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="gallery image 5 gives similarities that are not finite"):
         search(np.ones((1, 2)), Vectors.of(gallery), 2, block=3)
+    with pytest.raises(UserError, match="query 2 gives similarities that are not finite"):
+        search(gallery[3:6], Vectors.of(gallery), 2, block=3)
+    gallery[5] = 1e30  # finite, its inner product not
+    with pytest.raises(UserError, match="gallery image 5"):
+        search(np.full((1, 2), 1e30), Vectors.of(gallery), 2, block=3)
 
 
 def test_a_memory_mapped_gallery_is_read_block_by_block(tmp_path) -> None:

@@ -222,8 +222,15 @@ def test_k_beyond_the_gallery_is_refused_with_what_is_possible() -> None:
 def test_similarities_that_are_not_finite_are_refused(value: float) -> None:
     values = similarities()
     values[1, 3] = value
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match=rf"gallery image '{list(dataset().gallery)[3]}' of the features .* not finite"):
         make(values)
+
+
+def test_a_list_whose_similarity_is_not_finite_is_named_with_its_place() -> None:
+    made = make()
+    made.similarities[BLIND_LIST][1, 2] = np.nan
+    with pytest.raises(UserError, match=f"list {BLIND_LIST!r} of query 'q2': the similarity at place 3 is not finite"):
+        Shortlist(made.header, made.queries, made.gallery, made.lists, made.similarities, made.graded)
 
 
 def test_an_unknown_policy_is_refused() -> None:

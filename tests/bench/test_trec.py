@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -59,5 +60,36 @@ def test_what_is_no_run_is_named_by_its_line(tmp_path: Path, text: str, says: st
     with pytest.raises(UserError, match=rf"file.run.*{says}"):
         read_run(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read: it is UTF-16 text"):
         read_run(path)
+
+
+def test_a_name_of_a_file_that_is_not_utf_8_comes_back() -> None:
+    assert encoded("caf\udce9") == "caf%E9" and decoded("caf%E9") == "caf\udce9"
+
+
+def test_the_first_line_after_a_byte_order_mark_is_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_bytes(b"\xef\xbb\xbfq 0 a 1\r\nq 0 b 0\r\n")
+    assert read_qrels(path) == {"q": {"a": 1, "b": 0}}
+    path.write_bytes(b"\xef\xbb\xbfq Q0 a 1 2 t\nq Q0 b 2 1 t\n")
+    assert [image for image, _ in read_run(path)["q"]] == ["a", "b"]
+
+
+def test_a_no_break_space_is_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "qrels"
+    path.write_text("q 0 a\u00a0b 1\n", encoding="utf-8")
+    assert read_qrels(path) == {"q": {"a\u00a0b": 1}}
+
+
+def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_bytes(gzip.compress(b"9" * 2**24))
+    with pytest.raises(UserError, match="line 1: too long"):
+        read_run(path)
+
+
+def test_pairs_are_no_run_for_a_reader_of_runs(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("q a\n")
+    with pytest.raises(UserError, match="pairs without scores"):
+        read_run(tmp_path / "run")

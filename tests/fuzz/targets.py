@@ -237,6 +237,26 @@ def _candidates_seed() -> bytes:
     return file.getvalue()
 
 
+def _candidates_safetensors_seed() -> bytes:
+    from safetensors.numpy import save
+
+    return save({"candidates": np.array([[0, 1]]), "similarities": np.array([[0.5, 0.25]])})
+
+
+def _candidates_torch_seed() -> bytes:
+    import torch
+
+    file = io.BytesIO()
+    torch.save((torch.tensor([[0.5, 0.25]]), torch.tensor([[0, 1]])), file)
+    return file.getvalue()
+
+
+def _candidates_npy_seed() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([[0, 1]]))
+    return file.getvalue()
+
+
 def _archive(path: Path) -> object:
     from bench.datasets.sources import Unpack
     from bench.datasets.unpack import unpack
@@ -372,6 +392,11 @@ TARGETS: Mapping[str, Target] = {
     "trec-qrels": Target(_trec_qrels, lambda: b"q 0 a 1\nq 0 b 0\n"),
     "candidates-npz": Target(_candidates, _candidates_seed, ".npz"),
     "candidates-pickle": Target(_candidates, lambda: pickle.dumps(np.arange(3).reshape(1, 3), 4), ".pkl"),
+    "candidates-npy": Target(_candidates, _candidates_npy_seed, ".npy"),
+    "candidates-safetensors": Target(_candidates, _candidates_safetensors_seed, ".safetensors"),
+    "candidates-torch": Target(_candidates, _candidates_torch_seed, ".pt"),
+    "candidates-pairs": Target(_candidates, lambda: b"q a 0.5\nq b 0.25\n"),
+    "candidates-gz": Target(_candidates, lambda: gzip.compress(b"q Q0 a 1 0.5 t\nq Q0 b 2 0.25 t\n", mtime=0)),
     "tar": Target(_archive, _tar_seed),
     "tar-gz": Target(_archive, lambda: gzip.compress(_tar_seed(), mtime=0)),
     "zip": Target(_archive, _zip_seed),

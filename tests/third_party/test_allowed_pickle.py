@@ -97,7 +97,7 @@ def test_torch_storages_are_refused_with_the_way_to_convert_them(tmp_path: Path)
     path = written(tmp_path / "nn_ames.pkl", pickle.dumps(torch.arange(6).reshape(2, 1, 3)))
     with pytest.raises(UserError) as refusal:
         read_index_lists(path)
-    assert "torch" in str(refusal.value)
+    assert "torch" in str(refusal.value) and "pickle.load(open('nn_ames.pkl', 'rb'))" in str(refusal.value.hint)
     data = b"ctorch.storage\n_load_from_bytes\n(C\x01at\x85R."
     with pytest.raises(UserError) as refusal:
         read_index_lists(written(path, data))
@@ -112,3 +112,27 @@ def test_a_file_that_is_too_large_or_absent_is_refused_before_it_is_read(tmp_pat
         file.truncate(2**40)  # sparse
     with pytest.raises(UserError, match="1099511627776 bytes, expected at most"):
         load(path, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (np.zeros((2, 3)), "an array of fractions"),
+        (np.array([["a"]]), "an array of names"),
+        (np.arange(3), r"an array of shape \(3,\)"),
+        ({"q": [1]}, "a dict"),
+        (Path("a"), "pathlib"),
+    ],
+)
+def test_what_is_no_array_of_indices_is_named_with_the_file_that_would_be_read(
+    tmp_path: Path, content: Any, found: str
+) -> None:
+    with pytest.raises(UserError, match=rf"nn\.pkl.*{found}") as refusal:
+        read_index_lists(written(tmp_path / "nn.pkl", content))
+    assert "np.savez('lists.npz', queries=names" in str(refusal.value.hint)
+
+
+def test_a_ground_truth_that_asks_for_more_is_not_the_official_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        load(written(tmp_path / "gnd.pkl", Path("a")), 2**20)
+    assert refusal.value.hint == "it is not the official file"
