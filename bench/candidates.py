@@ -131,9 +131,9 @@ class Images:
 
     def find(self, name: str) -> int:
         """The image's index. KeyError where none, or more than one, has the name; its text says which."""
-        for spelled in dict.fromkeys((name, encoded(name))):  # encoded: a file may mean its %XX as they stand
+        for spell in (str, encoded):  # encoded: a file may mean its %XX as they stand
             try:
-                return self.index(spelled)
+                return self.index(spell(name))
             except (KeyError, UnicodeEncodeError):
                 pass
         known = self._names.find(name) if not name.isascii() else None
@@ -326,10 +326,10 @@ FORMS = (
     Form((), (".npz",), _npz),
     Form((), (".safetensors",), _safetensors),
     Form((b"\x89HDF",), (), partial(_refused, "an HDF5 file")),
-    Form((b"PAR1",), (), partial(_refused, "a Parquet table")),
+    Form((b"PAR1\x15",), (), partial(_refused, "a Parquet table")),
     Form((b"SQLite format 3",), (), partial(_refused, "an SQLite database")),
     Form((b"MATLAB 5.0",), (), partial(_refused, "a MATLAB file")),
-    Form((b"BZh",), (), partial(_refused, "a file packed by bzip2")),
+    Form(tuple(b"BZh%d1AY&SY" % level for level in range(1, 10)), (), partial(_refused, "a file packed by bzip2")),
     Form((b"\xfd7zXZ",), (), partial(_refused, "a file packed by xz")),
     Form((b"\x28\xb5\x2f\xfd",), (), partial(_refused, "a file packed by zstd")),
 )
@@ -348,7 +348,7 @@ def read_lists(path: Path) -> Lists:
         raise UserError(f"{path}: the file is empty", hint=f"read are {READ}")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return _safetensors(path)
-    fitting = [form.read for form in FORMS if head.startswith(form.begins)] if head else []
+    fitting = [form.read for form in FORMS if head.startswith(form.begins)]
     fitting += [form.read for form in FORMS if path.suffix.lower() in form.suffixes]
     return (*fitting, _text)[0](path)
 

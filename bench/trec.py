@@ -56,6 +56,8 @@ def encoded(name: str) -> str:
 
 def decoded(name: str) -> str:
     """The name that was encoded; one that has a % which is none of ours stays as it is."""
+    if "%" not in name:  # most names, and matching is slow
+        return name
     return unquote(name, errors="surrogateescape") if re.fullmatch(r"(?:[^%]|%[0-9A-F]{2})*", name) else name
 
 
@@ -103,7 +105,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                     raise UserError(f"{path}, line {number}: cannot be read: NUL characters, expected UTF-8 text")
                 # files that were joined have a byte order mark each
                 if line := line.removeprefix("\ufeff").strip(BLANKS):
-                    yield number, re.split(f"[{BLANKS}]+", line)
+                    yield number, line.split() if line.isascii() else re.split(f"[{BLANKS}]+", line)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error.reason} at byte {error.start})") from error
     except (OSError, EOFError, zlib.error) as error:
