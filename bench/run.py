@@ -137,15 +137,11 @@ def seal_shortlist(
     request: Request,
     whitening: Whitening | None,
     notes: list[str],
-) -> Shortlist:
-    """First stage on the stored global descriptors, sealed. `content` is the store's of the images of the data set."""
-    gallery = store.vectors(dataset.gallery)
-    queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
-    name = feature_card(request.features).first_stage
-    if request.extract.precision != "float16":
-        name += f",{request.extract.precision}"
-    if whitening is not None:
-        gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
+) -> tuple[Shortlist, tuple[str, ...]]:
+    """The sealed candidates, of the stored global descriptors or a file of lists, and what a table must say of them.
+
+    `content` is the store's of the images of the data set; `notes` is given what only this call's user should hear.
+    """
     possible = len(dataset.gallery) - any(map(dataset.itself, dataset.queries))
     k = request.top_k
     if k is None:
@@ -153,11 +149,17 @@ def seal_shortlist(
         if k < DEFAULT_TOP_K:
             notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
     if request.shortlist is not None:
-        notes.append(f"candidates are those of {request.shortlist}; graded images it does not list are not retrieved")
         imported = imported_shortlist(request.shortlist, dataset, request.policy, k, request.shortlist_order)
-        notes += imported.notes
-        return imported.shortlist
-    return first_stage(
+        theirs = f"Candidates are those of {request.shortlist.name}; graded images it does not list are not retrieved."
+        return imported.shortlist, (theirs, *imported.notes)
+    gallery = store.vectors(dataset.gallery)
+    queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
+    name = feature_card(request.features).first_stage
+    if request.extract.precision != "float16":
+        name += f",{request.extract.precision}"
+    if whitening is not None:
+        gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
+    found = first_stage(
         dataset,
         gallery,
         queries,
@@ -167,6 +169,7 @@ def seal_shortlist(
         k=k,
         engine=request.search,
     )
+    return found, ()
 
 
 @dataclass(frozen=True)
@@ -325,8 +328,9 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
         chosen[place] = each.without(without_order(store, reads, (item.key for item in items(dataset))))
     content = store.content(item.key for item in items(dataset))
     whitening = None if other is None else _whitening(other, request, device, places, progress)
-    scorer = Scorer(dataset, seal_shortlist(dataset, store, content, request, whitening, notes), store, device)
-    said = (*dataset.notes, *report.caveats, *_copies(dataset, store))
+    shortlist, of_lists = seal_shortlist(dataset, store, content, request, whitening, notes)
+    scorer = Scorer(dataset, shortlist, store, device)
+    said = (*dataset.notes, *report.caveats, *of_lists, *_copies(dataset, store))
 
     identities = {}
     for each in chosen:

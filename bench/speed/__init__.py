@@ -86,4 +86,5 @@ def demo_scorer(places: Places, top_k: int = 50) -> Scorer | None:
     dataset = load_dataset("demo", places)
     store, _ = features_of(dataset, request.features, request.extract, device, places)
     content = store.content(item.key for item in items(dataset))
-    return Scorer(dataset, seal_shortlist(dataset, store, content, request, None, []), store, device)
+    shortlist, _ = seal_shortlist(dataset, store, content, request, None, [])
+    return Scorer(dataset, shortlist, store, device)
