@@ -176,6 +176,13 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="How local descriptors are stored: in two bytes, a byte or a bit a value.",
     )
+    @click.option(
+        "--max-megapixels",
+        type=click.IntRange(1),
+        default=300,
+        show_default=True,
+        help="Images of more are not read. Large JPEGs are decoded at a reduced size.",
+    )
     @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
     @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
     @click.option(
@@ -210,6 +217,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         max_side: int,
         keep_descriptors: int,
         descriptor_precision: str,
+        max_megapixels: int,
         device: str,
         threads: int | None,
         executor: str,
@@ -232,7 +240,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
             top_k,
             policy,
             _options(options),
-            ExtractOptions(max_side, keep_descriptors, descriptor_precision),
+            ExtractOptions(max_side, keep_descriptors, descriptor_precision, max_megapixels),
             whiten,
             device,
             frozenset(accept_licence),

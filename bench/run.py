@@ -27,6 +27,7 @@ from bench.features.extractors import card as feature_card
 from bench.features.foreign import KINDS, check_foreign, without_order
 from bench.features.imports import check_delg
 from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
+from bench.images import LARGEST
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
 from bench.scores import ColdStart, Job, Journal, Scorer, score_all
@@ -100,6 +101,8 @@ def feature_folder(dataset: str, features: str, options: ExtractOptions, places:
     how = "" if card.imported else f"-{options.max_side}px-{options.descriptors}"
     if not card.imported and options.precision != "float16":
         how += f"-{options.precision}"
+    if not card.imported and options.max_megapixels != LARGEST:
+        how += f"-{options.max_megapixels}mp"
     return places.cache / "features" / f"{name}-{card.key}{how}"
 
 

@@ -15,7 +15,7 @@ import torch
 
 from bench.errors import UserError, unknown
 from bench.features.precision import PRECISIONS
-from bench.images import shrink
+from bench.images import LARGEST, shrink
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,7 @@ class ExtractOptions:
     max_side: int = 640  # longer side in pixels that an image is shrunk to (scaled with the crop, as DELG does)
     descriptors: int = 1000  # best-scored local descriptors stored per image
     precision: str = "float16"  # how their values are stored: a key of PRECISIONS
+    max_megapixels: int = LARGEST  # an image of more is not read
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -231,6 +232,8 @@ class ExtractOptions:
                 f"max_side {self.max_side} and descriptors {self.descriptors}: "
                 "expected at least 32 pixels and 1 descriptor"
             )
+        if self.max_megapixels < 1:
+            raise UserError(f"max_megapixels {self.max_megapixels}: expected at least 1")
 
 
 def card(name: str) -> FeatureCard:
@@ -283,8 +286,9 @@ class FeatureExtractor:
             **({"weights": card.weights_sha256()} if card.weights else {}),
             "max_side": options.max_side,
             "descriptors": options.descriptors,
-            # half precision is not said, so that stores made before there was a choice stay what they are
+            # what is as ever is not said, so that stores made before there was a choice stay what they are
             **({} if options.precision == "float16" else {"precision": options.precision, "local_dim": card.local_dim}),
+            **({} if options.max_megapixels == LARGEST else {"max_megapixels": options.max_megapixels}),
             "version": VERSION,
         }
 

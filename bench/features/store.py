@@ -36,7 +36,7 @@ from bench.features.extractors import FeatureExtractor
 from bench.features.index import Index, Row, Shard, shards
 from bench.features.precision import PRECISIONS, unpacked
 from bench.files import read_json, write_whole
-from bench.images import UnreadableImage, content_hash, crop, decode, read_bytes
+from bench.images import UnreadableImage, content_hash, read_bytes, read_picture
 from bench.search import Vectors
 
 LOCAL: Mapping[str, type] = {
@@ -386,8 +386,9 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> Entry:
     try:
         data = read_bytes(path)
         sha256 = content_hash(data)
-        image, ratio = crop(decode(data, path), item.box, path)
-        arrays = extractor(image, ratio)
+        picture = read_picture(data, path, extractor.options.max_megapixels, extractor.options.max_side)
+        image, size, ratio = picture.crop(item.box, path)
+        arrays = _in_pixels_of_the_file(extractor(image, ratio), image, size)
     except UnreadableImage as problem:
         error = problem.message
         arrays = {
@@ -403,6 +404,22 @@ def _extract_one(item: Item, extractor: FeatureExtractor) -> Entry:
         if not np.isfinite(value).all():
             raise UserError(f"{path}: the extractor {card.name!r} gave non-finite {name}")
     return Entry(sha256, arrays, error)
+
+
+def _in_pixels_of_the_file(
+    arrays: dict[str, np.ndarray], image: np.ndarray, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """What was found on an image that was decoded at a reduced size, as if it had been of `size` (width, height)."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return arrays
+    zoom = np.array([size[0] / width, size[1] / height], dtype=np.float32)
+    return {
+        **arrays,
+        "keypoints": (arrays["keypoints"] * zoom).astype(np.float32),
+        "scales": arrays["scales"] * float(zoom.mean()),
+        "image_size": np.array(size, dtype=np.int32),
+    }
 
 
 def _running(pid: str) -> bool:

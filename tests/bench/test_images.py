@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import sys
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +14,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
+from bench import images
 from bench.errors import UserError
-from bench.images import UnreadableImage, content_hash, crop, decode, read_bytes, shrink
+from bench.images import (
+    UnreadableImage,
+    content_hash,
+    crop,
+    cut,
+    decode,
+    read_bytes,
+    read_picture,
+    shrink,
+    size_of,
+)
 
 HERE = Path("some/picture.png")
 COLOURS = np.zeros((40, 60, 3), dtype=np.uint8)
@@ -74,9 +89,22 @@ def test_sixteen_bits_are_scaled_not_cut(form: str) -> None:
     assert found.dtype == np.uint8 and np.abs(found[0, :, 0] - np.linspace(0, 255, 60)).max() <= 1
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF"])
+WRITTEN = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "JPEG2000", "PCX", "SGI", "TGA", "QOI")
+
+
+@pytest.mark.parametrize("form", [*WRITTEN, *(["AVIF"] if features.check("avif") else [])])
 def test_every_known_format_is_read(form: str) -> None:
-    assert decode(encoded(Image.fromarray(COLOURS), form), HERE).shape == COLOURS.shape
+    found = decode(encoded(Image.fromarray(COLOURS), form), HERE)
+    assert found.shape == COLOURS.shape and np.abs(found.astype(int) - COLOURS).mean() < 12
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "CMYK"])
+def test_every_kind_of_tiff_that_pillow_writes_is_read(compression: str, mode: str) -> None:
+    if compression == "jpeg" and mode in ("1", "P", "RGBA"):
+        pytest.skip("TIFF has no such kind")
+    found = decode(encoded(Image.fromarray(COLOURS).convert(mode), "TIFF", compression=compression), HERE)
+    assert found.shape == COLOURS.shape
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -127,10 +155,119 @@ def test_other_colour_spaces_become_rgb_and_their_bands_are_no_transparency() ->
     assert lab.shape == (5, 5, 3) and 180 < lab.mean() < 210
 
 
-def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def declared(width: int, height: int) -> bytes:
+    """A PNG of some dozens of bytes that declares this size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_an_image_of_more_megapixels_than_the_limit_is_refused_before_its_pixels_are_read() -> None:
+    tracemalloc.start()
+    with pytest.raises(
+        UnreadableImage, match=r"picture.png: 900 megapixels \(30000x30000\), the limit is 300 \(--max-"
+    ):
+        decode(declared(30_000, 30_000), HERE)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    with pytest.raises(UnreadableImage, match=r"1.08 megapixels \(1200x900\), the limit is 1 "):
+        read_picture(encoded(Image.new("L", (1200, 900))), HERE, megapixels=1)
+
+
+def test_pillows_own_limit_decides_nothing_and_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UnreadableImage, match="DecompressionBomb"):
-        decode(encoded(Image.fromarray(COLOURS)), HERE)
+    assert np.array_equal(decode(encoded(Image.fromarray(COLOURS)), HERE), COLOURS)
+    with pytest.raises(UnreadableImage):
+        decode(b"this is not an image", HERE)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_photograph_above_pillows_limit_is_decoded_at_half_its_size(
+    form: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "WHOLE", 300 * 200)
+    photo = Image.fromarray(COLOURS).resize((420, 280), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    more = {"save_all": True, "append_images": [photo]} if form == "MPO" else {}
+    data = encoded(photo, form, quality=95, exif=exif, **more)
+    upright = (420, 280) if orientation == 1 else (280, 420)
+    whole, half = decode(data, HERE), read_picture(data, HERE, longer_side=160)
+    assert half.size == upright and half.pixels.shape[1::-1] == (upright[0] // 2, upright[1] // 2)
+    assert np.abs(half.pixels.astype(int) - whole[::2, ::2]).mean() < 4
+    # the box is in pixels of the file
+    part, size, ratio = half.crop((20.0, 40.0, 120.0, 240.0), HERE)
+    assert part.shape == (100, 50, 3) and size == (100, 200) and ratio == 200 / 420
+    # what is asked for is never fewer pixels than the features are made of
+    assert read_picture(data, HERE, longer_side=300).pixels.shape[1::-1] == upright
+    ordinary = encoded(photo.resize((240, 160)), form, quality=95)
+    assert np.array_equal(read_picture(ordinary, HERE, longer_side=32).pixels, decode(ordinary, HERE))
+
+
+def test_the_size_of_an_image_is_that_of_the_upright_image(tmp_path: Path) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for form in ("JPEG", "PNG", "WEBP", "TIFF"):
+            (tmp_path / "a").write_bytes(encoded(Image.fromarray(COLOURS), form, exif=exif))
+            height, width = decode((tmp_path / "a").read_bytes(), tmp_path / "a").shape[:2]
+            assert size_of(tmp_path / "a") == (width, height), (form, orientation)
+    with pytest.raises(UnreadableImage, match="nothing"):
+        size_of(tmp_path / "nothing")
+
+
+def test_of_several_frames_the_first_is_read() -> None:
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    for form in ("GIF", "TIFF", "WEBP", "PNG"):
+        lossless = {"lossless": True} if form == "WEBP" else {}
+        data = encoded(frames[0], form, save_all=True, append_images=frames[1:], **lossless)
+        assert (decode(data, HERE) == (255, 0, 0)).all(), form
+
+
+def test_what_is_a_program_or_no_picture_is_not_opened_whatever_its_suffix_says() -> None:
+    for content in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", b"\x89HDF\r\n\x1a\n" + b"\0" * 99):
+        with pytest.raises(UnreadableImage, match="its content is of no format that is read here"):
+            decode(content, HERE)
+
+
+def test_messages_name_the_file_and_no_object_in_memory() -> None:
+    for data in BROKEN.values():
+        with pytest.raises(UnreadableImage) as caught:
+            decode(data, HERE)
+        assert "BytesIO" not in str(caught.value) and "0x" not in str(caught.value)
+
+
+HEIF_FILE = b"\0\0\0\x18ftypheic" + encoded(Image.fromarray(COLOURS))
+OPENER = """
+import io
+from PIL import Image, PngImagePlugin
+def factory(file, name):
+    file.seek(12)
+    return PngImagePlugin.PngImageFile(io.BytesIO(file.read()))
+def register_heif_opener():
+    Image.register_open("HEIF", factory, lambda prefix: prefix[4:12] == b"ftypheic")
+"""
+
+
+def test_heif_names_the_package_it_needs_and_is_read_where_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "heif_here", lambda: False)
+    with pytest.raises(UnreadableImage, match=r"picture.png: not a readable image .*HEIF, which needs .* pillow-heif"):
+        decode(HEIF_FILE, HERE)
+    assert ".heic" not in images.suffixes()
+    monkeypatch.undo()
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
+    (tmp_path / "pillow_heif.py").write_text(OPENER)
+    monkeypatch.syspath_prepend(tmp_path)
+    Image.OPEN.pop("HEIF", None)
+    assert np.array_equal(decode(HEIF_FILE, HERE), COLOURS) and ".heic" in images.suffixes()
+    sys.modules.pop("pillow_heif", None)
 
 
 @given(st.binary(max_size=60), st.integers(0, len(WHOLE) - 1))
@@ -165,6 +302,28 @@ def test_a_box_is_cropped_with_rounding_and_clipped_to_the_image() -> None:
 def test_a_box_outside_the_image_or_thinner_than_a_pixel_is_the_users_error(box: tuple) -> None:
     with pytest.raises(UserError, match="outside the image of 60x40"):
         crop(COLOURS, box, HERE)
+
+
+@given(*(st.floats(-100, 160) for _ in range(4)))
+def test_a_box_is_cut_to_at_least_four_pixels_of_the_image_or_refused(
+    x1: float, y1: float, x2: float, y2: float
+) -> None:
+    try:
+        part, ratio = crop(COLOURS, (x1, y1, x2, y2), HERE)
+    except UserError as refusal:
+        assert "60x40" in str(refusal) and "not fractions" in str(refusal)
+        inside = [round(min(max(v, 0), most)) for v, most in ((x1, 60), (y1, 40), (x2, 60), (y2, 40))]
+        assert inside[2] - inside[0] < 4 or inside[3] - inside[1] < 4
+        return
+    assert min(part.shape[:2]) >= 4 and ratio == max(part.shape[:2]) / 60
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.integers(4, 9000), st.integers(4, 9000))
+def test_a_box_in_fractions_is_refused_in_any_image(
+    x1: float, y1: float, x2: float, y2: float, width: int, height: int
+) -> None:
+    with pytest.raises(UserError, match="not fractions"):
+        cut((x1, y1, x2, y2), (width, height), HERE)
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(32, 64))
