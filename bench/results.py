@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.blend import Blend
-from bench.datasets import Dataset, Query
+from bench.datasets import Dataset, Instances, Query
 from bench.errors import UserError
 from bench.metrics import measure, measures, positive_ranks
 from bench.places import slug
@@ -75,9 +75,16 @@ def save_dataset(path: Path, dataset: Dataset, gallery: Iterable[str]) -> None:
             "image_set": dataset.image_set,
             "queries": [[q.id, str(q.image), q.box] for q in dataset.queries],
             "gallery": {image: str(dataset.gallery[image]) for image in gallery},
-            "grades": {query: dict(grades) for query, grades in dataset.grades.items()},
+            **_truth(dataset.grades),
         },
     )
+
+
+def _truth(grades: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
+    """Instances as their members: their grades would grow with the square of them."""
+    if isinstance(grades, Instances):
+        return {"instances": grades.members}
+    return {"grades": {query: dict(graded) for query, graded in grades.items()}}
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -89,7 +96,7 @@ def load_dataset(path: Path) -> Dataset:
         content["image_set"],
         queries,
         {image: Path(file) for image, file in content["gallery"].items()},
-        content["grades"],
+        Instances(content["instances"]) if "instances" in content else content["grades"],
     )
 
 

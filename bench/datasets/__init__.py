@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,33 @@ class Query:
             raise UserError(f"query {self.id!r}: box {self.box} is empty", hint="boxes are x1, y1, x2, y2 in pixels")
 
 
+class Instances(Mapping[str, Mapping[str, str]]):
+    """Grades where every other image of an instance is easy: the members are kept, and grades made when asked for.
+
+    ValueError for an image in two instances.
+
+    >>> Instances([["a/1", "a/2"], ["b/1"]])["a/1"]
+    {'a/2': 'easy'}
+    """
+
+    def __init__(self, members: Iterable[Iterable[str]]):
+        self.members = tuple(tuple(group) for group in members)
+        self._instance = {image: number for number, group in enumerate(self.members) for image in group}
+        if len(self._instance) != sum(map(len, self.members)):
+            raise ValueError("an image is in two instances, or twice in one")
+
+    def __getitem__(self, image: str) -> dict[str, str]:
+        grades = dict.fromkeys(self.members[self._instance[image]], "easy")
+        del grades[image]
+        return grades
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._instance)
+
+    def __len__(self) -> int:
+        return len(self._instance)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Queries, gallery and ground truth, checked: unique ids, grades that name gallery images, one grade an image.
@@ -63,11 +90,11 @@ class Dataset:
         (image, times), *_ = Counter(query.id for query in self.queries).most_common(1)
         if times > 1:
             raise UserError(f"{self.name}: query id {image!r} appears more than once")
-        for query in self.queries:
-            for image in self.grades.get(query.id, {}):
+        for query, images in self._named():
+            for image in images:
                 if image not in self.gallery:
                     raise UserError(
-                        f"{self.name}: ground truth of query {query.id!r} names {image!r}, which is not in the gallery"
+                        f"{self.name}: ground truth of query {query!r} names {image!r}, which is not in the gallery"
                     )
 
     def itself(self, query: Query) -> bool:
@@ -88,6 +115,12 @@ class Dataset:
             return not any(image != query.id or not self.itself(query) for image in found)
 
         return tuple(query.id for query in self.queries if lacks(query))
+
+    def _named(self) -> Iterator[tuple[str, Iterable[str]]]:
+        """The images that the ground truth of a query names; of those that name the same ones, a single query."""
+        if isinstance(self.grades, Instances):
+            return ((group[0], group) for group in self.grades.members if group)
+        return ((query.id, self.grades.get(query.id, ())) for query in self.queries)
 
     @property
     def difficulties(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:

@@ -15,6 +15,7 @@ from bench.datasets import Dataset, Query, grade
 from bench.datasets.download import image_set
 from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
+from bench.files import read_text
 
 FOLDER = "gldv2"
 GET = "python cli.py datasets download gldv2"
@@ -25,7 +26,7 @@ LARGEST_CSV = 2**30  # bytes; the official ones have under 20 MB
 def read_list(path: Path) -> dict[str, str]:
     """Label by image name, in the list's order. UserError naming the line for what is neither of the two formats."""
     try:
-        lines = path.read_text().splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     header = lines[0].split(",") if lines else []
@@ -53,7 +54,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str
     try:
         if path.stat().st_size > LARGEST_CSV:
             raise UserError(f"{path}: {path.stat().st_size} bytes, the official file has under 20 MB")
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ())[: len(columns)] != columns:
                 raise UserError(f"{path}: found the columns {reader.fieldnames}, expected {', '.join(columns)}")

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets import Box, Dataset, Query, grade
+from bench.datasets.boxes import check_boxes
 from bench.datasets.download import image_set
 from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
+from bench.files import read_text
 from third_party import allowed_pickle
 
 FOLDERS = {"roxford": "roxford5k", "rparis": "rparis6k"}
@@ -87,7 +89,8 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
         if images:
             distractors = (path for image, path in gallery.items() if image.startswith(DISTRACTOR))
             require_files(name, distractors, more / "missing.txt", GET_DISTRACTORS)
-    return Dataset(name, "revisited", version, tuple(queries), gallery, grades)
+    notes = check_boxes(queries, str(pickle_file)) if images else ()
+    return Dataset(name, "revisited", version, tuple(queries), gallery, grades, notes)
 
 
 def read_distractors(path: Path) -> list[str]:
@@ -98,7 +101,7 @@ def read_distractors(path: Path) -> list[str]:
     try:
         if path.stat().st_size > LARGEST_LIST:
             raise UserError(f"{path}: {path.stat().st_size} bytes, the official list has about 40 MB")
-        lines = path.read_text().splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})", hint=GET_DISTRACTORS) from error
     found = []

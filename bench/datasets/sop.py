@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.datasets import Dataset, Query
+from bench.datasets import Dataset, Instances, Query
 from bench.datasets.download import image_set
 from bench.datasets.gallery import Gallery, Place, require_files
 from bench.errors import UserError
+from bench.files import read_text
 
 FOLDER = Path("sop") / "Stanford_Online_Products"
 SUFFIX = ".JPG"
@@ -28,7 +29,7 @@ def read_list(path: Path) -> dict[str, str]:
     try:
         if path.stat().st_size > LARGEST_LIST:
             raise UserError(f"{path}: {path.stat().st_size} bytes, the official list has under 4 MB")
-        lines = path.read_text().splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})", hint=GET) from error
     if not lines or lines[0].split() != HEADER:
@@ -58,8 +59,7 @@ def load(root: Path, images: bool = True) -> Dataset:
     for image, label in classes.items():
         members.setdefault(label, []).append(image)
     gallery = Gallery(classes, [Place(folder, SUFFIX)], str(folder / "Ebay_test.txt"))
-    grades = {image: {other: "easy" for other in members[label] if other != image} for image, label in classes.items()}
     queries = tuple(Query(image, folder / f"{image}{SUFFIX}") for image in classes)
     if images:
         require_files("sop", gallery.values(), folder / "missing.txt", GET)
-    return Dataset("sop", "sop", image_set(root / "sop", "as found"), queries, gallery, grades)
+    return Dataset("sop", "sop", image_set(root / "sop", "as found"), queries, gallery, Instances(members.values()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +42,17 @@ def load(
     path: Path, cache: Path, progress: Callable[[int, int], None] | None = None, spec: ViewsSpec = ViewsSpec()
 ) -> Dataset:
     """The data set, made if need be. UserError for a folder without enough photographs."""
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder", hint="--dataset views:PATH, a folder of photographs")
-    photos = folder.images(path)
+    folder.require_folder(path, hint="--dataset views:PATH, a folder of photographs")
+    found = folder.look(path)
+    photos, notes = found.images, found.notes(path)
     if len(photos) < FEWEST:
-        raise UserError(f"{path}: {len(photos)} photographs, at least {FEWEST} are needed")
+        raise UserError(folder.said_with(f"{path}: {len(photos)} photographs, at least {FEWEST} are needed", notes))
     listed = [(image, file.stat().st_size) for image, file in photos.items()]
     digest = hashlib.sha256(json.dumps([VERSION, asdict(spec), listed]).encode()).hexdigest()[:12]
     place = cache / "datasets" / f"views-{slug(path.name)}-{digest}"
     cached.make(place, lambda made: _write(made, list(photos.values()), spec, progress))
-    return cached.load(place, f"views:{path}")
+    made = cached.load(place, f"views:{path}")
+    return replace(made, notes=(*made.notes, *notes))
 
 
 def _write(place: Path, photos: list[Path], spec: ViewsSpec, progress: Callable[[int, int], None] | None) -> None:

@@ -156,11 +156,11 @@ _Job = tuple[Path, BankOptions, tuple]
 def _photo_jobs(options: BankOptions, folder: Path) -> list[_Job]:
     if options.photos is None:
         return []
-    from bench.images import SUFFIXES
+    from bench.datasets import folder as folders
 
     if not options.photos.is_dir():
         raise UserError(f"{options.photos}: no such folder of photographs")
-    files = sorted(f for f in options.photos.rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = list(folders.images(options.photos).values())
     if len(files) < 2:
         raise UserError(
             f"{options.photos}: {len(files)} photographs, expected at least 2",

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.datasets import folder as folders
 from bench.errors import UserError
 from bench.features.extractors import ExtractOptions, FeatureExtractor
 from bench.features.store import FeatureStore
-from bench.images import SUFFIXES, decode, read_bytes
+from bench.images import decode, read_bytes
 from methods.asmk.codebook import Codebook
 
 Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
@@ -74,7 +75,7 @@ def train(options: TrainOptions, out: Path, progress: Progress | None = None) ->
 def _of_photos(options: TrainOptions) -> tuple[Sequence[Read], str, Path]:
     """A function that reads the descriptors of each photograph, the key of their feature set, and the folder."""
     assert options.photos is not None
-    paths = sorted(p for p in options.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = list(folders.images(options.photos).values())
     if not paths:
         raise UserError(f"{options.photos}: no photographs in this folder")
     extractor = FeatureExtractor(options.features, ExtractOptions(options.max_side))
