@@ -124,6 +124,7 @@ def test_what_there_is_not_is_an_error_with_a_suggestion(
         ["--top-k", "many"],
         ["--policy", "papper"],
         ["--max-side", "3"],
+        ["--max-megapixels", "0"],
         ["--threads", "0"],
         ["--tok-k", "5"],
     ],

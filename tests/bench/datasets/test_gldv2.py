@@ -119,3 +119,20 @@ def test_missing_photographs_are_named(tree: Path) -> None:
         gldv2.load("gldv2", tree)
     assert "datasets download gldv2" in str(refusal.value.hint)
     assert len(gldv2.load("gldv2", tree, images=False).gallery) == 4
+
+
+def test_a_byte_order_mark_changes_no_list(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    files = {
+        read_list: b"landmark_id,images\n7,a1 a2\n",
+        gldv2.read_index: b"id\naaa1\n",
+        gldv2.read_solution: b"id,images,Usage\nt001,aaa1 bbb2,Public\n",
+    }
+    for number, (read, text) in enumerate(files.items()):
+        plain, marked = tmp_path / f"{number}.csv", tmp_path / f"{number}-marked.csv"
+        plain.write_bytes(text)
+        marked.write_bytes(mark + text)
+        assert read(marked) == read(plain)
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(mark + b"jpg/a1.jpg,7,640,480\n")
+    assert read_list(lines) == {"jpg/a1.jpg": "7"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bench.datasets import revisited
 from bench.errors import UserError
@@ -215,3 +216,23 @@ def test_a_distractor_that_is_no_path_of_a_photograph_is_named_by_its_line(distr
     (distracted / "revisitop1m" / "revisitop1m.txt").write_text(f"a.jpg\n{line}\n")
     with pytest.raises(UserError, match=r"revisitop1m.txt, line 2"):
         revisited.load("roxford+1m", distracted)
+
+
+def test_a_byte_order_mark_does_not_change_the_distractors(distracted: Path) -> None:
+    listed = distracted / "revisitop1m" / "revisitop1m.txt"
+    before = revisited.read_distractors(listed)
+    listed.write_bytes(b"\xef\xbb\xbf" + listed.read_bytes())
+    assert revisited.read_distractors(listed) == before
+
+
+def test_boxes_are_compared_with_the_photographs_where_these_are_read(small_set: Path) -> None:
+    query = small_set / "roxford5k" / "jpg" / "q.jpg"
+    Image.new("RGB", (60, 50)).save(query)
+    assert revisited.load("roxford", small_set).notes == ()
+    Image.new("RGB", (25, 50)).save(query)
+    (note,) = revisited.load("roxford", small_set).notes
+    assert "q [1.0, 2.5, 30.0, 40.0] in 25x50 pixels" in note
+    Image.new("RGB", (3, 50)).save(query)
+    with pytest.raises(UserError, match=r"q.jpg: the query box .* has 2x38 pixels in the image of 3x50"):
+        revisited.load("roxford", small_set)
+    assert revisited.load("roxford", small_set, images=False).notes == ()

@@ -101,3 +101,11 @@ def test_missing_files_are_said_with_the_command_that_gets_them(tree: Path, tmp_
     with pytest.raises(UserError, match=r"missing .*Ebay_test.txt") as refusal:
         sop.load(tmp_path / "nowhere")
     assert "datasets download sop" in str(refusal.value.hint)
+
+
+def test_a_byte_order_mark_changes_nothing_and_grades_are_the_other_images_of_the_class(tree: Path) -> None:
+    path = tree / sop.FOLDER / "Ebay_test.txt"
+    before = sop.load(tree)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert sop.load(tree) == before
+    assert before.grades["bicycle_final/a_0"] == {"bicycle_final/a_1": "easy"}

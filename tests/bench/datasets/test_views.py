@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,13 @@ def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
 def test_it_has_a_name_for_the_command_line(photos: Path, tmp_path: Path) -> None:
     dataset = load_named(f"views:{photos}", Places(tmp_path, tmp_path, tmp_path))
     assert dataset.name == f"views:{photos}" and dataset.protocol == "revisited" and len(dataset.queries) == 3
+
+
+def test_what_is_left_out_of_the_photographs_is_said(photos: Path, tmp_path: Path) -> None:
+    place = tmp_path / "photographs"
+    shutil.copytree(photos, place / "inner")
+    before = views.load(place, tmp_path / "cache", None, SMALL)
+    (place / "raw.cr2").write_bytes(b"x")
+    after = views.load(place, tmp_path / "cache", None, SMALL)
+    assert before.notes == () and after.notes == ("Files that were not read: 1 .cr2.",)
+    assert after.image_set == before.image_set

@@ -21,9 +21,9 @@ from bench.errors import UserError
 from bench.features import Features
 from bench.features import store as stores
 from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor
-from bench.features.store import FeatureStore, extract, items, query_key
+from bench.features.store import FeatureStore, Item, extract, items, query_key
 from bench.places import Places
-from bench.run import Outcome
+from bench.run import Outcome, feature_folder
 from bench.shortlist import BLIND_LIST
 
 EXTRACT = ExtractOptions(160, 150)
@@ -229,6 +229,51 @@ def test_modes_of_one_picture_have_like_features(guarded: Path, fill: Callable, 
         other = store.read(name)
         assert len(other) > 50 and float(other.global_descriptor @ original.global_descriptor) > 0.6, name
     assert features_equal(store.read("rgba"), original)
+
+
+def test_a_photograph_decoded_at_half_its_size_has_its_features_in_pixels_of_the_file(
+    tmp_path: Path, view: Callable, extractor: FeatureExtractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Image.fromarray(view(0, 0)).resize((960, 720), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "photo.jpg", quality=95)
+    for box in (None, (96.0, 60.0, 900.0, 690.0)):
+        item = Item("photo", (tmp_path / "photo.jpg",), box)
+        whole = stores._extract_one(item, extractor).arrays
+        monkeypatch.setattr("bench.images.WHOLE", 480 * 360)
+        half = stores._extract_one(item, extractor).arrays
+        monkeypatch.undo()
+        assert (
+            half["image_size"].tolist() == whole["image_size"].tolist() == ([960, 720] if box is None else [804, 630])
+        )
+        assert half["keypoints"].max() > 480 and (half["keypoints"] < half["image_size"]).all()
+        assert np.median(half["scales"]) == pytest.approx(np.median(whole["scales"]), rel=0.02)
+        assert half["global_descriptor"] @ whole["global_descriptor"] > 0.98
+        best = half["descriptors"] @ whole["descriptors"].T
+        near = np.linalg.norm(half["keypoints"] - whole["keypoints"][best.argmax(1)], axis=1)
+        assert np.median(near) < 6  # one pixel of the 160 that features are made of
+
+
+def test_photographs_of_108_megapixels_are_read_and_the_limit_is_an_option(
+    cli: Callable, small: Path, tmp_path: Path
+) -> None:
+    run = ("run", "-m", "identity", "--max-side", "160", "--keep-descriptors", "150", "--threads", "1", "-d")
+    Image.new("L", (12_000, 9_000), 90).save(small / "object0" / "phone.jpg", quality=20)
+    assert cli(*run, f"folder:{small}").exit_code == 0
+    refused = cli(*run, f"folder:{small}", "--max-megapixels", "100")
+    assert refused.exit_code == 1
+    assert "phone.jpg: 108 megapixels (12000x9000), the limit is 100 (--max-megapixels)" in refused.output
+    assert cli(*run, f"folder:{small}", "--max-megapixels", "108").exit_code == 0
+
+
+def test_the_limit_is_part_of_what_features_are_unless_it_is_the_usual_one() -> None:
+    other = ExtractOptions(160, 150, max_megapixels=100)
+    assert "max_megapixels" not in IDENTITY
+    assert FeatureExtractor.identity_of(CARDS["xfeat"], other) == {**IDENTITY, "max_megapixels": 100}
+    places = Places(Path("c"), Path("d"), Path("r"))
+    usual, low = (feature_folder("demo", "xfeat", options, places).name for options in (EXTRACT, other))
+    assert (usual, low) == ("demo-xfeat-160px-150", "demo-xfeat-160px-150-100mp")
+    with pytest.raises(UserError, match="max_megapixels 0: expected at least 1"):
+        ExtractOptions(max_megapixels=0)
 
 
 @pytest.mark.parametrize("features", READY)
