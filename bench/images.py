@@ -116,6 +116,10 @@ def read_picture(data: bytes, path: Path, megapixels: int = LARGEST, longer_side
         if by > 1:
             image.draft(None, (image.width // by, image.height // by))
         image.load()
+        if image.format == "TIFF" and image.mode == "I":
+            raise UnreadableImage(
+                f"{path}: 32-bit or signed pixels have no agreed range", hint="save it as 8 or 16 bits"
+            )
         upright = ImageOps.exif_transpose(image)
     pixels = _rgb(upright, path)
     return Picture(pixels, size or (pixels.shape[1], pixels.shape[0]))
@@ -162,7 +166,8 @@ def _opened(source: io.BytesIO | Path, path: Path, megapixels: int) -> Iterator[
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        what = f"HEIF, which needs the package {HEIF_PACKAGE}" if _is_heif(source) else "of no format that is read here"
+        heif = _is_heif(source) and not heif_here()
+        what = f"HEIF, which needs the package {HEIF_PACKAGE}" if heif else "of no format that is read here"
         raise UnreadableImage(f"{path}: not a readable image (its content is {what})") from error
     except Exception as error:  # Pillow's decoders raise many kinds (OSError, SyntaxError, ValueError, struct.error, …)
         raise UnreadableImage(f"{path}: not a readable image ({type(error).__name__}: {error})") from error

@@ -34,7 +34,10 @@ class Query:
 
     def __post_init__(self) -> None:
         if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
-            raise UserError(f"query {self.id!r}: box {self.box} is empty", hint="boxes are x1, y1, x2, y2 in pixels")
+            raise UserError(
+                f"query {self.id!r}: box {self.box} is empty",
+                hint="boxes are x1, y1, x2, y2 in pixels, not x, y, width, height",
+            )
 
 
 class Instances(Mapping[str, Mapping[str, str]]):

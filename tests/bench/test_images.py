@@ -138,6 +138,7 @@ BROKEN: dict[str, bytes] = {
     "truncated jpeg": WHOLE[: len(WHOLE) // 2],
     "header only": WHOLE[:24],
     "truncated png": encoded(Image.fromarray(COLOURS))[:-40],
+    "32 bits": encoded(Image.fromarray(np.full((5, 5), 200, np.int32)), "TIFF"),
     "float": encoded(Image.fromarray(np.ones((5, 5), np.float32)), "TIFF"),
 }
 
