@@ -649,6 +649,8 @@ def _arranged(given: Arrays, where: str, scored: str) -> tuple[Arrays, dict[str,
             raise UserError(
                 f"{where}: values of {name} are not finite: {len(bad)}, the first at {tuple(bad[0].tolist())}"
             )
+    if (arrays["image_size"] < 1).any() or (arrays["image_size"] > 2**30).any():
+        raise UserError(f"{where}: image_size is {arrays['image_size'].tolist()}, expected width and height in pixels")
     best = np.argsort(-arrays["scores"].astype(np.float64), kind="stable")
     for name in ("descriptors", "keypoints", "scales", "orientations", "scores"):
         arrays[name] = arrays[name][best]

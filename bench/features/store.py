@@ -612,7 +612,8 @@ def _write_shards(
         listed, arrays, chunk = [], [], begun.popleft()
         for (item, reason), (stat, made) in zip(chunk, found, strict=True):
             if reason != "new":
-                notes.append(f"{item.files[0] if item.files else item.key} {reason} since it was stored; read again")
+                name = item.files[0] if item.files else item.key
+                notes.append(f"{name} {reason} since its features were stored; read again")
             listed.append({"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error})
             arrays.append(made.arrays)
             broken = broken or (item.required and made.error is not None)

@@ -93,6 +93,11 @@ def test_what_another_program_wrote_is_read_and_can_be_run(
     assert refused.exit_code == 1 and f"features import {kind}" in refused.output
     assert cli("features", "import", kind, str(path), *more, *here).exit_code == 0
     done = cli("run", "-m", "identity,mnn,maxsim", *here, "-f", kind, "-k", "4")
+    if kind == "colmap":  # no global descriptors, so no first stage
+        assert done.exit_code == 1 and "has no global descriptors" in done.output
+        lists = [f"{q.id} Q0 {g} 1 1 x\n" for q in dataset.queries for g in dataset.gallery if g != q.id]
+        (tmp_path / "theirs.run").write_text("".join(lists))
+        done = cli("run", "-m", "mnn,maxsim", *here, "-f", kind, "-k", "4", "--shortlist", str(tmp_path / "theirs.run"))
     assert done.exit_code == 0, done.output
     (stored,) = (tmp_path / "cache" / "features").iterdir()
     store = FeatureStore(stored)
