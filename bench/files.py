@@ -50,6 +50,8 @@ def writing(place: Path, hint: str = "make room there, or choose another place")
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            hint = "was it removed while it was in use? make the folder, or run the same command again"
         # numpy, which wrote less than it was to, does not say why
         raise UserError(f"{place}: cannot write ({error.strerror or os.strerror(errno.ENOSPC)})", hint=hint) from error
 

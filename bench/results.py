@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from bench.blend import Blend
 from bench.datasets import Dataset, Instances, Query
 from bench.errors import UserError
+from bench.files import read_json, write_whole
 from bench.metrics import measure, measures, positive_ranks
 from bench.places import slug
 from bench.scores import UNION, Journal, Record
@@ -39,6 +40,16 @@ FORMAT = 2  # of a run's folder; folders of another format are left out of repor
 FIRST_STAGE = "(first stage)"
 CEILING = "(ceiling)"
 CHUNK = 500  # queries whose scores are held at a time
+NAMED = 5  # runs that are left out, in a note
+# what a table needs of a finished run's run.json
+KEYS: Mapping[str, Mapping[str, type]] = {
+    "": {
+        "finished": str,
+        "identity": dict,
+        **dict.fromkeys(("costs", "cards", "defaults", "skipped", "failed", "unreadable", "cold", "provenance"), dict),
+    },
+    "identity": {"seal": str, "shortlist": dict, "hardware": dict, "methods": dict},
+}
 PAIR = {"method": pa.string(), "list": pa.string(), "query": pa.string(), "candidate": pa.string()}
 TIMES = {"load_ms": pa.float64(), "transfer_ms": pa.float64(), "score_ms": pa.float64()}
 TABLES = {
@@ -59,10 +70,8 @@ def run_name(identity: Mapping[str, Any]) -> str:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
-    os.replace(temporary, path)
+    """Write whole or not at all. OSError."""
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True))
 
 
 def save_dataset(path: Path, dataset: Dataset, gallery: Iterable[str]) -> None:
@@ -215,16 +224,37 @@ class Run:
     @staticmethod
     def load(folder: Path) -> Run:
         try:
-            about = json.loads((folder / "run.json").read_text())
+            about = read_json(folder / "run.json")
             if not isinstance(about, dict):
-                raise ValueError("run.json holds no object")
+                raise ValueError("it holds no object")
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: not a run ({error})", hint="delete or move that folder") from error
+            raise UserError(f"{folder}: not a run (run.json: {error})", hint="delete or move that folder") from error
         return Run(folder, about)
 
     @property
     def finished(self) -> bool:
         return self.about.get("status") == "finished" and self.about.get("format") == FORMAT
+
+    def damage(self) -> str:
+        """What is wrong with the files of a finished run, or nothing; its scores and measures are not gone through."""
+        if lacking := _lacking(self.about):
+            return lacking
+        try:
+            shortlist, dataset = Shortlist.load(self.folder / "shortlist.npz"), Run(self.folder, self.about).dataset
+            if shortlist.seal != self.seal:
+                return "shortlist.npz: its seal is not that of run.json"
+            if shortlist.queries != tuple(query.id for query in dataset.queries):
+                return "dataset.json: its queries are not those of shortlist.npz"
+        except UserError as error:
+            return error.message
+        for name, schema in TABLES.items():
+            try:
+                lacking = ", ".join(sorted(set(schema.names) - set(pq.read_schema(self.folder / f"{name}.parquet").names)))
+            except (OSError, ValueError) as error:
+                return f"{name}.parquet: {error}"
+            if lacking:
+                return f"{name}.parquet: no column {lacking}"
+        return ""
 
     @property
     def seal(self) -> str:
@@ -236,7 +266,12 @@ class Run:
 
     @cached_property
     def dataset(self) -> Dataset:
-        return load_dataset(self.folder / "dataset.json")
+        try:
+            return load_dataset(self.folder / "dataset.json")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.folder / 'dataset.json'}: cannot be read ({type(error).__name__}: {error})", hint="run again"
+            ) from error
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -263,7 +298,60 @@ class Run:
             raise UserError(f"{self.folder / name}.parquet: cannot be read ({error})", hint="run again") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """The runs below a folder: those that are finished and sound, and why others are left out."""
+
+    finished: tuple[Run, ...]  # oldest first
+    unfinished: tuple[str, ...]  # names of their folders; also runs of another format
+    damaged: Mapping[str, str]  # name of the folder -> what is wrong
+
+    def notes(self, folder: Path) -> list[str]:
+        """What a user should hear of the runs that are left out of a report on `folder`."""
+        said = [f"{folder / name} is damaged and left out: {why}" for name, why in self.damaged.items()]
+        if count := len(self.unfinished):
+            some = ", ".join(self.unfinished[:NAMED]) + (", …" if count > NAMED else "")
+            runs = "1 run is" if count == 1 else f"{count} runs are"
+            said.append(f"{runs} unfinished or of another version and left out of {folder}: {some}")
+        return said
+
+
+def read_runs(folder: Path, wanted: Callable[[Run], bool] = lambda run: True) -> Runs:
+    """Every run below a folder; of the finished ones, those that are `wanted`."""
+    finished, unfinished, damaged = [], [], {}
+    for path in sorted(folder.glob("*/run.json")) if folder.is_dir() else ():
+        name = path.parent.name
+        try:
+            run = Run.load(path.parent)
+        except UserError as error:
+            damaged[name] = error.message
+            continue
+        if not run.finished:
+            unfinished.append(name)
+        elif lacking := _lacking(run.about):
+            damaged[name] = lacking
+        elif wanted(run):
+            if damage := run.damage():
+                damaged[name] = damage
+            else:
+                finished.append(run)
+    return Runs(tuple(sorted(finished, key=lambda run: run.about["finished"])), tuple(unfinished), damaged)
+
+
 def finished_runs(folder: Path) -> list[Run]:
-    """Every finished run below a folder, oldest first."""
-    runs = [Run.load(path.parent) for path in sorted(folder.glob("*/run.json"))] if folder.is_dir() else []
-    return sorted((run for run in runs if run.finished), key=lambda run: run.about["finished"])
+    """Every finished, sound run below a folder, oldest first."""
+    return list(read_runs(folder).finished)
+
+
+def _lacking(about: Mapping[str, Any]) -> str:
+    """What a finished run's run.json does not have and every table needs, or nothing."""
+    for within, kinds in KEYS.items():
+        content = about[within] if within else about
+        for key, kind in kinds.items():
+            if not isinstance(content.get(key), kind):
+                return f"run.json: {f'{within}.' if within else ''}{key} is missing or not what it should be"
+    methods = about["identity"]["methods"]
+    for method, card in about["cards"].items():
+        if method not in methods or "control" not in card or "options" not in methods[method]:
+            return f"run.json: {method} is not described"
+    return "" if set(about["costs"]) <= set(about["cards"]) else "run.json: a method of its costs has no card"

@@ -18,6 +18,7 @@ from bench.errors import UserError
 from bench.executor import Executor, Local
 from bench.features import FeatureBatch, Features
 from bench.features.store import FeatureStore, query_key
+from bench.files import writing
 from bench.reranker import Reranker, Scored
 from bench.shortlist import Shortlist
 from bench.timing import kept_torch_flags, peak_memory, timed
@@ -52,22 +53,24 @@ class Record:
 class Journal:
     """One JSON line a record, flushed to disk before the next query; a torn last line (a kill) is dropped on resume.
 
-    Records are read back from the file one at a time: what is held is where each begins.
+    Records are read back from the file one at a time: what is held is where each begins. Of several records of one
+    method and query the last counts, and lines that are none are passed over. One process at a time may append.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._begins: dict[str, dict[str, int]] = {}  # method -> query -> byte
         if path.is_file():
-            whole = 0
+            begin = whole = 0
             with path.open("rb") as file:
                 for line in file:
                     record = _parsed(line)
-                    if record is None:
-                        break
-                    self._begins.setdefault(record.method, {})[record.query] = whole
-                    whole += len(line)
-            os.truncate(path, whole)
+                    if record is not None:
+                        self._begins.setdefault(record.method, {})[record.query] = begin
+                        whole = begin + len(line)
+                    begin += len(line)
+            if whole < begin:
+                os.truncate(path, whole)
 
     def __len__(self) -> int:
         return sum(map(len, self._begins.values()))
@@ -88,17 +91,12 @@ class Journal:
         return record
 
     def append(self, record: Record) -> None:
-        try:
-            with self.path.open("a") as file:
-                begin = file.seek(0, os.SEEK_END)
-                file.write(json.dumps(asdict(record)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot write ({error.strerror or error})",
-                hint="finished queries are kept; make room and run the same command again",
-            ) from error
+        hint = "finished queries are kept; make room and run the same command again"
+        with writing(self.path, hint), self.path.open("a") as file:
+            begin = file.seek(0, os.SEEK_END)
+            file.write(json.dumps(asdict(record)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self._begins.setdefault(record.method, {})[record.query] = begin
 
 

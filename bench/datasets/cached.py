@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
+from bench.files import read_json, writing
+from bench.locks import alone
 
 DONE = "content.json"
 
@@ -21,24 +25,28 @@ def ready(place: Path) -> bool:
 
 
 def make(place: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill the folder `place` if it is not there: under a temporary name, renamed when whole."""
+    """Have `write` fill the folder `place` if it is not there: under a temporary name, renamed when whole.
+
+    One process makes it; another that wants it waits. UserError where it cannot be written.
+    """
     if ready(place):
         return
-    temporary = place.with_name(f"{place.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(place, ignore_errors=True)  # without content.json it is not whole
-    try:
-        temporary.mkdir(parents=True)
-        write(temporary)
-        (temporary / DONE).write_text(json.dumps({"sha256": content(temporary)}))
-        temporary.rename(place)
-    except OSError as error:
-        raise UserError(
-            f"{temporary}: the images cannot be written ({error.strerror or error})",
-            hint="make room, or choose another place with --cache-dir or RERANKBENCH_CACHE",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    hint = "make room, or choose another place with --cache-dir or RERANKBENCH_CACHE"
+    with writing(place, hint), alone(place, "making the images in") as locked:
+        if ready(place):
+            return
+        if locked:
+            for left in place.parent.glob(f"{glob.escape(place.name)}.tmp-*"):  # of processes that were killed
+                shutil.rmtree(left, ignore_errors=True)
+        temporary = place.with_name(f"{place.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+        shutil.rmtree(place, ignore_errors=True)  # without content.json it is not whole
+        try:
+            temporary.mkdir()
+            write(temporary)
+            (temporary / DONE).write_text(json.dumps({"sha256": content(temporary)}))
+            temporary.rename(place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def content(place: Path) -> str:
@@ -51,10 +59,14 @@ def content(place: Path) -> str:
 
 def load(place: Path, name: str) -> Dataset:
     """The data set made there; UserError if an image no longer has its content."""
-    recorded = json.loads((place / DONE).read_text())["sha256"]
-    if (found := content(place)) != recorded:
+    hint = "delete that folder; it is made again"
+    try:
+        recorded = str(read_json(place / DONE)["sha256"])
+        found = content(place)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place}: the cached {name} images cannot be read ({error})", hint=hint) from error
+    if found != recorded:
         raise UserError(
-            f"{place}: the cached {name} images have changed (sha256 {found[:8]}, expected {recorded[:8]})",
-            hint="delete that folder; it is made again",
+            f"{place}: the cached {name} images have changed (sha256 {found[:8]}, expected {recorded[:8]})", hint=hint
         )
     return replace(folder.load(place, name), image_set=f"generated {recorded[:12]}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -21,6 +22,7 @@ from bench.files import read_json
 
 NAME = "index.sqlite"
 FORMAT = 1
+TRIES = 10  # openings that another process's merging may disturb
 COLUMNS = "number, key, shard, row, sha256, stat, box, error"
 SCHEMA = """
 CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT, listed TEXT, files TEXT);
@@ -76,6 +78,17 @@ class Index:
     """The images of a store's shards. `damaged` are the shards that are not what their own list says, and why."""
 
     def __init__(self, folder: Path):
+        for left in reversed(range(TRIES)):
+            try:
+                self._open(folder)
+            except FileNotFoundError:
+                if not left:
+                    raise
+            else:
+                if all(path.is_dir() for path in (*self.shards, *(path for path, _ in self.damaged))):
+                    break  # no shard was merged into another meanwhile
+
+    def _open(self, folder: Path) -> None:
         found, _ = shards(folder / "shards")
         before = _read(folder / NAME)
         known = {} if before is None else _known(before)
@@ -168,7 +181,7 @@ def _read(path: Path) -> sqlite3.Connection | None:
         return None
     try:
         # immutable: it is only ever replaced as a whole, and a folder that cannot be written to needs no lock
-        database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        database = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
         ((form, _),) = database.execute("SELECT format, images FROM about").fetchall()
         return database if form == FORMAT else None
     except (sqlite3.Error, ValueError):
@@ -186,7 +199,7 @@ def _known(database: sqlite3.Connection) -> dict[str, tuple[dict[str, int] | Non
 
 def _made(folder: Path, paths: Sequence[Path], listed: Sequence[tuple[str, str]]) -> sqlite3.Connection:
     """A new index in the store's folder; in memory where there is nothing to keep or it cannot be written."""
-    temporary = folder / f"{NAME}.tmp-{os.getpid()}"
+    temporary = folder / f"{NAME}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     if paths and os.access(folder, os.W_OK):
         try:
             temporary.unlink(missing_ok=True)

@@ -9,11 +9,11 @@ dozens of shards; which shard and row an image is in is looked up in `bench.feat
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import mmap
 import os
+import secrets
 import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -35,8 +35,9 @@ from bench.features import Features
 from bench.features.extractors import FeatureExtractor
 from bench.features.index import Index, Row, Shard, shards
 from bench.features.precision import PRECISIONS, unpacked
-from bench.files import read_json, write_whole
+from bench.files import read_json, write_whole, writing
 from bench.images import UnreadableImage, content_hash, read_bytes, read_picture
+from bench.locks import alone
 from bench.search import Vectors
 
 LOCAL: Mapping[str, type] = {
@@ -422,17 +423,6 @@ def _in_pixels_of_the_file(
     }
 
 
-def _running(pid: str) -> bool:
-    """Whether a process of that number is alive (another extraction into the same store)."""
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _write_shard(
     folder: Path,
     listed: list[dict],
@@ -458,8 +448,7 @@ def _write_shard(
 @contextmanager
 def _new_shard(folder: Path, name: str, listed: list[dict]) -> Iterator[Path]:
     """A folder to write arrays to, which becomes the shard of that name when all are written."""
-    temporary = folder / "shards" / f"tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder / "shards" / f"tmp-{os.getpid()}-{secrets.token_hex(4)}"  # other machines have the same pids
     temporary.mkdir()
     try:
         yield temporary
@@ -546,12 +535,45 @@ def fill(
     """As `extract`, with features from anywhere: `make_read` is called if any of `wanted` is new or changed.
 
     `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
+    One process at a time writes to a store; a store that is up to date is not written to.
     """
+    store, total, notes = FeatureStore(folder), 0, []
+    if _outdated(store, identity) or any(True for _ in store.stale(wanted)):
+        hint = "finished shards are kept; make room or choose another --cache-dir and run again"
+        with writing(folder, hint), alone(folder, "extracting into") as locked:
+            if locked:
+                _sweep(folder)
+            total, notes = _update(wanted, folder, make_read, identity, progress, exact, executor)
+        store = FeatureStore(folder)
+    errors = store.errors()
+    failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
+    if unreadable := [failed[item.key] for item in wanted if item.required and item.key in failed] if failed else []:
+        raise _unreadable_queries(unreadable)
+    return ExtractReport(total, failed, tuple(notes))
+
+
+def _outdated(store: FeatureStore, identity: Mapping[str, object]) -> bool:
+    return bool(store.damaged) or (len(store) > 0 and store.identity != dict(identity))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left unfinished: who writes holds the lock, so nobody is at work on it."""
+    for left in (folder / "shards").glob("tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _update(
+    wanted: Iterable[Item],
+    folder: Path,
+    make_read: Callable[[], Callable[[Item], Entry]],
+    identity: Mapping[str, object],
+    progress: Callable[[int, int], None] | None,
+    exact: bool,
+    executor: Executor,
+) -> tuple[int, list[str]]:
+    """How many images were read into the store, and notes on what had changed. OSError where it cannot be written."""
     notes = []
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    for left in (folder / "shards").glob("tmp-*"):
-        if not _running(left.name.removeprefix("tmp-")):
-            shutil.rmtree(left, ignore_errors=True)  # a killed extraction's unfinished shard
     store = FeatureStore(folder)
     if len(store) and store.identity != dict(identity):
         shutil.rmtree(folder / "shards")
@@ -567,23 +589,11 @@ def fill(
     total = sum(1 for _ in store.stale(wanted))
     if total:
         pack = None if exact else PRECISIONS[str(identity.get("precision", "float16"))]
-        try:
-            if store.identity != dict(identity):
-                write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
-            notes += _write_shards(store, wanted, total, make_read, pack, progress, executor)
-            merge(folder)
-        except OSError as error:
-            raise UserError(
-                # numpy, which wrote less than it was to, does not say why
-                f"{folder}: cannot write features ({error.strerror or os.strerror(errno.ENOSPC)})",
-                hint="finished shards are kept; make room or choose another --cache-dir and run again",
-            ) from error
-        store = FeatureStore(folder)
-    errors = store.errors()
-    failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
-    if unreadable := [failed[item.key] for item in wanted if item.required and item.key in failed] if failed else []:
-        raise _unreadable_queries(unreadable)
-    return ExtractReport(total, failed, tuple(notes))
+        if store.identity != dict(identity):
+            write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
+        notes += _write_shards(store, wanted, total, make_read, pack, progress, executor)
+        merge(folder)
+    return total, notes
 
 
 def _write_shards(
