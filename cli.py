@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
+import io
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +23,38 @@ if TYPE_CHECKING:
 
     from bench.places import Places
     from bench.report.tables import Table
+    from bench.results import Run
     from bench.run import Request
+
+
+SPARE = {"·": "|", "–": "-", "—": "-", "…": ".", "×": "x", "±": "~", "−": "-", "≥": ">", "≤": "<"}  # of one column each
+
+
+def _written_otherwise(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: what a terminal cannot show is shown as something like it, and stray bytes as \\x…"""
+    from bench.names import shown
+
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(SPARE.get(c, c if c.isascii() else "?") for c in shown(letters)), error.end
 
 
 class _Commands(click.Group):
     """Turns the project's own errors into click's: a message and a hint, exit status 1, no traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        codecs.register_error("written otherwise", _written_otherwise)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="written otherwise")
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # of a usage or help text that could not be printed
+            click.echo(f"Error: {_of_system(error)}", err=True)
+            raise SystemExit(1) from error
+        finally:
+            _close_output()
 
     def invoke(self, ctx: click.Context) -> Any:
         from bench.errors import UserError
@@ -34,6 +65,52 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; run the same command again to go on where it stopped") from None
+        except OSError as error:
+            if error.errno is None or error.errno == errno.EPIPE:  # a reader that has read enough; click ends quietly
+                raise
+            raise click.ClickException(_of_system(error)) from error
+
+
+def _of_system(error: OSError) -> str:
+    """What the system refused, for the user: of a file, or of the output, whose errors name no file."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename is not None else f"cannot write to the output: {reason}"
+
+
+def _close_output() -> None:
+    """Print what is left; what cannot be printed is thrown away, since Python would try again and complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Folder(click.Path):
+    """A folder to read or write: not a file, not below one, and with a name that can be written down."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if (wrong := _wrong(os.fspath(value))) is not None:
+            self.fail(wrong, param, ctx)
+        return path
+
+
+def _wrong(folder: str) -> str | None:
+    """Why no folder can be of that name, or None."""
+    from bench.names import encodable, shown
+
+    if not folder:
+        return "the name of the folder is empty"
+    if not encodable(folder):
+        return f"{shown(folder)}: the name is not UTF-8; rename the folder, or link to it under another name"
+    above = next((path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path)), None)
+    if above is not None and not above.is_dir():
+        return f"{folder}: {above} is a file, a folder was expected"
+    return None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -50,20 +127,19 @@ def main() -> None:
 def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where things are, handed on as `places`."""
 
-    @click.option(
-        "--cache-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Generated images and features. [RERANKBENCH_CACHE]",
-    )
-    @click.option(
-        "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Official data sets. [RERANKBENCH_DATA]"
-    )
-    @click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Results. [RERANKBENCH_RUNS]")
+    @click.option("--cache-dir", type=_Folder(), help="Generated images and features. [RERANKBENCH_CACHE]")
+    @click.option("--data-root", type=_Folder(), help="Official data sets. [RERANKBENCH_DATA]")
+    @click.option("--runs", type=_Folder(), help="Results. [RERANKBENCH_RUNS]")
     @wraps(command)
     def wrapped(*args: Any, cache_dir: Path | None, data_root: Path | None, runs: Path | None, **kwargs: Any) -> Any:
+        from bench.errors import UserError
         from bench.places import Places
 
-        return command(*args, places=Places.of(cache_dir, data_root, runs), **kwargs)
+        places = Places.of(cache_dir, data_root, runs)
+        for what, place in vars(places).items():  # those of the environment, too
+            if (wrong := _wrong(os.fspath(place))) is not None:
+                raise UserError(wrong, hint=f"RERANKBENCH_{what.upper()} names a folder")
+        return command(*args, places=places, **kwargs)
 
     return wrapped
 
@@ -291,7 +367,7 @@ def run(request: Request, places: Places) -> None:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Folder(),
     help="Folder for sweep.csv, sweep.md and, for descriptors, sweep.png.",
 )
 @_folders
@@ -383,7 +459,7 @@ def _print(table: Table) -> None:
     metavar="METHOD,METHOD:FIRST[,…]",
     help="Also the row of this cascade, from stored scores; its time is implied. May be given several times.",
 )
-@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write pictures into this folder.")
+@click.option("--plots", type=_Folder(), help="Write pictures into this folder.")
 @click.option(
     "--worst",
     metavar="METHOD[,REFERENCE]",
@@ -406,20 +482,17 @@ def report(
     from bench.errors import UserError
     from bench.places import slug
     from bench.report.tables import FORMATS, compare, table_groups
-    from bench.results import FIRST_STAGE, finished_runs
+    from bench.results import FIRST_STAGE
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
-    finished = finished_runs(places.runs)
-    others = len(list(places.runs.glob("*/run.json"))) - len(finished)
-    if others:
-        click.echo(f"note: {others} runs in {places.runs} are unfinished or of another version and left out", err=True)
-    runs = [
-        r
-        for r in finished
-        if (dataset is None or r.about["identity"]["shortlist"]["dataset"] in (dataset, _absolute(dataset)))
-        and (seal is None or r.seal.startswith(seal))
-    ]
+    runs = _finished(
+        places.runs,
+        lambda run: (
+            (dataset is None or run.about["identity"]["shortlist"].get("dataset") in (dataset, _absolute(dataset)))
+            and (seal is None or run.seal.startswith(seal))
+        ),
+    )
     if not runs:
         raise UserError(
             f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
@@ -460,11 +533,11 @@ def report(
 
 
 @main.command()
-@click.option("--run", "folder", type=click.Path(path_type=Path, file_okay=False), help="[default: the newest]")
+@click.option("--run", "folder", type=_Folder(), help="[default: the newest]")
 @click.option(
     "--format", "form", type=click.Choice(["trec", "hloc-pairs", "parquet", "csv"]), default="trec", show_default=True
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the files.")
+@click.option("--out", required=True, type=_Folder(), help="Folder for the files.")
 @_folders
 def export(folder: Path | None, form: str, out: Path, places: Places) -> None:
     """Write a finished run for other programs: TREC runs and qrels, hloc pairs, Parquet or CSV tables.
@@ -474,13 +547,35 @@ def export(folder: Path | None, form: str, out: Path, places: Places) -> None:
     """
     from bench.errors import UserError
     from bench.exports import export as write
-    from bench.results import Run, finished_runs
 
-    runs = [Run.load(folder)] if folder else finished_runs(places.runs)
+    runs = [_one_run(folder)] if folder else _finished(places.runs)
     if not runs or not runs[-1].finished:
         raise UserError(f"no finished run in {folder or places.runs}", hint="python cli.py run --method all -d demo")
     for path in write(runs[-1], form, out):
         click.echo(f"written: {path}")
+
+
+def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+    """The finished runs in a folder that are wanted, oldest first; those that are left out are named."""
+    from bench.results import read_runs
+
+    found = read_runs(runs, wanted)
+    for note in found.notes(runs):
+        click.echo(f"note: {note}", err=True)
+    return list(found.finished)
+
+
+def _one_run(folder: Path) -> Run:
+    """The run in a folder that a user names. UserError where it is not finished or damaged."""
+    from bench.errors import UserError
+    from bench.results import Run
+
+    run = Run.load(folder)
+    if not run.finished:
+        raise UserError(f"no finished run in {folder}", hint="run its command again; it goes on where it stopped")
+    if damage := run.damage():
+        raise UserError(f"{folder} is damaged: {damage}", hint="run its command again; what is lost is measured again")
+    return run
 
 
 def _absolute(dataset: str) -> str:
@@ -495,18 +590,15 @@ def _absolute(dataset: str) -> str:
     type=click.Path(path_type=Path, dir_okay=False),
     help="For example results/baseline/demo.json.",
 )
-@click.option(
-    "--run", "folder", type=click.Path(path_type=Path, file_okay=False), help="[default: the newest that fits]"
-)
+@click.option("--run", "folder", type=_Folder(), help="[default: the newest that fits]")
 @click.option("--write", is_flag=True, help="Make the run the new baseline instead of checking it.")
 @_folders
 def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> None:
     """Compare a finished run with a baseline; exit 1 and say what changed on a regression."""
     from bench.errors import UserError
     from bench.report import check as checks
-    from bench.results import Run, finished_runs
 
-    runs = [Run.load(folder)] if folder else finished_runs(places.runs)
+    runs = [_one_run(folder)] if folder else _finished(places.runs)
     if write:
         if not runs:
             raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all --dataset demo")
@@ -643,8 +735,12 @@ def verify(name: str, places: Places) -> None:
     if found.sound:
         click.echo(f"{found.checked} files are as they should be")
         return
+    from bench.files import writing
+
     listed = places.data / wanted.folder / "verify.txt"
-    listed.write_text("".join(f"{w} {n}\n" for w in ("missing", "extra", "damaged") for n in getattr(found, w)))
+    lines = "".join(f"{what} {name}\n" for what in ("missing", "extra", "damaged") for name in getattr(found, what))
+    with writing(listed):
+        listed.write_text(lines, encoding="utf-8", errors="surrogateescape")
     click.echo(f"all of them are named in {listed}")
     raise SystemExit(1)
 

@@ -6,9 +6,11 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from bench.places import Places
 
@@ -64,18 +66,21 @@ def examine(places: Places) -> list[Answer]:
     answers.append(Answer("devices", True, ", ".join(gpus) or "cpu only"))
     answers.append(Answer("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} cores"))
     for name, folder in (("cache", places.cache), ("data root", places.data), ("runs", places.runs)):
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        free = shutil.disk_usage(there).free / 2**30
-        writable = os.access(there, os.W_OK)
-        answers.append(
-            Answer(
-                name,
-                writable and free > 1,
-                f"{folder} ({free:.0f} GiB free)",
-                "make it writable with 1 GiB free, or choose another folder",
-            )
-        )
+        answers.append(_room(name, folder))
     return answers
+
+
+def _room(name: str, folder: Path) -> Answer:
+    """Whether the folder, or where there is none the nearest above it, takes a file and has a GiB free."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0")
+        free = shutil.disk_usage(there).free / 2**30
+        found = f"{free:.0f} GiB free"
+    except OSError as error:
+        free, found = 0.0, f"cannot be written: {error.strerror or error}"
+    return Answer(name, free > 1, f"{folder} ({found})", "make it writable with 1 GiB free, or choose another folder")
 
 
 def require_faiss() -> None:

@@ -249,7 +249,9 @@ class Run:
             return error.message
         for name, schema in TABLES.items():
             try:
-                lacking = ", ".join(sorted(set(schema.names) - set(pq.read_schema(self.folder / f"{name}.parquet").names)))
+                lacking = ", ".join(
+                    sorted(set(schema.names) - set(pq.read_schema(self.folder / f"{name}.parquet").names))
+                )
             except (OSError, ValueError) as error:
                 return f"{name}.parquet: {error}"
             if lacking:

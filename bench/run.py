@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,9 @@ from bench.features.extractors import card as feature_card
 from bench.features.foreign import KINDS, check_foreign, without_order
 from bench.features.imports import check_delg
 from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
+from bench.files import writing
 from bench.images import LARGEST
+from bench.locks import alone
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
 from bench.scores import ColdStart, Job, Journal, Scorer, score_all
@@ -278,8 +280,16 @@ def execute(request: Request, places: Places, progress: Progress | None = None) 
 def execute_together(requests: Sequence[Request], places: Places, progress: Progress | None = None) -> list[Outcome]:
     """As `execute`, a run each, on one shortlist; all methods of the unfinished runs take turns query by query.
 
+    One process at a time measures a run; another that is asked for it waits, and gives back what was measured.
     Raises ValueError for requests that differ in more than their methods and options.
     """
+    with ExitStack() as locks:
+        return _together(requests, places, progress, locks)
+
+
+def _together(
+    requests: Sequence[Request], places: Places, progress: Progress | None, locks: ExitStack
+) -> list[Outcome]:
     request = requests[0]
     if any(replace(other, methods=request.methods, options=request.options) != request for other in requests):
         raise ValueError("requests executed together may differ in methods and options alone")
@@ -339,12 +349,19 @@ def execute_together(requests: Sequence[Request], places: Places, progress: Prog
     for each in chosen:
         identity = _identity(each, scorer, content, request.executor)
         identities[places.runs / results.run_name(identity)] = identity
+    stamps = {folder: _stamp(folder) for folder in identities}
+    for folder in sorted(identities):  # in one order everywhere, so that no two wait for each other
+        if request.force or _finished(folder) is None:
+            with _written(folder):
+                locks.enter_context(alone(folder, "measuring"))
     outcomes = {}
     for folder in identities:
-        if request.force:
-            shutil.rmtree(folder, ignore_errors=True)
-        if (before := _load(folder)) is not None and before.finished and not before.about["failed"]:
-            already = f"already finished on {before.about['finished']}; --force measures again"
+        if request.force and _stamp(folder) == stamps[folder]:  # else another process measured it during the wait
+            with _written(folder), suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+        if (before := _finished(folder)) is not None:
+            how = "by another process" if _stamp(folder) != stamps[folder] else "--force measures again"
+            already = f"already finished on {before.about['finished']}; {how}"
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [
@@ -420,7 +437,26 @@ def _identity(chosen: _Chosen, scorer: Scorer, content: str, executor: Executor)
 
 
 def _load(folder: Path) -> results.Run | None:
-    return results.Run.load(folder) if (folder / "run.json").is_file() else None
+    """The run that was begun there; None where there is none or its record cannot be read, for then it begins anew."""
+    try:
+        return results.Run.load(folder)
+    except UserError:
+        return None
+
+
+def _finished(folder: Path) -> results.Run | None:
+    """The run there, if every method got to its end and the files are sound; what was damaged is written again."""
+    run = _load(folder)
+    return run if run is not None and run.finished and not run.damage() and not run.about["failed"] else None
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Changes when the record of a run is written; None where there is none."""
+    try:
+        status = (folder / "run.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _begin(
@@ -456,7 +492,7 @@ def _begin(
         results.write_json(folder / "run.json", about)
         journal = Journal(folder / "journal.jsonl")
     jobs = tuple(Job(method, journal) for method in chosen.methods)
-    return _Open(folder, about, jobs, ("resuming an interrupted run",) if before else ())
+    return _Open(folder, about, jobs, ("resuming an interrupted run",) if before or len(journal) else ())
 
 
 def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures: Mapping[Job, str]) -> results.Run:
@@ -488,13 +524,8 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
 @contextmanager
 def _written(folder: Path) -> Iterator[None]:
     """A disk that is full or read-only is the user's to mend."""
-    try:
+    with writing(folder, "finished queries are kept; make room and run the same command again"):
         yield
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot write ({error.strerror or error})",
-            hint="finished queries are kept; make room and run the same command again",
-        ) from error
 
 
 def _whitening(

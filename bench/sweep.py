@@ -16,7 +16,7 @@ from pathlib import Path
 from bench import registry
 from bench.errors import UserError
 from bench.features.extractors import card as feature_card
-from bench.features.store import write_whole
+from bench.files import write_whole, writing
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors
 from bench.report.tables import FORMATS, Table, compare, label
@@ -172,15 +172,10 @@ def sweep(base: Request, budgets: Sequence[int], places: Places, progress: Progr
 
 def write(found: Sweep, folder: Path) -> list[Path]:
     """sweep.csv, sweep.md and, where budgets were swept, sweep.png; the files written."""
-    try:
+    with writing(folder, "the runs are finished and kept; give the same command with another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"csv": FORMATS["csv"](found.table), "md": FORMATS["md"](found.table)}
         for kind, text in texts.items():
             write_whole(folder / f"sweep.{kind}", text)
-        pictures = [quality_against_descriptors(found.table, found.points, folder, "sweep")] if found.points else []
-        return [*(folder / f"sweep.{kind}" for kind in texts), *pictures]
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot write ({error.strerror or error})",
-            hint="the runs are finished and kept; give the same command with another --out",
-        ) from error
+    pictures = [quality_against_descriptors(found.table, found.points, folder, "sweep")] if found.points else []
+    return [*(folder / f"sweep.{kind}" for kind in texts), *pictures]

@@ -98,7 +98,7 @@ def require_files(name: str, paths: Iterable[Path], listed: Path, hint: str) -> 
     names = sorted(path.name for path in missing)
     shown = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + ", …"
     try:
-        listed.write_text("\n".join(map(str, sorted(missing))) + "\n")
+        listed.write_text("\n".join(map(str, sorted(missing))) + "\n", encoding="utf-8", errors="surrogateescape")
         where = f" (all of them are named in {listed})" if len(names) > 20 else ""
     except OSError:
         where, shown = "", ", ".join(names)

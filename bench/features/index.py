@@ -181,7 +181,9 @@ def _read(path: Path) -> sqlite3.Connection | None:
         return None
     try:
         # immutable: it is only ever replaced as a whole, and a folder that cannot be written to needs no lock
-        database = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        database = sqlite3.connect(
+            f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False
+        )
         ((form, _),) = database.execute("SELECT format, images FROM about").fetchall()
         return database if form == FORMAT else None
     except (sqlite3.Error, ValueError):

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
-from bench.files import read_json
+from bench.files import read_json, writing
 from bench.metrics import chief
 from bench.report.tables import per_query
 from bench.results import Run, evaluate, write_json
@@ -65,28 +65,27 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_baseline(run: Run, path: Path) -> None:
-    """Write what `check` compares later runs with."""
+    """Write what `check` compares later runs with. UserError where the file cannot be written."""
     contenders = [name for name, card in run.about["cards"].items() if not card["control"]]
     if not contenders:
         raise UserError("a baseline needs at least one method that is not a control")
     reference = "ransac" if "ransac" in contenders else contenders[0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        path,
-        {
-            "identity": _identity(run),
-            "tolerance": TOLERANCE,
-            "ratio_bound": RATIO_BOUND,
-            "reference": reference,
-            "accuracy": _accuracy(run),
-            "relative_times": _relative_times(run, reference),
-            "made": {
-                "seal": run.seal,
-                "commit": run.about["provenance"]["commit"],
-                "versions": run.about["provenance"]["versions"],
-            },
+    content = {
+        "identity": _identity(run),
+        "tolerance": TOLERANCE,
+        "ratio_bound": RATIO_BOUND,
+        "reference": reference,
+        "accuracy": _accuracy(run),
+        "relative_times": _relative_times(run, reference),
+        "made": {
+            "seal": run.seal,
+            "commit": run.about["provenance"].get("commit"),
+            "versions": run.about["provenance"].get("versions"),
         },
-    )
+    }
+    with writing(path, "make room there, or choose another file with --baseline"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
 
 
 def read_baseline(path: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from bench.blend import Blend
 from bench.datasets import Box
 from bench.images import UnreadableImage, crop, decode, read_bytes
 from bench.metrics import chief
+from bench.names import shown as readable
+from bench.report.plots import saved
 from bench.report.tables import label
 from bench.results import FIRST_STAGE, Run, graded
 from bench.scores import UNION
@@ -88,7 +90,7 @@ def worst_queries(
         for line, (by, value) in enumerate(((method, ours), (reference, theirs))):
             axes = places[2 * row + line]
             _show(axes[0], query.image, query.box if line == 0 else None, "black" if line == 0 else None)
-            axes[0].set_title(f"{query.id}"[:24] if line == 0 else "", fontsize=7)
+            axes[0].set_title(readable(query.id)[:24] if line == 0 else "", fontsize=7)
             axes[0].set_xlabel(f"{by}\nAP {100 * value:.1f}", fontsize=8)
             for place in range(1, SHOWN + 1):
                 _show(axes[place], query.image, None, None)
@@ -97,15 +99,11 @@ def worst_queries(
                 _show(axes[place], run.dataset.gallery[run.shortlist.gallery[index]], None, COLOURS[kind])
                 axes[place].set_title(kind, fontsize=7, color=COLOURS[kind], pad=2)
     figure.suptitle(
-        f"{run.dataset.name}, {difficulty_of(run)}: where {_row(run, method)} loses most to {_row(run, reference)} "
+        f"{readable(run.dataset.name)}, {difficulty_of(run)}: where {_row(run, method)} loses most to {_row(run, reference)} "
         f"({len(lost)} of {len(run.shortlist.queries)} queries lose)",
         fontsize=9,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return saved(figure, folder, name, 110)
 
 
 def _show(axes: Any, file: Path, box: Box | None, colour: str | None) -> None:

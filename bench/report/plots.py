@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.files import writing
+from bench.names import shown
 from bench.report.tables import Table
 
 
@@ -31,6 +33,20 @@ def _bounds(axes: Any, table: Table) -> None:
     values = table.rows[_quality(table)][[name not in table.controls for name in table.rows.index]]
     low, high = min([table.first_stage, *values]), max([table.ceiling, *values])
     axes.set_ylim(low - 0.1 * (high - low) - 1, high + 0.1 * (high - low) + 1)
+
+
+def saved(figure: Any, folder: Path, name: str, dpi: int) -> Path:
+    """The picture's file, written into the folder. UserError where that cannot be done."""
+    import matplotlib.pyplot as plt
+
+    path = folder / f"{name}.png"
+    try:
+        with writing(path, "make room there, or name another folder with --plots or --out"):
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=dpi)
+    finally:
+        plt.close(figure)
+    return path
 
 
 def quality_against_time(table: Table, folder: Path, name: str) -> Path:
@@ -59,12 +75,8 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
         if len(rows):
             axes.set_xlim(rows["ms/query p50"].min() / 3, rows["ms/query p50"].max() * 3)
         axes.set(xlabel=f"ms per query, median, {table.about['k']} candidates (log scale)", ylabel=f"{quality} (%)")
-        axes.set_title(table.title.replace(" · policy", "\npolicy"), fontsize=9)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.png"
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-    return path
+        axes.set_title(shown(table.title).replace(" · policy", "\npolicy"), fontsize=9)
+        return saved(figure, folder, name, 150)
 
 
 def quality_against_descriptors(table: Table, points: Mapping[str, tuple[str, int]], folder: Path, name: str) -> Path:
@@ -119,9 +131,5 @@ def quality_against_descriptors(table: Table, points: Mapping[str, tuple[str, in
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         places[0].legend(title=None, fontsize=9)
-        figure.suptitle(table.title, fontsize=9)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.png"
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-    return path
+        figure.suptitle(shown(table.title), fontsize=9)
+        return saved(figure, folder, name, 150)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.files import writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +26,16 @@ class Codebook:
             raise ValueError(f"expected finite centroids (words, d), not values of shape {tuple(self.centroids.shape)}")
 
     def save(self, path: Path) -> None:
-        """Centroids go to half precision."""
-        from safetensors.torch import save_file
+        """Centroids go to half precision. UserError where the file cannot be written."""
+        from safetensors.torch import save
 
         about = {"features": self.features, "trained_on": self.trained_on, "seed": str(self.seed)}
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        save_file({"centroids": self.centroids.half().contiguous()}, part, {**about, "words": str(len(self.centroids))})
-        part.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tensors = {"centroids": self.centroids.half().contiguous()}
+            part.write_bytes(save(tensors, {**about, "words": str(len(self.centroids))}))
+            part.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Codebook:

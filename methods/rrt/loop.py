@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -27,10 +28,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.files import writing
+from bench.locks import alone
 
 Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
 B = TypeVar("B")  # a recipe's batch
 TOLD = 20  # steps between rows of the loss curve
+KEPT = "the last saved state is kept; make room and run the same command again"
 AHEAD = 2  # batches drawn ahead by each worker
 
 
@@ -161,10 +165,17 @@ def fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress |
 
     Killed or interrupted and called again, it goes on from the last saved state (`OUT.training`, removed at the end)
     and ends at the same weights. Loss and validation figures go to `OUT.curves/curves.csv` (step, figure, value) and
-    `curves.png` as it runs. UserError for a state of another training, a loss that is not finite, a wrong file name.
+    `curves.png` as it runs. UserError for a state of another training, a loss that is not finite, a wrong file name
+    or one that cannot be written. One process at a time trains to a file.
     """
     require_name(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as lock:
+        with writing(out):
+            lock.enter_context(alone(out, "training"))
+        return _fit(recipe, options, out, progress)
+
+
+def _fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress | None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     device = device_of(options)
     module = recipe.module.to(device).train()
@@ -224,8 +235,9 @@ def fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress |
             "last": {"step": last.step, **last.figures},
         },
     }
-    recipe.write(out, card)
-    state.path.unlink(missing_ok=True)
+    with writing(out, KEPT):
+        recipe.write(out, card)
+        state.path.unlink(missing_ok=True)
     return card
 
 
@@ -307,8 +319,13 @@ class _State:
             "best": best and {"step": best.step, "figures": best.figures},
         }
         part = self.path.with_name(self.path.name + ".part")
-        save_file(tensors, part, {name: json.dumps(value) for name, value in metadata.items()})
-        part.replace(self.path)
+        with writing(self.path, KEPT):
+            try:
+                save_file(tensors, part, {name: json.dumps(value) for name, value in metadata.items()})
+                part.replace(self.path)
+            except SafetensorError as error:  # as it says that a disk is full
+                part.unlink(missing_ok=True)
+                raise OSError(errno.EIO, str(error)) from error
 
     def load(self) -> tuple[int, Checked | None]:
         """Restore the saved state, if there is one; the step to go on from and the best validation so far."""
@@ -359,12 +376,13 @@ class Curves:
 
     def __init__(self, folder: Path, upto: int = 0):
         self.file = folder / "curves.csv"
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in self._rows() if row[0] <= upto]
         part = self.file.with_name("curves.csv.part")
-        with part.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("step", "figure", "value"), *kept])
-        part.replace(self.file)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = [row for row in self._rows() if row[0] <= upto]
+            with part.open("w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([("step", "figure", "value"), *kept])
+            part.replace(self.file)
 
     def _rows(self) -> list[tuple[int, str, float]]:
         rows = []
@@ -377,7 +395,7 @@ class Curves:
         return rows
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        with self.file.open("a", newline="") as file:
+        with writing(self.file, KEPT), self.file.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows((step, name, value) for name, value in figures.items())
 
     def draw(self) -> Path:
@@ -394,6 +412,7 @@ class Curves:
             axes.grid(alpha=0.3)
         path = self.file.with_name("curves.png")
         part = path.with_name("curves.png.part")
-        figure.savefig(part, dpi=110, format="png")
-        part.replace(path)
+        with writing(path, KEPT):
+            figure.savefig(part, dpi=110, format="png")
+            part.replace(path)
         return path
