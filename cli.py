@@ -894,9 +894,12 @@ class _Trainer(click.Command):
         meanings = described(module.TrainOptions)
 
         def run_training(recipe: str, out: Path, **given: str | None) -> None:
+            from bench.files import writing
             from methods.rrt.loop import require_name
 
             require_name(out)  # now, not after the minutes that preparing may take
+            with writing(out):
+                out.parent.mkdir(parents=True, exist_ok=True)
             values = {
                 key: parse_value(text, kinds[key], f"--{key.replace('_', '-')}")
                 for key, text in given.items()

@@ -20,6 +20,11 @@ import numpy as np
 
 from bench.errors import UserError
 
+INSTEAD = {  # what to do where it is not room that lacks
+    errno.ENOENT: "was it removed while it was in use? make the folder, or run the same command again",
+    errno.EEXIST: "a file stands where a folder is needed; choose another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
+}
 LARGEST_NPZ = 16 * 2**30  # bytes of all arrays together
 
 
@@ -50,10 +55,9 @@ def writing(place: Path, hint: str = "make room there, or choose another place")
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            hint = "was it removed while it was in use? make the folder, or run the same command again"
         # numpy, which wrote less than it was to, does not say why
-        raise UserError(f"{place}: cannot write ({error.strerror or os.strerror(errno.ENOSPC)})", hint=hint) from error
+        reason = error.strerror or os.strerror(errno.ENOSPC)
+        raise UserError(f"{place}: cannot write ({reason})", hint=INSTEAD.get(error.errno or 0, hint)) from error
 
 
 def read_json(path: Path) -> Any:

@@ -228,7 +228,9 @@ class Run:
             if not isinstance(about, dict):
                 raise ValueError("it holds no object")
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: not a run (run.json: {error})", hint="delete or move that folder") from error
+            raise UserError(
+                f"{folder}: not a run (run.json: {_why(error)})", hint="delete or move that folder"
+            ) from error
         return Run(folder, about)
 
     @property
@@ -246,16 +248,14 @@ class Run:
             if shortlist.queries != tuple(query.id for query in dataset.queries):
                 return "dataset.json: its queries are not those of shortlist.npz"
         except UserError as error:
-            return error.message
+            return error.message.replace(f"{self.folder}{os.sep}", "")
         for name, schema in TABLES.items():
             try:
-                lacking = ", ".join(
-                    sorted(set(schema.names) - set(pq.read_schema(self.folder / f"{name}.parquet").names))
-                )
+                columns = pq.read_schema(self.folder / f"{name}.parquet").names
             except (OSError, ValueError) as error:
-                return f"{name}.parquet: {error}"
-            if lacking:
-                return f"{name}.parquet: no column {lacking}"
+                return f"{name}.parquet: {_why(error)}"
+            if missing := set(schema.names) - set(columns):
+                return f"{name}.parquet: no column {', '.join(sorted(missing))}"
         return ""
 
     @property
@@ -272,7 +272,7 @@ class Run:
             return load_dataset(self.folder / "dataset.json")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.folder / 'dataset.json'}: cannot be read ({type(error).__name__}: {error})", hint="run again"
+                f"{self.folder / 'dataset.json'}: cannot be read ({_why(error)})", hint="run again"
             ) from error
 
     @cached_property
@@ -326,7 +326,7 @@ def read_runs(folder: Path, wanted: Callable[[Run], bool] = lambda run: True) ->
         try:
             run = Run.load(path.parent)
         except UserError as error:
-            damaged[name] = error.message
+            damaged[name] = error.message.removeprefix(f"{path.parent}: ")
             continue
         if not run.finished:
             unfinished.append(name)
@@ -343,6 +343,13 @@ def read_runs(folder: Path, wanted: Callable[[Run], bool] = lambda run: True) ->
 def finished_runs(folder: Path) -> list[Run]:
     """Every finished, sound run below a folder, oldest first."""
     return list(read_runs(folder).finished)
+
+
+def _why(error: Exception) -> str:
+    """The reason without the name of the file, which stands before it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _lacking(about: Mapping[str, Any]) -> str:

@@ -360,8 +360,9 @@ def _together(
             with _written(folder), suppress(FileNotFoundError):
                 shutil.rmtree(folder)
         if (before := _finished(folder)) is not None:
-            how = "by another process" if _stamp(folder) != stamps[folder] else "--force measures again"
-            already = f"already finished on {before.about['finished']}; {how}"
+            waited, when = _stamp(folder) != stamps[folder], before.about["finished"]
+            already = f"already finished on {when}; --force measures again"
+            already = f"another process finished it on {when}, while this one waited" if waited else already
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [

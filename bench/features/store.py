@@ -537,7 +537,8 @@ def fill(
     `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
     One process at a time writes to a store; a store that is up to date is not written to.
     """
-    store, total, notes = FeatureStore(folder), 0, []
+    store, total = FeatureStore(folder), 0
+    notes: list[str] = []
     if _outdated(store, identity) or any(True for _ in store.stale(wanted)):
         hint = "finished shards are kept; make room or choose another --cache-dir and run again"
         with writing(folder, hint), alone(folder, "extracting into") as locked:

@@ -99,7 +99,8 @@ def worst_queries(
                 _show(axes[place], run.dataset.gallery[run.shortlist.gallery[index]], None, COLOURS[kind])
                 axes[place].set_title(kind, fontsize=7, color=COLOURS[kind], pad=2)
     figure.suptitle(
-        f"{readable(run.dataset.name)}, {difficulty_of(run)}: where {_row(run, method)} loses most to {_row(run, reference)} "
+        f"{readable(run.dataset.name)}, {difficulty_of(run)}: "
+        f"where {_row(run, method)} loses most to {_row(run, reference)} "
         f"({len(lost)} of {len(run.shortlist.queries)} queries lose)",
         fontsize=9,
     )
