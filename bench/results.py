@@ -228,9 +228,8 @@ class Run:
             if not isinstance(about, dict):
                 raise ValueError("it holds no object")
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder}: not a run (run.json: {_why(error)})", hint="delete or move that folder"
-            ) from error
+            reason = f"run.json: {_why(error)}"
+            raise UserError(f"{folder}: not a run ({reason})", hint="delete or move that folder") from error
         return Run(folder, about)
 
     @property
@@ -241,6 +240,7 @@ class Run:
         """What is wrong with the files of a finished run, or nothing; its scores and measures are not gone through."""
         if lacking := _lacking(self.about):
             return lacking
+        inside = f"{self.folder}{os.sep}"  # names of files need no folder
         try:
             shortlist, dataset = Shortlist.load(self.folder / "shortlist.npz"), Run(self.folder, self.about).dataset
             if shortlist.seal != self.seal:
@@ -248,12 +248,12 @@ class Run:
             if shortlist.queries != tuple(query.id for query in dataset.queries):
                 return "dataset.json: its queries are not those of shortlist.npz"
         except UserError as error:
-            return error.message.replace(f"{self.folder}{os.sep}", "")
+            return error.message.replace(inside, "")
         for name, schema in TABLES.items():
             try:
                 columns = pq.read_schema(self.folder / f"{name}.parquet").names
             except (OSError, ValueError) as error:
-                return f"{name}.parquet: {_why(error)}"
+                return f"{name}.parquet: {_why(error)}".replace(inside, "")
             if missing := set(schema.names) - set(columns):
                 return f"{name}.parquet: no column {', '.join(sorted(missing))}"
         return ""

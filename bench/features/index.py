@@ -79,17 +79,17 @@ class Index:
 
     def __init__(self, folder: Path):
         for left in reversed(range(TRIES)):
+            found, _ = shards(folder / "shards")
             try:
-                self._open(folder)
+                self._open(folder, found)
             except FileNotFoundError:
                 if not left:
                     raise
             else:
-                if all(path.is_dir() for path in (*self.shards, *(path for path, _ in self.damaged))):
-                    break  # no shard was merged into another meanwhile
+                if not self.damaged or shards(folder / "shards")[0] == found:
+                    break  # else what seems damaged may have been merged into another shard meanwhile
 
-    def _open(self, folder: Path) -> None:
-        found, _ = shards(folder / "shards")
+    def _open(self, folder: Path, found: Sequence[Shard]) -> None:
         before = _read(folder / NAME)
         known = {} if before is None else _known(before)
         self.damaged: list[tuple[Path, str]] = []

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bench.features import Features
 from bench.features import store as stores
 from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor
 from bench.features.store import FeatureStore, Item, extract, items, query_key
+from bench.locks import alone
 from bench.places import Places
 from bench.run import Outcome, feature_folder
 from bench.shortlist import BLIND_LIST
@@ -596,8 +598,33 @@ def test_a_disk_full_anywhere_in_a_run_is_a_clear_error_and_no_query_is_scored_t
     assert kept_counts[0] == 0 and any(0 < n < 45 for n in kept_counts) and kept_counts[-1] == -1, kept_counts
 
 
-def test_an_unfinished_shard_of_a_running_process_is_left_alone(tmp_path: Path) -> None:
-    alive = tmp_path / "shards" / f"tmp-{os.getppid()}"
-    alive.mkdir(parents=True)
-    extract([], tmp_path, lambda: pytest.fail("nothing to extract"), {})
-    assert alive.is_dir()
+def test_an_unfinished_shard_of_a_running_process_is_left_alone(tmp_path: Path, small: Path, fill: Callable) -> None:
+    """Whoever writes one holds the lock, on this machine or in another container; nobody looks at its pid."""
+    alive = tmp_path / "store" / "shards" / "tmp-7-of another container"
+    with alone(tmp_path / "store", "extracting into"):
+        alive.mkdir(parents=True)
+        waiting = threading.Thread(target=fill, args=(small,))
+        waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive() and alive.is_dir()
+    waiting.join(60)
+    assert not waiting.is_alive() and not alive.exists() and len(FeatureStore(tmp_path / "store")) == 4
+
+
+def test_opening_a_store_while_its_shards_are_merged_finds_every_image(tmp_path: Path, small: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nimport numpy as np\nimport bench.features.store as s\n"
+        "s.SHARD_IMAGES, s.MERGED = 1, 2\n"
+        "made = dict(global_descriptor=np.ones(2), descriptors=np.ones((1, 2)), keypoints=np.zeros((1, 2)),\n"
+        "  scales=np.ones(1), orientations=np.zeros(1), scores=np.ones(1), image_size=np.ones(2))\n"
+        "for i in range(120):\n"
+        "    s.fill([s.Item(str(i), ())], Path(sys.argv[1]), lambda: lambda item: s.Entry('', made), {'a': 1})\n"
+    )
+    place = tmp_path / "merging"
+    with subprocess.Popen([sys.executable, "-c", program, str(place)], cwd=REPOSITORY) as writer:
+        seen = 0
+        while writer.poll() is None:
+            store = FeatureStore(place)
+            assert not store.damaged and len(store) >= seen
+            seen = len(store)
+    assert writer.returncode == 0 and len(FeatureStore(place)) == 120
