@@ -22,8 +22,11 @@ from PIL import Image
 
 from bench.datasets import cached
 from bench.errors import UserError
+from bench.features.extractors import ExtractOptions
 from bench.locks import alone, lock_of
+from bench.places import Places
 from bench.results import Run, read_runs
+from bench.run import feature_folder
 from bench.scores import Journal, Record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -66,14 +69,20 @@ def table(output: bytes) -> list[str]:
 def test_the_same_command_twice_at_once_gives_one_run_and_one_table(
     instances: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    both = [command(*asked(instances, tmp_path, *more)) for _ in range(2)]
+    name, options = f"folder:{instances}", ExtractOptions(160, 150)
+    store = feature_folder(name, "xfeat", options, Places.of(tmp_path / "cache", tmp_path, tmp_path / "runs"))
+    with alone(store, "extracting into"):  # until both are at the same point
+        both = [command(*asked(instances, tmp_path, *more)) for _ in range(2)]
+        for process in both:
+            assert process.stderr is not None
+            assert f"another process is extracting into {store}; waiting" in process.stderr.readline().decode()
     done = [(process.communicate(timeout=200), process.returncode) for process in both]
     assert [code for _, code in done] == [0, 0], done
     (first, _), (second, _) = (out for out, _ in done)
     assert table(first) == table(second) and "mnn" in first.decode()
     found = records(tmp_path)
     assert len(found) == len(set(found)) == 18
-    assert b"another process is" in done[0][0][1] + done[1][0][1]
+    assert b"another process is measuring" in done[0][0][1] + done[1][0][1]
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".lock") or ".tmp-" in path.name]
 
 
