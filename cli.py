@@ -305,7 +305,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         from bench.executor import executor as executor_of
-        from bench.features.extractors import ExtractOptions
+        from bench.features.extract import ExtractOptions
         from bench.run import Request
 
         _set_threads(threads)
@@ -634,9 +634,9 @@ def methods(features: str) -> None:
 
     from bench import registry
     from bench.errors import UserError
-    from bench.features.extractors import card as feature_card
+    from bench.features.sets import card_of
 
-    card, rows = feature_card(features), []
+    card, rows = card_of(features), []
     for name in registry.names():
         try:
             cls = registry.get(name)
@@ -650,7 +650,7 @@ def methods(features: str) -> None:
                 ", ".join(sorted(cls().needs())),
                 options.replace(str(Path.cwd()) + os.sep, ""),
                 cls.spec.card.licence,
-                cls().skip(card) or "ready",
+                (cls().skip(card) or "ready") if card.known else "as the imported files are",
             )
         )
     _listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
@@ -751,18 +751,27 @@ def features(ctx: click.Context) -> None:
     """List the feature sets and whether they can be extracted here; or import one."""
     if ctx.invoked_subcommand is not None:
         return
-    from bench.features.extractors import CARDS
+    from bench.errors import UserError
+    from bench.features.sets import DEFAULT_GLOBAL, EXTRACTORS, IMPORTS
 
+    def size(dim: int | None) -> str:
+        return "as it is" if dim is None else f"{dim}-d" if dim else "–"
+
+    rows = []
+    for name in EXTRACTORS.names():
+        try:
+            spec = EXTRACTORS.get(name).spec
+        except UserError as error:
+            rows.append((name, "", "", "", "", error.message))
+            continue
+        here = f"needs weights: {name}:{spec.takes}" if spec.takes else spec.skip() or "ready"
+        rows.append((name, spec.summary, size(spec.local_dim), size(spec.global_dim), spec.card.licence, here))
+    _listing(("extractor", "what", "local", "global", "licence", "here"), rows)
+    click.echo(f"a feature set is LOCAL+GLOBAL; LOCAL alone takes {DEFAULT_GLOBAL} as its global descriptor\n")
     _listing(
-        ("feature set", "what", "local", "global", "licence", "here"),
-        [
-            (c.name, c.summary, f"{c.local_dim}-d", f"{c.global_dim}-d", c.licence, c.skip() or "ready")
-            for c in CARDS.values()
-        ],
+        ("imported", "what", "local", "global", "PLACE of `features import`"),
+        [(each.name, each.summary, *map(size, each.dims), each.place) for each in IMPORTS.values()],
     )
-    for c in CARDS.values():
-        if c.imported:
-            click.echo(f"{c.name}: {c.imported}")
 
 
 @features.command("import")
@@ -780,6 +789,7 @@ def features(ctx: click.Context) -> None:
     "--queries", type=click.Path(path_type=Path), help="The queries' file, for ames with PLACE the gallery's."
 )
 @click.option("--query-globals", type=click.Path(path_type=Path), help="Global descriptors of --queries.")
+@click.option("--local", metavar="EXTRACTOR", help="What made the local descriptors: its methods then run on them.")
 @click.option("--ordered", is_flag=True, help="For files without scores: their order is that of quality, best first.")
 @_folders
 def import_features(
@@ -790,6 +800,7 @@ def import_features(
     globals_: Path | None,
     queries: Path | None,
     query_globals: Path | None,
+    local: str | None,
     ordered: bool,
     places: Places,
 ) -> None:
@@ -803,18 +814,19 @@ def import_features(
     """
     from bench.datasets.catalogue import load
     from bench.datasets.gldv2 import read_list
-    from bench.features.extractors import ExtractOptions
+    from bench.features.extract import ExtractOptions
     from bench.features.foreign import import_foreign
     from bench.features.imports import import_delg, import_listed
+    from bench.features.sets import IMPORTS, local_of, part_folder
     from bench.features.store import FeatureStore
-    from bench.run import feature_folder
 
     if (dataset is None) == (listing is None):
         raise click.UsageError("give --dataset, or --list for training images")
     if listing is not None and kind != "delg":
         raise click.UsageError("--list is for delg")
-    if kind == "delg" and (ordered or any((globals_, queries, query_globals))):
-        raise click.UsageError("delg takes no --globals, --queries, --query-globals or --ordered")
+    if kind == "delg" and (ordered or any((globals_, queries, query_globals, local))):
+        raise click.UsageError("delg takes no --globals, --queries, --query-globals, --local or --ordered")
+    made_by = None if local is None else local_of(local)
     with _progress() as progress:
 
         def told(done: int, total: int) -> None:
@@ -822,21 +834,23 @@ def import_features(
 
         if listing is not None:
             names = list(read_list(listing))
-            place = feature_folder(f"list:{listing.resolve()}", kind, ExtractOptions(), places)
+            place = part_folder(f"list:{listing.resolve()}", IMPORTS[kind], ExtractOptions(), places)
             report = import_listed(names, folder, place, told)
             then = f"train rrt --recipe gld --store {shlex.quote(str(place))} --list {shlex.quote(str(listing))}"
             then += " --out FILE.safetensors"
         else:
             assert dataset is not None
             data = load(dataset, places, images=False)
-            place = feature_folder(data.name, kind, ExtractOptions(), places)
+            place = part_folder(data.name, IMPORTS[kind], ExtractOptions(), places)
             if kind == "delg":
                 report = import_delg(data, folder, place, told)
             else:
                 more = {"queries": queries, "query_globals": query_globals}
-                report = import_foreign(kind, data, folder, place, told, globals_, **more, ordered=ordered)
-            then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper"
-            then += " -o rrt.weights=FILE"
+                report = import_foreign(
+                    kind, data, folder, place, told, globals_, **more, ordered=ordered, local=made_by
+                )
+            then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind}"
+            then += " --policy paper -o rrt.weights=FILE" if kind == "delg" else ""
             if (FeatureStore(place).identity or {}).get("global_dim") == 0:
                 then += " --shortlist FILE"
     for note in (*report.notes, *report.caveats):

@@ -17,7 +17,8 @@ from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.executor import Executor, Local
 from bench.features import FeatureBatch, Features
-from bench.features.store import FeatureStore, query_key
+from bench.features.sets import FeatureSet
+from bench.features.store import query_key
 from bench.files import writing
 from bench.reranker import Reranker, Scored
 from bench.shortlist import Shortlist
@@ -125,7 +126,7 @@ class Scorer:
 
     dataset: Dataset
     shortlist: Shortlist
-    store: FeatureStore
+    store: FeatureSet
     device: torch.device
 
     def score(self, method: Reranker, query: int) -> Record:

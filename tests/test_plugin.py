@@ -1,4 +1,4 @@
-"""A reranker in a package outside the repository: built, installed, tested by its author, and run."""
+"""Plugins in a package outside the repository: built, installed, tested by its author, and run."""
 
 from __future__ import annotations
 
@@ -52,3 +52,24 @@ def test_it_runs_beside_the_others_and_a_broken_one_is_only_listed(
     assert rows["hamming descriptors=40"]["mAP All"] > rows["identity"]["mAP All"]
     listed = python("cli.py", "methods")
     assert "hamming-broken" in listed and "a_package_that_nobody" in "".join(listed.split())
+
+
+def test_its_author_tests_an_extractor_in_one_line(python: Python) -> None:
+    line = "check_extractor(Colours)"
+    python(
+        "-c", f"from rerankbench_hamming.colours import Colours; from bench.conformance import check_extractor; {line}"
+    )
+
+
+def test_an_extractor_of_a_package_is_a_first_stage_like_any_other(
+    python: Python, instances: Path, tmp_path: Path
+) -> None:
+    folders = ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
+    small = ["--max-side", "160", "--keep-descriptors", "150", "--top-k", "5", "-d", f"folder:{instances}"]
+    methods = ["-m", "mnn,lightglue,asmk,ransac,aqe"]
+    python("cli.py", "run", *methods, "--features", "xfeat+colours:bins=3", *small, *folders)
+    table = json.loads(python("cli.py", "report", "--format", "json", *folders))
+    assert table["features"].startswith("xfeat+colours-")
+    assert {row["method"] for row in table["rows"]} == {"mnn", "lightglue", "asmk", "ransac", "aqe"}
+    listed = python("cli.py", "features")
+    assert "colours" in listed and "Square roots of a histogram" in " ".join(listed.split())

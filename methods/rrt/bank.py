@@ -202,7 +202,7 @@ def _key(*what: object) -> str:
 def _run(job: _Job) -> None:
     import torch
 
-    from bench.features.extractors import ExtractOptions, FeatureExtractor
+    from bench.features.sets import ExtractOptions, FeatureExtractor
 
     torch.set_num_threads(1)
     shard, options, (kind, *what) = job

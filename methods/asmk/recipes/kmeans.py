@@ -13,7 +13,7 @@ import torch
 
 from bench.datasets import folder as folders
 from bench.errors import UserError
-from bench.features.extractors import ExtractOptions, FeatureExtractor
+from bench.features.sets import ExtractOptions, FeatureExtractor
 from bench.features.store import FeatureStore
 from bench.images import decode, read_bytes
 from methods.asmk.codebook import Codebook
@@ -83,7 +83,7 @@ def _of_photos(options: TrainOptions) -> tuple[Sequence[Read], str, Path]:
     def read(path: Path) -> np.ndarray:
         return extractor(decode(read_bytes(path), path))["descriptors"][: options.descriptors]
 
-    return [partial(read, path) for path in paths], extractor.card.key, options.photos
+    return [partial(read, path) for path in paths], extractor.card.local_key, options.photos
 
 
 def _of_store(folder: Path, options: TrainOptions) -> tuple[Sequence[Read], str, Path]:
@@ -96,7 +96,5 @@ def _of_store(folder: Path, options: TrainOptions) -> tuple[Sequence[Read], str,
     def read(key: str) -> np.ndarray:
         return store.read(key, frozenset({"local"}), options.descriptors).descriptors.numpy()
 
-    weights = store.identity.get("weights", ())
-    assert isinstance(weights, list | tuple)
-    name = "-".join([str(store.identity["features"]), *(digest[:8] for digest in weights)])
+    name = next(str(store.identity[said]) for said in ("local", "kind", "features") if said in store.identity)
     return [partial(read, key) for key in keys], name, folder

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from bench.datasets import folder
 from bench.datasets.views_render import ViewOptions, make_view
 from bench.errors import UserError
-from bench.features.sop import CROPPED, RESIZED, prepare
+from bench.features.extractors.sop import CROPPED, RESIZED, prepare
 from bench.images import decode, read_bytes
 from bench.metrics import evaluate_query, mean, measures
 from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit

