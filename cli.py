@@ -697,8 +697,8 @@ def download(name: str, dry_run: bool, places: Places) -> None:
 
     Interrupted, the same command goes on where it stopped. A file without a known checksum is pinned on first use.
     """
-    from bench.datasets.download import download as fetch
-    from bench.datasets.sources import source
+    from bench.datasets.official.download import download as fetch
+    from bench.datasets.official.sources import source
 
     wanted = source(name)
     if dry_run:
@@ -723,8 +723,8 @@ def download(name: str, dry_run: bool, places: Places) -> None:
 @_folders
 def verify(name: str, places: Places) -> None:
     """Name the missing, extra and damaged files of a data set that `download` fetched; exit 1 if there are any."""
-    from bench.datasets.download import verify as check_files
-    from bench.datasets.sources import source
+    from bench.datasets.official.download import verify as check_files
+    from bench.datasets.official.sources import source
 
     wanted = source(name)
     with _progress() as progress:

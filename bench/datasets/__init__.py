@@ -9,8 +9,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import file_hash
-
-Box = tuple[float, float, float, float]
+from bench.images import Box
 
 # difficulty -> (grades that count as positive, grades dropped before scoring); revisitop evaluate.py
 REVISITED: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {

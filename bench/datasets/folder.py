@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets import Box, Dataset, Instances, Query, grade
+from bench.datasets import Dataset, Instances, Query, grade
 from bench.datasets.boxes import check_boxes
 from bench.errors import UserError
 from bench.files import read_text
-from bench.images import HEIF, HEIF_PACKAGE, suffixes
+from bench.images import HEIF, HEIF_PACKAGE, Box, suffixes
 from bench.names import Names, encodable, shown
 from bench.walk import Walk, walk
 

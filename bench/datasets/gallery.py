@@ -84,25 +84,3 @@ class Gallery(Mapping[str, Path]):
 
 def _hash(image: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(image, digest_size=8).digest())
-
-
-def require_files(name: str, paths: Iterable[Path], listed: Path, hint: str) -> None:
-    """UserError that names the photographs that are missing; all of them in the file `listed` where there are many."""
-    missing, total = [], 0
-    for path in paths:
-        total += 1
-        if not path.is_file():
-            missing.append(path)
-    if not missing:
-        return
-    names = sorted(path.name for path in missing)
-    shown = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + ", …"
-    try:
-        listed.write_text("\n".join(map(str, sorted(missing))) + "\n", encoding="utf-8", errors="surrogateescape")
-        where = f" (all of them are named in {listed})" if len(names) > 20 else ""
-    except OSError:
-        where, shown = "", ", ".join(names)
-    raise UserError(
-        f"data set {name!r}: {len(names)} of {total} photographs are missing from {missing[0].parent}: {shown}{where}",
-        hint=hint,
-    )

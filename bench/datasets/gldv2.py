@@ -12,8 +12,8 @@ import csv
 from pathlib import Path
 
 from bench.datasets import Dataset, Query, grade
-from bench.datasets.download import image_set
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.gallery import Gallery, Place
+from bench.datasets.official.local import image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
 

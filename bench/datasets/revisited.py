@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.datasets import Box, Dataset, Query, grade
+from bench.datasets import Dataset, Query, grade
 from bench.datasets.boxes import check_boxes
-from bench.datasets.download import image_set
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.gallery import Gallery, Place
+from bench.datasets.official.local import image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
+from bench.images import Box
 from third_party import allowed_pickle
 
 FOLDERS = {"roxford": "roxford5k", "rparis": "rparis6k"}

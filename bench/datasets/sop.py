@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.datasets import Dataset, Instances, Query
-from bench.datasets.download import image_set
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.gallery import Gallery, Place
+from bench.datasets.official.local import image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
 

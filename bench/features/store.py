@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import Box, Dataset
+from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.executor import Executor, Local, in_order
 from bench.features import Features
@@ -36,7 +36,7 @@ from bench.features.extractors import FeatureExtractor
 from bench.features.index import Index, Row, Shard, shards
 from bench.features.precision import PRECISIONS, unpacked
 from bench.files import read_json, write_whole, writing
-from bench.images import UnreadableImage, content_hash, read_bytes, read_picture
+from bench.images import Box, UnreadableImage, content_hash, read_bytes, read_picture
 from bench.locks import alone
 from bench.search import Vectors
 

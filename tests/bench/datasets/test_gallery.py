@@ -6,12 +6,11 @@ import pickle
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.gallery import Gallery, Place
 from bench.errors import UserError
 
 IDS = st.lists(st.text(min_size=1, max_size=12).filter(lambda t: "\0" not in t and t.isprintable()), unique=True)
@@ -50,14 +49,3 @@ def test_an_image_costs_about_fifty_bytes() -> None:
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held / len(ids) < 60 and gallery.index(ids[77_777]) == 77_777
-
-
-def test_missing_photographs_are_named(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i:02d}.jpg" for i in range(30)]
-    for path in paths[:3]:
-        path.write_bytes(b"x")
-    require_files("d", paths[:3], tmp_path / "missing.txt", "get them")
-    with pytest.raises(UserError, match=r"27 of 30 photographs are missing.*03.jpg") as refusal:
-        require_files("d", paths, tmp_path / "missing.txt", "get them")
-    assert refusal.value.hint == "get them"
-    assert np.all([path.name in (tmp_path / "missing.txt").read_text() for path in paths[3:]])

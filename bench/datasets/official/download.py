@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx
 
-from bench.datasets.sources import File, Source
-from bench.datasets.unpack import MANIFEST, unpack
+from bench.datasets.official.local import RECORD, read_record
+from bench.datasets.official.sources import File, Source
+from bench.datasets.official.unpack import MANIFEST, unpack
 from bench.errors import UserError
 from bench.files import read_json
 
-RECORD = "downloads.json"
 Progress = Callable[[str, int, int], None]  # what, bytes so far, bytes in all (0 where not known)
 
 
@@ -80,25 +80,6 @@ def download(source: Source, root: Path, progress: Progress | None = None, patie
                 _write(folder, record)
                 path.unlink()
     return Fetched(len(todo), tuple(notes))
-
-
-def read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was fetched into a data set's folder, by path; empty where nothing was."""
-    try:
-        content = read_json(folder / RECORD)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / RECORD}: cannot be read ({error})", hint="delete it to fetch anew") from error
-    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise UserError(f"{folder / RECORD}: expected an object of objects", hint="delete it to fetch anew")
-    return content
-
-
-def image_set(folder: Path, otherwise: str) -> str:
-    """Which version of the images is in a data set's folder: that of the archives fetched, or `otherwise`."""
-    found = sorted({str(entry.get("image_set")) for entry in read_record(folder).values() if "unpacked" in entry})
-    return " and ".join(found) or otherwise
 
 
 def _finished(file: File, root: Path, record: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.datasets import Dataset, cached
-from bench.datasets.demo_generate import VERSION, DemoSpec, generate
+from bench.datasets.demo.generate import VERSION, DemoSpec, generate
 
 
 def _place(cache: Path, spec: DemoSpec) -> Path:

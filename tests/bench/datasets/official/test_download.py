@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bench.datasets import download as downloads
-from bench.datasets.download import Patience, download, image_set, read_record, verify
-from bench.datasets.sources import File, Source, Unpack, source, sources
+from bench.datasets.official import download as downloads
+from bench.datasets.official.download import Patience, download, verify
+from bench.datasets.official.local import image_set, read_record
+from bench.datasets.official.sources import File, Source, Unpack, source, sources
 from bench.errors import UserError
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes

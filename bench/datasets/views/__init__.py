@@ -2,7 +2,7 @@
 
 Some photographs become landmarks: a query and several gallery images are warped, partly hidden and re-lit views of one.
 The others give one view each, as distractors. A gallery view that shares more than half of the query's cells with it
-(`views_render.overlap`) is easy, less is hard, and what shares next to nothing is junk.
+(`render.overlap`) is easy, less is hard, and what shares next to nothing is junk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from bench.datasets import Dataset, cached, folder
-from bench.datasets.views_render import View, make_view, overlap
+from bench.datasets.views.render import View, make_view, overlap
 from bench.errors import UserError
 from bench.images import decode, read_bytes
 from bench.places import slug
