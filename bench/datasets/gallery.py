@@ -13,7 +13,7 @@ from bench.errors import UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class Layout:
     """Where the images lie whose ids begin with `prefix`: `folder/[a/b/c/]rest + suffix`.
 
     `spread` first characters of the rest are folders of their own, as Google Landmarks has it.
@@ -32,12 +32,12 @@ class Place:
 class Gallery(Mapping[str, Path]):
     """Read-only id -> file, in the order given; about 50 bytes an image and the id's own.
 
-    The place of an id is the last of `places` whose prefix it begins with. UserError for an id given twice.
+    The layout of an id is the last of `layouts` whose prefix it begins with. UserError for an id given twice.
     """
 
-    def __init__(self, ids: Iterable[str], places: Sequence[Place], name: str = "gallery"):
+    def __init__(self, ids: Iterable[str], layouts: Sequence[Layout], name: str = "gallery"):
         encoded = [image.encode() for image in ids]
-        self._places = tuple(places)
+        self._layouts = tuple(layouts)
         self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         self._text = b"".join(encoded)
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
@@ -60,7 +60,7 @@ class Gallery(Mapping[str, Path]):
     def __getitem__(self, image: str) -> Path:
         if self._find(image) is None:
             raise KeyError(image)
-        return next(place for place in reversed(self._places) if image.startswith(place.prefix))(image)
+        return next(each for each in reversed(self._layouts) if image.startswith(each.prefix))(image)
 
     def id_at(self, number: int) -> str:
         return self._text[self._ends[number] : self._ends[number + 1]].decode()

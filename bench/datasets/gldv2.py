@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 
 from bench.datasets import Dataset, Query, grade
-from bench.datasets.gallery import Gallery, Place
+from bench.datasets.gallery import Gallery, Layout
 from bench.datasets.official.local import image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
@@ -104,10 +104,10 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
     for path in (index_csv, solution_csv):
         if not path.is_file():
             raise UserError(f"data set {name!r} is not in {root}: missing {path}", hint=GET)
-    gallery = Gallery(read_index(index_csv), [Place(base / "index", spread=3)], str(index_csv))
+    gallery = Gallery(read_index(index_csv), [Layout(base / "index", spread=3)], str(index_csv))
     solution = read_solution(solution_csv, SPLITS[name])
-    place = Place(base / "test", spread=3)
-    queries = tuple(Query(query, place(query)) for query in solution)
+    file = Layout(base / "test", spread=3)
+    queries = tuple(Query(query, file(query)) for query in solution)
     grades = {query: grade(query, easy=found) for query, found in solution.items()}
     if images:
         require_files(name, [*(q.image for q in queries)], base / "missing.txt", GET)

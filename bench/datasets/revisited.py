@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.datasets import Dataset, Query, grade
 from bench.datasets.boxes import check_boxes
-from bench.datasets.gallery import Gallery, Place
+from bench.datasets.gallery import Gallery, Layout
 from bench.datasets.official.local import image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
@@ -84,8 +84,8 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
                 f"data set {name!r} is not in {root}: missing {more / 'revisitop1m.txt'}", hint=GET_DISTRACTORS
             )
         ids = [*gallery, *(DISTRACTOR + image for image in read_distractors(more / "revisitop1m.txt"))]
-        places = [Place(base / "jpg"), Place(more / "jpg", DISTRACTOR_SUFFIX, DISTRACTOR)]
-        gallery = Gallery(ids, places, str(more / "revisitop1m.txt"))
+        layouts = [Layout(base / "jpg"), Layout(more / "jpg", DISTRACTOR_SUFFIX, DISTRACTOR)]
+        gallery = Gallery(ids, layouts, str(more / "revisitop1m.txt"))
         version += ", " + image_set(more, "revisitop1m as found")
         if images:
             distractors = (path for image, path in gallery.items() if image.startswith(DISTRACTOR))

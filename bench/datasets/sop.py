@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.datasets import Dataset, Instances, Query
-from bench.datasets.gallery import Gallery, Place
+from bench.datasets.gallery import Gallery, Layout
 from bench.datasets.official.local import image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
@@ -58,7 +58,7 @@ def load(root: Path, images: bool = True) -> Dataset:
     members: dict[str, list[str]] = {}
     for image, label in classes.items():
         members.setdefault(label, []).append(image)
-    gallery = Gallery(classes, [Place(folder, SUFFIX)], str(folder / "Ebay_test.txt"))
+    gallery = Gallery(classes, [Layout(folder, SUFFIX)], str(folder / "Ebay_test.txt"))
     queries = tuple(Query(image, folder / f"{image}{SUFFIX}") for image in classes)
     if images:
         require_files("sop", gallery.values(), folder / "missing.txt", GET)
