@@ -12,6 +12,18 @@ from bench.files import read_json
 RECORD = "downloads.json"
 
 
+class NotHere(UserError):
+    """The data set is not below the data root."""
+
+
+class MissingImages(UserError):
+    """Some of the photographs are not here, or all."""
+
+    def __init__(self, message: str, hint: str, missing: int, total: int):
+        super().__init__(message, hint)
+        self.missing, self.total = missing, total
+
+
 def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     """What was fetched into a data set's folder, by path; empty where nothing was."""
     try:
@@ -32,7 +44,7 @@ def image_set(folder: Path, otherwise: str) -> str:
 
 
 def require_files(name: str, paths: Iterable[Path], listed: Path, hint: str) -> None:
-    """UserError that names the photographs that are missing; all of them in the file `listed` where there are many."""
+    """MissingImages that names those that are missing; all of them in the file `listed` where there are many."""
     missing, total = [], 0
     for path in paths:
         total += 1
@@ -47,7 +59,9 @@ def require_files(name: str, paths: Iterable[Path], listed: Path, hint: str) -> 
         where = f" (all of them are named in {listed})" if len(names) > 20 else ""
     except OSError:
         where, shown = "", ", ".join(names)
-    raise UserError(
+    raise MissingImages(
         f"data set {name!r}: {len(names)} of {total} photographs are missing from {missing[0].parent}: {shown}{where}",
-        hint=hint,
+        hint,
+        len(missing),
+        total,
     )
