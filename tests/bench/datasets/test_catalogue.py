@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +16,12 @@ from click.testing import Result
 import bench.datasets
 from bench import doors
 from bench.datasets import catalogue
+from bench.datasets.official.sources import Source
 from bench.errors import UserError
 from bench.places import Places
 
+REPOSITORY = Path(bench.__file__).parent.parent
+PAGE = REPOSITORY / "docs" / "data-sets.md"
 OFFICIAL = ["gldv2", "gldv2-private", "gldv2-public", "roxford", "roxford+1m", "rparis", "rparis+1m", "sop"]
 SHIPPED = ["demo", "folder", *OFFICIAL, "views"]
 FILE = """
@@ -83,13 +87,21 @@ def test_what_is_shipped_is_known_by_name() -> None:
     assert {"demo", "folder:PATH", "views:PATH"} <= set(catalogue.usages())
 
 
+def test_the_page_on_data_sets_names_them_all_and_its_source_is_one() -> None:
+    page = PAGE.read_text()
+    assert not [usage for usage in catalogue.usages() if f"`{usage}`" not in page]
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "SOURCE =" in block)
+    exec(example, values := {})
+    assert isinstance(values["SOURCE"], Source) and values["SOURCE"].files[1].unpack
+
+
 def test_nothing_of_the_network_is_loaded_to_read_a_local_data_set(instances: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from bench.datasets import catalogue; from bench.places import Places;"
         f"catalogue.sources(); catalogue.load('folder:{instances}', Places(*[Path('nowhere')] * 3));"
         "assert not {'httpx', 'torch', 'bench.datasets.official.download'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(bench.__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
 
 
 def test_a_file_is_all_that_a_data_set_needs(
