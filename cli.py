@@ -21,6 +21,7 @@ from bench import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.datasets.official.sources import Source
     from bench.places import Places
     from bench.report.tables import Table
     from bench.results import Run
@@ -205,7 +206,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what to run on what, handed on as `request`."""
 
     @click.option("--method", "-m", required=True, help="Names, separated by commas, or all. See `methods`.")
-    @click.option("--dataset", "-d", required=True, help="demo, roxford, rparis or folder:PATH. See `datasets`.")
+    @click.option("--dataset", "-d", required=True, metavar="NAME[:PATH]", help="Data set. See `datasets`.")
     @click.option("--features", "-f", default="xfeat", show_default=True, help="Feature set. See `features`.")
     @click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
     @click.option(
@@ -664,85 +665,91 @@ def datasets(ctx: click.Context, places: Places) -> None:
     """List the data sets and whether they are here; download or verify one."""
     if ctx.invoked_subcommand is not None:
         return
-    from bench.datasets.catalogue import ENTRIES, state
+    from bench.datasets import catalogue
+    from bench.errors import UserError
 
-    rows = [(name, e.summary, e.licence, e.needs, state(name, places)) for name, e in ENTRIES.items()]
-    rows.append(
-        (
-            "folder:PATH",
-            "your images: gallery/, queries/ and gnd.json, or one folder per instance",
-            "yours",
-            "the folder",
-            "ready",
-        )
-    )
-    rows.append(
-        (
-            "views:PATH",
-            "made from unlabelled photographs, to choose options on: warped views of 60 of them among views of others",
-            "yours",
-            "the folder",
-            "made on first use",
-        )
-    )
+    rows = []
+    for name in catalogue.names():
+        try:
+            loader = catalogue.get(name)
+        except UserError as error:
+            rows.append((name, "", "", "", error.message))
+            continue
+        rows.append((loader.usage, loader.summary, loader.licence, loader.needs, catalogue.state(loader, places)))
     _listing(("data set", "what", "licence", "needs", "here"), rows)
 
 
-@datasets.command()
+class _OfSources(click.Command):
+    """Its help names what can be downloaded."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from bench.datasets.catalogue import sources
+
+        formatter.write_paragraph()
+        formatter.write_text(f"NAME is one of {', '.join(sources())}.")
+
+
+@datasets.command(cls=_OfSources)
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="List addresses, sizes, checksums and places; ask no server.")
 @_folders
 def download(name: str, dry_run: bool, places: Places) -> None:
-    """Fetch the official files of a data set into the data root: roxford, rparis, revisitop1m, gldv2 or sop.
+    """Fetch the official files of a data set into the data root.
 
     Interrupted, the same command goes on where it stopped. A file without a known checksum is pinned on first use.
     """
-    from bench.datasets.download import download as fetch
-    from bench.datasets.sources import source
+    from bench.datasets.catalogue import sources_of
+    from bench.datasets.official.download import download as fetch
 
-    wanted = source(name)
-    if dry_run:
-        for file in wanted.files:
-            size = "size unknown" if file.size is None else f"{file.size:,} bytes"
-            check = file.digest or (f"md5 from {file.digest_url}" if file.digest_url else "sha256 pinned on first use")
-            place = f"unpacked into {places.data / file.unpack.target}" if file.unpack else str(places.data / file.path)
-            click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
-        click.echo(f"{len(wanted.files)} files; images: {wanted.image_set}; licence: {wanted.licence}")
-        return
-    with _progress() as progress:
-        done = fetch(wanted, places.data, progress)
-    for note in done.notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo(
-        f"{done.files} files fetched, {len(wanted.files) - done.files} were there: {places.data / wanted.folder}"
-    )
+    for source in sources_of(name):
+        if dry_run:
+            _list_files(source, places)
+            continue
+        with _progress() as progress:
+            done = fetch(source, places.data, progress)
+        for note in done.notes:
+            click.echo(f"note: {note}", err=True)
+        click.echo(
+            f"{done.files} files fetched, {len(source.files) - done.files} were there: {places.data / source.folder}"
+        )
 
 
-@datasets.command()
+def _list_files(source: Source, places: Places) -> None:
+    for file in source.files:
+        size = "size unknown" if file.size is None else f"{file.size:,} bytes"
+        check = file.digest or (f"md5 from {file.digest_url}" if file.digest_url else "sha256 pinned on first use")
+        place = f"unpacked into {places.data / file.unpack.target}" if file.unpack else str(places.data / file.path)
+        click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
+    click.echo(f"{len(source.files)} files; images: {source.image_set}; licence: {source.licence}")
+
+
+@datasets.command(cls=_OfSources)
 @click.argument("name")
 @_folders
 def verify(name: str, places: Places) -> None:
     """Name the missing, extra and damaged files of a data set that `download` fetched; exit 1 if there are any."""
-    from bench.datasets.download import verify as check_files
-    from bench.datasets.sources import source
-
-    wanted = source(name)
-    with _progress() as progress:
-        found = check_files(wanted, places.data, progress)
-    for what in ("missing", "extra", "damaged"):
-        names = getattr(found, what)
-        click.echo(f"{what}: {len(names)}" + "".join(f"\n  {name}" for name in names[:20]))
-    if found.sound:
-        click.echo(f"{found.checked} files are as they should be")
-        return
+    from bench.datasets.catalogue import sources_of
+    from bench.datasets.official.download import verify as check_files
     from bench.files import writing
 
-    listed = places.data / wanted.folder / "verify.txt"
-    lines = "".join(f"{what} {name}\n" for what in ("missing", "extra", "damaged") for name in getattr(found, what))
-    with writing(listed):
-        listed.write_text(lines, encoding="utf-8", errors="surrogateescape")
-    click.echo(f"all of them are named in {listed}")
-    raise SystemExit(1)
+    sound = True
+    for source in sources_of(name):
+        with _progress() as progress:
+            found = check_files(source, places.data, progress)
+        for what in ("missing", "extra", "damaged"):
+            names = getattr(found, what)
+            click.echo(f"{what}: {len(names)}" + "".join(f"\n  {name}" for name in names[:20]))
+        if found.sound:
+            click.echo(f"{found.checked} files are as they should be")
+            continue
+        sound = False
+        listed = places.data / source.folder / "verify.txt"
+        lines = "".join(f"{what} {name}\n" for what in ("missing", "extra", "damaged") for name in getattr(found, what))
+        with writing(listed):
+            listed.write_text(lines, encoding="utf-8", errors="surrogateescape")
+        click.echo(f"all of them are named in {listed}")
+    if not sound:
+        raise SystemExit(1)
 
 
 @main.group(invoke_without_command=True)
@@ -777,7 +784,7 @@ def features(ctx: click.Context) -> None:
 @features.command("import")
 @click.argument("kind", type=click.Choice(["delg", "hloc", "ames", "colmap", "arrays"]))
 @click.argument("folder", metavar="PLACE", type=click.Path(path_type=Path))
-@click.option("--dataset", "-d", help="roxford, rparis or folder:PATH; official photographs not needed.")
+@click.option("--dataset", "-d", metavar="NAME[:PATH]", help="Data set; official photographs not needed.")
 @click.option(
     "--list",
     "listing",

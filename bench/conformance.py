@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.conformance_dataset import check_dataset as check_dataset
 from bench.features import FeatureBatch, FeatureCard, Features
 from bench.features.extract import ExtractOptions, Part, PartExtractor
 from bench.features.sets import card_of

@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import Box, Dataset
+from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.executor import Executor, Local, in_order
 from bench.features import Features
 from bench.features.index import Index, Row, Shard, shards
 from bench.features.precision import PRECISIONS, unpacked
 from bench.files import read_json, write_whole, writing
+from bench.images import Box
 from bench.locks import alone
 from bench.search import Vectors
 

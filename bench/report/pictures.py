@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.blend import Blend
-from bench.datasets import Box
-from bench.images import UnreadableImage, crop, decode, read_bytes
+from bench.images import Box, UnreadableImage, crop, decode, read_bytes
 from bench.metrics import chief
 from bench.names import shown as readable
 from bench.report.plots import saved

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file, save
 
-from bench.datasets.views_render import GRID, ViewOptions, make_view, overlap
+from bench.datasets.views.render import GRID, ViewOptions, make_view, overlap
 from bench.errors import UserError
 from methods.rrt.loop import Progress
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.datasets import folder
-from bench.datasets.views_render import ViewOptions, make_view
+from bench.datasets.views.render import ViewOptions, make_view
 from bench.errors import UserError
 from bench.features.extractors.sop import CROPPED, RESIZED, prepare
 from bench.images import decode, read_bytes

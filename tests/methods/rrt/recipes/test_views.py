@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.datasets.views_render import GRID
+from bench.datasets.views.render import GRID
 from bench.errors import UserError
 from methods.rrt.bank import KEPT, Bank
 from methods.rrt.model import load_checkpoint

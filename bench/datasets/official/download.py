@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx
 
-from bench.datasets.sources import File, Source
-from bench.datasets.unpack import MANIFEST, unpack
+from bench.datasets.official.local import RECORD, read_record
+from bench.datasets.official.sources import File, Source
+from bench.datasets.official.unpack import MANIFEST, unpack
 from bench.errors import UserError
-from bench.files import read_json
+from bench.files import file_hash, read_json, write_whole
 
-RECORD = "downloads.json"
 Progress = Callable[[str, int, int], None]  # what, bytes so far, bytes in all (0 where not known)
 
 
@@ -64,7 +64,7 @@ def download(source: Source, root: Path, progress: Progress | None = None, patie
             if not path.is_file():
                 digest, url = _fetch(client, file, path, before, progress, patience)
             else:  # an archive that was fetched but not unpacked
-                digest, url = _sha256(path), str(before.get("url", "unknown"))
+                digest, url = file_hash(path), str(before.get("url", "unknown"))
             entry = {"sha256": digest, "url": url, "bytes": path.stat().st_size, "image_set": source.image_set}
             if file.digest is None and file.digest_url is None and "sha256" not in before:
                 notes.append(f"{file.path}: no checksum is known; pinned sha256 {digest} on first use")
@@ -82,34 +82,13 @@ def download(source: Source, root: Path, progress: Progress | None = None, patie
     return Fetched(len(todo), tuple(notes))
 
 
-def read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was fetched into a data set's folder, by path; empty where nothing was."""
-    try:
-        content = read_json(folder / RECORD)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / RECORD}: cannot be read ({error})", hint="delete it to fetch anew") from error
-    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise UserError(f"{folder / RECORD}: expected an object of objects", hint="delete it to fetch anew")
-    return content
-
-
-def image_set(folder: Path, otherwise: str) -> str:
-    """Which version of the images is in a data set's folder: that of the archives fetched, or `otherwise`."""
-    found = sorted({str(entry.get("image_set")) for entry in read_record(folder).values() if "unpacked" in entry})
-    return " and ".join(found) or otherwise
-
-
 def _finished(file: File, root: Path, record: Mapping[str, Mapping[str, Any]]) -> bool:
     entry = record.get(file.path, {})
     return "unpacked" in entry if file.unpack is not None else "sha256" in entry and (root / file.path).is_file()
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    temporary = folder / f"{RECORD}.tmp"
-    temporary.write_text(json.dumps(record, indent=1, sort_keys=True))
-    os.replace(temporary, folder / RECORD)
+    write_whole(folder / RECORD, json.dumps(record, indent=1, sort_keys=True))
 
 
 @contextmanager
@@ -167,7 +146,7 @@ def _fetch(
         try:
             expected = file.digest or _published(client, file)
             _receive(client, url, file, part, progress, patience)
-            found = _sha256(part)
+            found = file_hash(part)
             kind, _, wanted = (expected or f"sha256:{before.get('sha256', found)}").partition(":")
             actual = found if kind == "sha256" else _hash(part, kind)
             if actual != wanted:
@@ -290,10 +269,6 @@ def _hash(path: Path, kind: str) -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    return _hash(path, "sha256")
-
-
 @dataclass(frozen=True)
 class Verdict:
     """Paths below the data root that are not as they should be."""
@@ -335,7 +310,7 @@ def verify(source: Source, root: Path, progress: Progress | None = None) -> Verd
         path = root / name
         if not path.is_file():
             missing.append(name)
-        elif digest and _sha256(path) != digest:
+        elif digest and file_hash(path) != digest:
             damaged.append(name)
         if progress:
             progress("verifying", number, len(expected))

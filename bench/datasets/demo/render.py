@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from bench.datasets.demo_scene import RECESS, RELIEF, Building, Panel
+from bench.datasets.demo.scene import RECESS, RELIEF, Building, Panel
 
 Role = Literal["query", "easy", "hard", "junk"]
 GRID = 20  # visibility is measured at GRID x GRID points of the facade

@@ -12,8 +12,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from bench.datasets.demo_render import Role, View, render_view
-from bench.datasets.demo_scene import Building, Style, make_building, make_style
+from bench.datasets.demo.render import Role, View, render_view
+from bench.datasets.demo.scene import Building, Style, make_building, make_style
 
 VERSION = 2  # raise when the same spec gives other bytes, so that caches are not mixed up
 ROLES: tuple[Role, ...] = ("easy", "hard", "hard", "easy", "hard", "junk", "easy", "hard", "hard")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.datasets.sources import Unpack
-from bench.datasets.unpack import unpack
+from bench.datasets.official.sources import Unpack
+from bench.datasets.official.unpack import unpack
 from bench.errors import UserError
 
 Entry = tuple[tarfile.TarInfo, bytes]

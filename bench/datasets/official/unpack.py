@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from bench.datasets.sources import Unpack
+from bench.datasets.official.sources import Unpack
 from bench.errors import UserError
 
 MOST_RATIO = 20  # times the archive's own size; photographs do not shrink

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bench.datasets import download as downloads
-from bench.datasets.download import Patience, download, image_set, read_record, verify
-from bench.datasets.sources import File, Source, Unpack, source, sources
+from bench.datasets.catalogue import sources, sources_of
+from bench.datasets.official import download as downloads
+from bench.datasets.official.download import Patience, download, verify
+from bench.datasets.official.local import image_set, read_record
+from bench.datasets.official.sources import File, Source, Unpack
 from bench.errors import UserError
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
@@ -272,13 +274,16 @@ def test_archives_are_unpacked_recorded_verified_and_removed(server: tuple[str, 
 
 
 def test_every_known_data_set_is_listed_without_asking_a_server(cli: Callable[..., Result]) -> None:
-    for name, wanted in sources().items():
+    for name, parts in sources().items():
         shown = cli("datasets", "download", name, "--dry-run")
         assert shown.exit_code == 0
-        for file in wanted.files:
-            assert all(url in shown.output for url in file.urls)
-        assert wanted.image_set in shown.output and wanted.licence in shown.output
-    assert len(source("gldv2").files) == 3 + 100 + 20 and len(source("revisitop1m").files) == 101
+        for wanted in parts:
+            for file in wanted.files:
+                assert all(url in shown.output for url in file.urls)
+            assert wanted.image_set in shown.output and wanted.licence in shown.output
+    files = {name: [len(part.files) for part in sources_of(name)] for name in sources()}
+    assert files["gldv2"] == files["gldv2-public"] == [3 + 100 + 20] and files["revisitop1m"] == [101]
+    assert files["roxford"] == files["roxford5k"] == [2] and files["rparis+1m"] == [3, 101] and files["sop"] == [1]
     unknown = cli("datasets", "download", "roxfort")
     assert unknown.exit_code == 1 and "did you mean 'roxford'" in unknown.output
     nothing = cli("datasets", "verify", "roxford")

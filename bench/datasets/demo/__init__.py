@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.datasets import Dataset, cached
-from bench.datasets.demo_generate import VERSION, DemoSpec, generate
+from bench.datasets import cached
+from bench.datasets.dataset import Dataset, Place, dataset
+from bench.datasets.demo.generate import VERSION, DemoSpec, generate
 
 
 def _place(cache: Path, spec: DemoSpec) -> Path:
@@ -32,3 +33,14 @@ def make(cache: Path, spec: DemoSpec = DemoSpec(), progress: Callable[[int, int]
 def load(cache: Path, progress: Callable[[int, int], None] | None = None, spec: DemoSpec = DemoSpec()) -> Dataset:
     """The data set, generated if need be; UserError if a cached image no longer has its content."""
     return cached.load(make(cache, spec, progress), "demo")
+
+
+@dataset(
+    "demo",
+    summary="generated buildings: 40 landmarks, 400 confusable distractors",
+    licence="Apache-2.0",
+    needs="nothing",
+    made=lambda place: ready(place.cache),
+)
+def read(place: Place) -> Dataset:
+    return load(place.cache, place.progress)

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from bench.datasets.views_render import View, make_view, overlap
+from bench.datasets.views.render import View, make_view, overlap
 
 
 def _photo() -> Image.Image:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.datasets.demo_generate import DemoSpec, generate, grade_views, landmark_building
-from bench.datasets.demo_render import GRID, render_view
+from bench.datasets.demo.generate import DemoSpec, generate, grade_views, landmark_building
+from bench.datasets.demo.render import GRID, render_view
 
 SMALL = DemoSpec(seed=3, landmarks=2, views=3, distractors=2)
 

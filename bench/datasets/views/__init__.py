@@ -2,7 +2,7 @@
 
 Some photographs become landmarks: a query and several gallery images are warped, partly hidden and re-lit views of one.
 The others give one view each, as distractors. A gallery view that shares more than half of the query's cells with it
-(`views_render.overlap`) is easy, less is hard, and what shares next to nothing is junk.
+(`render.overlap`) is easy, less is hard, and what shares next to nothing is junk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.datasets import Dataset, cached, folder
-from bench.datasets.views_render import View, make_view, overlap
+from bench.datasets import cached, folder
+from bench.datasets.dataset import Dataset, Place, dataset
+from bench.datasets.views.render import View, make_view, overlap
 from bench.errors import UserError
 from bench.images import decode, read_bytes
 from bench.places import slug
@@ -36,6 +37,19 @@ class ViewsSpec:
     easy: float = 0.5  # least share of cells that an easy view has in common with the query
     hard: float = 0.15  # least share of a hard one
     seed: int = 0
+
+
+@dataset(
+    "views",
+    summary="made from unlabelled photographs, to choose options on: warped views of 60 of them among views of others",
+    licence="yours",
+    needs="the folder",
+    takes="PATH",
+    made=lambda _: False,  # the views of each folder, when they are first asked for
+)
+def read(place: Place) -> Dataset:
+    assert place.path is not None
+    return load(place.path, place.cache, place.progress)
 
 
 def load(
