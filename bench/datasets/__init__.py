@@ -69,9 +69,9 @@ class Instances(Mapping[str, Mapping[str, str]]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Queries, gallery and ground truth, checked: unique ids, grades that name gallery images, one grade an image.
+    """Queries, gallery and ground truth, checked: unique ids, grades that are such and name gallery images.
 
-    `grades[query id][gallery id]` is `easy`, `hard` or `junk`; an image without a grade is a negative.
+    `grades[query id][gallery id]` is one of `GRADES`; an image without a grade is a negative.
     """
 
     name: str

@@ -120,6 +120,21 @@ def test_a_file_is_all_that_a_data_set_needs(
     assert "known: added, added-part:PART, demo" in cli("run", "-m", "identity", "-d", "nothing").output
 
 
+def test_every_source_of_a_data_set_is_verified(
+    add_file: Callable[..., None], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    more = '(SOURCE, Source("more", (File("more/g", ("http://localhost/g",)),), "v1", "MIT"))'
+    add_file("added", FILE.replace("source=SOURCE", f"source={more}"))
+    for folder in ("added-files", "more"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    (tmp_path / "data" / "more" / "g").touch()
+    sound = cli("datasets", "verify", "more")
+    assert sound.exit_code == 0 and "1 files are as they should be" in sound.output
+    (tmp_path / "data" / "more" / "g").unlink()
+    found = cli("datasets", "verify", "added")
+    assert found.exit_code == 1 and "added/f" in found.output and "more/g" in found.output
+
+
 def test_a_file_that_cannot_be_imported_is_listed_with_its_error_and_stops_nothing_else(
     add_file: Callable[..., None], cli: Callable[..., Result], tmp_path: Path
 ) -> None:
