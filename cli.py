@@ -895,7 +895,7 @@ class _Trainer(click.Command):
 
         def run_training(recipe: str, out: Path, **given: str | None) -> None:
             from bench.files import writing
-            from methods.rrt.loop import require_name
+            from bench.training import require_name
 
             require_name(out)  # now, not after the minutes that preparing may take
             with writing(out):

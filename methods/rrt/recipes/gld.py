@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
 from bench.features.store import FeatureStore
+from bench.training import LoopOptions, Progress, Recipe, device_of, fingerprint, fit, move
 from methods.rrt import RELEASED, scale_ids
-from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fingerprint, fit, move
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
 from methods.rrt.recipes.views import has_match
 from methods.rrt.start import start_searching

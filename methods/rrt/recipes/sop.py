@@ -29,7 +29,7 @@ from bench.errors import UserError
 from bench.features.sop import CROPPED, RESIZED, prepare
 from bench.images import decode, read_bytes
 from bench.metrics import evaluate_query, mean, measures
-from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit
+from bench.training import LoopOptions, Progress, Recipe, device_of, fit
 from methods.rrt_sop.matcher import tokens
 from methods.rrt_sop.model import GLOBAL, OPTIONAL, SOPConfig, SOPModel, fingerprint, load_model, load_trunk, save_model
 

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.metrics import evaluate_query
+from bench.training import LoopOptions, Progress, Recipe, fit
 from methods.rrt.bank import KEPT, Bank, BankOptions, build_bank
-from methods.rrt.loop import LoopOptions, Progress, Recipe, fit
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens, load_checkpoint, save_checkpoint
 from methods.rrt.start import start
 

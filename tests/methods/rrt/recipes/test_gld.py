@@ -356,7 +356,7 @@ main()
 
 
 @pytest.mark.skipif(
-    os.environ.get("RERANKBENCH_SLOW") != "1", reason="as in test_loop, from features: RERANKBENCH_SLOW=1"
+    os.environ.get("RERANKBENCH_SLOW") != "1", reason="as in test_training, from features: RERANKBENCH_SLOW=1"
 )
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_the_command_killed_and_given_again_ends_at_the_weights_of_an_unkilled_one(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.errors import UserError
-from methods.rrt.loop import Curves
+from bench.training import Curves
 from methods.rrt.recipes import sop
 from methods.rrt.recipes.sop import Training, TrainOptions, contrastive, rankings, recipe, samples, train
 from methods.rrt_sop.model import OPTIONAL, SOPModel, load_model, save_model
