@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
-import hashlib
 import json
 import math
 from collections import deque
@@ -28,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.files import writing
+from bench.files import file_hash, writing
 from bench.locks import alone
 
 Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
@@ -84,8 +83,7 @@ class LoopOptions:
 def fingerprint(file: Path) -> str:
     """The first 16 digits of the file's sha256; UserError if it cannot be read."""
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+        return file_hash(file)[:16]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
 
