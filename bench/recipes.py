@@ -1,4 +1,4 @@
-"""Which trainings there are: files `methods/METHOD/recipes/RECIPE.py`.
+"""Which trainings there are: files `methods/METHOD/training/RECIPE.py`.
 
 A recipe has a dataclass `TrainOptions` and a function `train(options, out, progress)`. Other files are helpers.
 Names are known without importing anything; a recipe is imported when it is first asked for.
@@ -21,10 +21,10 @@ def recipes() -> dict[str, dict[str, str]]:
     import methods
 
     found: dict[str, dict[str, str]] = {}
-    for file in sorted(file for place in methods.__path__ for file in Path(place).glob("*/recipes/*.py")):
+    for file in sorted(file for place in methods.__path__ for file in Path(place).glob("*/training/*.py")):
         if not file.stem.startswith("_") and OPTIONS.search(file.read_text(encoding="utf-8")):
             folder = file.parent.parent.name
-            found.setdefault(_shown(folder), {})[_shown(file.stem)] = f"methods.{folder}.recipes.{file.stem}"
+            found.setdefault(_shown(folder), {})[_shown(file.stem)] = f"methods.{folder}.training.{file.stem}"
     return found
 
 

@@ -1,6 +1,6 @@
 """The training loop every recipe shares: seeded, resumable, with curves and a choice of weights by validation.
 
-A recipe (`methods/METHOD/recipes/NAME.py`) has a frozen dataclass `TrainOptions(LoopOptions)` and a function
+A recipe (`methods/METHOD/training/NAME.py`) has a frozen dataclass `TrainOptions(LoopOptions)` and a function
 `train(options, out, progress)` that makes a `Recipe` and calls `fit`. The weights written at the end are those of the
 best validation, on a split held out of the training data. The paper chose its epoch on the test set, ROxford itself
 (docs/protocols.md); figures of weights chosen so are too good, which is why no recipe may validate on a test set.

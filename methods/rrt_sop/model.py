@@ -29,7 +29,7 @@ FORMAT = "rerankbench-rrt-sop-1"
 GLOBAL = ("mean", "std", "trunk.", "remap.")  # the weights that decide the global descriptor…
 LOCAL = ("mean", "std", "trunk.", "remap_local.")  # …and the local ones
 OPTIONAL = ("remap_local.", "matcher.")  # what weights of the first stage may lack
-HINT = "give a file of `train rrt --recipe sop` or an official Stanford Online Products checkpoint"
+HINT = "give a file of `train rrt-sop` or an official Stanford Online Products checkpoint"
 
 
 @dataclass(frozen=True)
