@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import os
 import platform
-import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -17,6 +16,8 @@ from pathlib import Path
 import torch
 
 import methods
+import third_party
+from bench.closure import Closure, closure, find
 from bench.reranker import Reranker
 from bench.timing import torch_flags
 
@@ -37,21 +38,18 @@ PACKAGES = (
 )
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def closure_of(cls: type[Reranker]) -> Closure:
+    """The code of a method: its module, and what it imports from `methods`, `third_party` and its own package."""
+    module = cls.__module__
+    own = sys.modules[module.partition(".")[0]]
+    packages = {package.__name__: package for package in (methods, third_party, own)}
+    roots = {name: tuple(map(Path, getattr(package, "__path__", ()))) for name, package in packages.items()}
+    return closure(module, find(module, roots) or Path(inspect.getfile(cls)), roots)
 
 
 def source_hash(cls: type[Reranker]) -> str:
-    """sha256 of a method's code: its file or the Python files of its folder, and the shared `_` modules they import."""
-    path = Path(inspect.getfile(cls))
-    files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
-    home = Path(methods.__file__).parent
-    shared = {name for file in files for name in re.findall(r"\bmethods\.(_[a-z]\w*)", file.read_text())}
-    for name in sorted(shared):
-        files += sorted((home / name).glob("*.py")) if (home / name).is_dir() else [home / f"{name}.py"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    """sha256 of the code that a method's scores depend on, as `closure_of` finds it; no training is part of it."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in closure_of(cls).files.values())).hexdigest()
 
 
 def versions() -> dict[str, str | None]:

@@ -27,7 +27,7 @@ from bench.features.extractors import card as feature_card
 from bench.features.foreign import KINDS, check_foreign, without_order
 from bench.features.imports import check_delg
 from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
-from bench.files import writing
+from bench.files import file_hash, writing
 from bench.images import LARGEST
 from bench.locks import alone
 from bench.places import Places, slug
@@ -240,7 +240,7 @@ def _method_identity(method: Reranker) -> dict[str, object]:
     parts = [{"method": part.spec.name, **_method_identity(part)} for part in method.parts()]
     return {
         "options": _plain(method.options),
-        "weights_sha256": None if weights is None else provenance.file_hash(weights),
+        "weights_sha256": None if weights is None else file_hash(weights),
         "source_sha256": provenance.source_hash(type(method)),
         **({"parts": parts} if parts else {}),
     }
