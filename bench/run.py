@@ -481,7 +481,7 @@ def _begin(
         "failed": {},
         "defaults": {m.spec.name: _defaults(m.options) for m in chosen.methods},
         "cold": before.about.get("cold", {}) if before else {},
-        "provenance": provenance.record(scorer.device),
+        "provenance": provenance.record(scorer.device, chosen.methods),
         "unreadable": dict(report.unreadable),
         "notes": list(said),
         "features_noncommercial": terms,

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 import methods
 import third_party
 from bench import registry
-from bench.provenance import closure_of, source_hash
+from bench.provenance import closure_of, source_hash, versions
 
 HOME = Path(methods.__file__).parent
 Edit = Callable[[str], set[str]]
@@ -102,3 +103,11 @@ def test_a_method_in_a_single_file_outside_has_a_hash(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     cls = importlib.import_module("rerankbench_single").Outside
     assert list(closure_of(cls).files) == ["rerankbench_single", "methods._transformer"]
+
+
+def test_the_packages_that_a_method_imports_are_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = OUTSIDE.replace("from .util import SCALE", "import hypothesis.strategies").replace("outside", "hypothetical")
+    (tmp_path / "rerankbench_hypothetical.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cls = importlib.import_module("rerankbench_hypothetical").Outside
+    assert "hypothesis" not in versions() and versions([cls()])["hypothesis"] == version("hypothesis")
