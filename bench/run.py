@@ -20,6 +20,7 @@ from bench import provenance, registry, results
 from bench.candidates import Meaning, imported_shortlist
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
+from bench.device import resolve_device
 from bench.errors import UserError, listed, unknown
 from bench.executor import Executor, Local
 from bench.features.extractors import ExtractOptions, FeatureExtractor
@@ -80,18 +81,6 @@ class Outcome:
 
     run: results.Run
     notes: tuple[str, ...]
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch sees no CUDA device", hint="use --device cpu, or see `doctor`")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: not a device", hint="auto, cpu, cuda or cuda:N") from error
 
 
 def feature_folder(dataset: str, features: str, options: ExtractOptions, places: Places) -> Path:

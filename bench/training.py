@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bench.device import resolve_device
 from bench.errors import UserError
 from bench.files import file_hash, writing
 from bench.locks import alone
@@ -138,13 +139,6 @@ def require_name(out: Path) -> None:
         raise UserError(f"{out}: expected a name that ends in .safetensors")
 
 
-def device_of(options: LoopOptions) -> torch.device:
-    """The device of the options; UserError where it is not here."""
-    from bench.run import resolve_device
-
-    return resolve_device(options.device)
-
-
 def move(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor in it on the device."""
     if isinstance(batch, Tensor):
@@ -175,7 +169,7 @@ def fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress |
 
 def _fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress | None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
-    device = device_of(options)
+    device = resolve_device(options.device)
     module = recipe.module.to(device).train()
     optimizer = recipe.optimizer()
     rates = [group["lr"] for group in optimizer.param_groups]
