@@ -26,9 +26,13 @@ from bench.timing import torch_flags
 def closure_of(cls: type[Reranker]) -> Closure:
     """The code of a method: its module, and what it imports from `methods`, `third_party` and its own package."""
     module = cls.__module__
-    own = sys.modules[module.partition(".")[0]]
-    packages = {package.__name__: package for package in (methods, third_party, own)}
-    roots = {name: tuple(map(Path, getattr(package, "__path__", ()))) for name, package in packages.items()}
+    own = module.partition(".")[0]
+    homes = {
+        "methods": methods.__path__,
+        "third_party": third_party.__path__,
+        own: getattr(sys.modules.get(own), "__path__", ()),  # a single file has none
+    }
+    roots = {name: tuple(map(Path, places)) for name, places in homes.items()}
     return closure(module, find(module, roots) or Path(inspect.getfile(cls)), roots)
 
 
