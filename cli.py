@@ -867,12 +867,12 @@ def import_features(
 
 
 class _Trainers(click.Group):
-    """`train METHOD`: the methods that have a folder `recipes`."""
+    """`train METHOD`: the methods that have recipes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        import methods
+        from bench.recipes import recipes
 
-        return sorted({p.parent.name for place in methods.__path__ for p in Path(place).glob("*/recipes")})
+        return sorted(recipes())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return _Trainer(name, short_help=f"Train {name}.") if name in self.list_commands(ctx) else None
@@ -882,11 +882,9 @@ class _Trainer(click.Command):
     """`train METHOD --recipe NAME`, its other options made from the `TrainOptions` of that recipe."""
 
     def _known(self) -> list[str]:
-        import importlib
-        import pkgutil
+        from bench.recipes import recipes
 
-        package = importlib.import_module(f"methods.{self.name}.recipes")
-        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+        return list(recipes()[str(self.name)])
 
     def _recipe(self, help: str | None = None) -> click.Option:
         known = self._known()
@@ -901,22 +899,18 @@ class _Trainer(click.Command):
 
     def _choose(self, name: str) -> None:
         import dataclasses
-        import importlib
         import typing
 
-        from bench.errors import unknown
         from bench.options import described, parse_value
+        from bench.recipes import load_recipe
 
-        known = self._known()
-        if name not in known:
-            raise unknown("recipe", name, known)
-        module = importlib.import_module(f"methods.{self.name}.recipes.{name}")
+        module = load_recipe(str(self.name), name)
         kinds = typing.get_type_hints(module.TrainOptions)
         meanings = described(module.TrainOptions)
 
         def run_training(recipe: str, out: Path, **given: str | None) -> None:
             from bench.files import writing
-            from methods.rrt.loop import require_name
+            from bench.training import require_name
 
             require_name(out)  # now, not after the minutes that preparing may take
             with writing(out):
@@ -939,7 +933,7 @@ class _Trainer(click.Command):
             return click.Option(names, metavar="VALUE", help=f"{meanings.get(field.name, '')} [default: {shown}]")
 
         fields = dataclasses.fields(module.TrainOptions)
-        recipe = self._recipe(f"{', '.join(known)}; each has options of its own.")
+        recipe = self._recipe(f"{', '.join(self._known())}; each has options of its own.")
         out = click.Option(
             ["--out"],
             required=True,

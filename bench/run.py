@@ -18,6 +18,7 @@ from bench import provenance, registry, results
 from bench.candidates import Meaning, imported_shortlist
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
+from bench.device import resolve_device
 from bench.errors import UserError, listed, unknown
 from bench.executor import Executor, Local
 from bench.features import FeatureCard
@@ -25,7 +26,7 @@ from bench.features.extract import ExtractOptions
 from bench.features.foreign import without_order
 from bench.features.sets import FeatureSet, SetName, features_of
 from bench.features.store import READS, ExtractReport, items, query_key
-from bench.files import writing
+from bench.files import file_hash, writing
 from bench.locks import alone
 from bench.places import Places
 from bench.reranker import Reranker, parse_options
@@ -77,18 +78,6 @@ class Outcome:
 
     run: results.Run
     notes: tuple[str, ...]
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch sees no CUDA device", hint="use --device cpu, or see `doctor`")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: not a device", hint="auto, cpu, cuda or cuda:N") from error
 
 
 def seal_shortlist(
@@ -196,7 +185,7 @@ def _method_identity(method: Reranker) -> dict[str, object]:
     parts = [{"method": part.spec.name, **_method_identity(part)} for part in method.parts()]
     return {
         "options": _plain(method.options),
-        "weights_sha256": None if weights is None else provenance.file_hash(weights),
+        "weights_sha256": None if weights is None else file_hash(weights),
         "source_sha256": provenance.source_hash(type(method)),
         **({"parts": parts} if parts else {}),
     }
@@ -446,7 +435,7 @@ def _begin(
         "failed": {},
         "defaults": {m.spec.name: _defaults(m.options) for m in chosen.methods},
         "cold": before.about.get("cold", {}) if before else {},
-        "provenance": provenance.record(scorer.device),
+        "provenance": provenance.record(scorer.device, chosen.methods),
         "unreadable": dict(report.unreadable),
         "notes": list(said),
         "features_noncommercial": terms,

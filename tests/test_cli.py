@@ -289,6 +289,6 @@ def test_a_wrong_name_for_weights_is_refused_before_anything_is_prepared(
 
 
 def test_a_method_with_one_recipe_needs_no_name_of_it(cli: Callable[..., Result]) -> None:
-    for method, recipe in (("asmk", "kmeans"), ("rrt", "views")):
+    for method, recipe in (("asmk", "kmeans"), ("rrt", "views"), ("rrt-sop", "sop")):
         shown = cli("train", method, "--help").output
         assert f"[default: {recipe}]" in " ".join(shown.split())

@@ -14,7 +14,7 @@ from bench.features.sets import card_of
 from bench.features.store import FeatureStore
 from methods.asmk import Asmk
 from methods.asmk.codebook import Codebook
-from methods.asmk.recipes.kmeans import TrainOptions, cluster, train
+from methods.asmk.training.kmeans import TrainOptions, cluster, train
 
 
 def test_clusters_far_apart_are_found() -> None:

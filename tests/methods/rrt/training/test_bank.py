@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from methods.rrt import bank
-from methods.rrt.bank import KEPT, BankOptions, build_bank
+from methods.rrt.training import bank
+from methods.rrt.training.bank import KEPT, BankOptions, build_bank
 
 
 @pytest.fixture

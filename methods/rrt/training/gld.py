@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.datasets.gldv2 import read_list
+from bench.device import resolve_device
 from bench.errors import UserError
 from bench.features.store import FeatureStore
+from bench.training import LoopOptions, Progress, Recipe, fingerprint, fit, move
 from methods.rrt import RELEASED, scale_ids
-from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fingerprint, fit, move
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
-from methods.rrt.recipes.views import has_match
-from methods.rrt.start import start_searching
+from methods.rrt.training.start import start_searching
+from methods.rrt.training.views import has_match
 
 READ = frozenset({"global", "local"})
 BLOCK = (4096, 16384)  # images, and images they are compared with, of one step of the neighbour search
@@ -345,7 +346,7 @@ def recipe(options: TrainOptions, progress: Progress | None = None) -> Recipe[To
     """What the loop trains: the network, and with `auxiliary` its head."""
     assert options.store is not None and options.list is not None
     torch.set_num_threads(options.threads)
-    device, store, listed = device_of(options), FeatureStore(options.store), read_list(options.list)
+    device, store, listed = resolve_device(options.device), FeatureStore(options.store), read_list(options.list)
     images = images_of(store, listed)
     parts = split(images, options.held_out, options.seed)
     near = [neighbours(store, part, options.neighbours, options.cache, device, progress) for part in parts]

@@ -25,11 +25,12 @@ from torch.nn import functional as F
 
 from bench.datasets import folder
 from bench.datasets.views.render import ViewOptions, make_view
+from bench.device import resolve_device
 from bench.errors import UserError
 from bench.features.extractors.sop import CROPPED, RESIZED, prepare
 from bench.images import decode, read_bytes
 from bench.metrics import evaluate_query, mean, measures
-from methods.rrt.loop import LoopOptions, Progress, Recipe, device_of, fit
+from bench.training import LoopOptions, Progress, Recipe, fit
 from methods.rrt_sop.matcher import tokens
 from methods.rrt_sop.model import GLOBAL, OPTIONAL, SOPConfig, SOPModel, fingerprint, load_model, load_trunk, save_model
 
@@ -200,7 +201,7 @@ class Training:
     """One stage: the model, which of its parts are trained, and the data."""
 
     def __init__(self, options: TrainOptions, progress: Progress | None = None):
-        self.options, self.device = options, device_of(options)
+        self.options, self.device = options, resolve_device(options.device)
         every = samples(options)
         names = sorted({sample.instance for sample in every})
         rng = np.random.default_rng(options.seed)

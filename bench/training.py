@@ -1,6 +1,6 @@
 """The training loop every recipe shares: seeded, resumable, with curves and a choice of weights by validation.
 
-A recipe (`methods/rrt/recipes/NAME.py`) has a frozen dataclass `TrainOptions(LoopOptions)` and a function
+A recipe (`methods/METHOD/training/NAME.py`) has a frozen dataclass `TrainOptions(LoopOptions)` and a function
 `train(options, out, progress)` that makes a `Recipe` and calls `fit`. The weights written at the end are those of the
 best validation, on a split held out of the training data. The paper chose its epoch on the test set, ROxford itself
 (docs/protocols.md); figures of weights chosen so are too good, which is why no recipe may validate on a test set.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
-import hashlib
 import json
 import math
 from collections import deque
@@ -27,8 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bench.device import resolve_device
 from bench.errors import UserError
-from bench.files import writing
+from bench.files import file_hash, writing
 from bench.locks import alone
 
 Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
@@ -84,8 +84,7 @@ class LoopOptions:
 def fingerprint(file: Path) -> str:
     """The first 16 digits of the file's sha256; UserError if it cannot be read."""
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+        return file_hash(file)[:16]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
 
@@ -140,13 +139,6 @@ def require_name(out: Path) -> None:
         raise UserError(f"{out}: expected a name that ends in .safetensors")
 
 
-def device_of(options: LoopOptions) -> torch.device:
-    """The device of the options; UserError where it is not here."""
-    from bench.run import resolve_device
-
-    return resolve_device(options.device)
-
-
 def move(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor in it on the device."""
     if isinstance(batch, Tensor):
@@ -177,7 +169,7 @@ def fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress |
 
 def _fit(recipe: Recipe[B], options: LoopOptions, out: Path, progress: Progress | None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
-    device = device_of(options)
+    device = resolve_device(options.device)
     module = recipe.module.to(device).train()
     optimizer = recipe.optimizer()
     rates = [group["lr"] for group in optimizer.param_groups]

@@ -18,10 +18,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from methods.rrt.loop import Curves, LoopOptions, Recipe, Schedule, fit, move
+from bench.training import Curves, LoopOptions, Recipe, Schedule, fit, move
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = LoopOptions(lr=0.02, threads=1, save_every=7, check_every=10, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take half a second each: a test that wants them asks for `pictures`."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(Curves, "draw", lambda self: self.file)
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Ask for pictures."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,8 @@ from pathlib import Path
 sys.path[:0] = [{str(REPOSITORY)!r}, {str(Path(__file__).parent)!r}]
 import torch
 torch.set_num_threads(1)
-from test_loop import OPTIONS, toy
-from methods.rrt.loop import fit
+from test_training import OPTIONS, toy
+from bench.training import fit
 recipe = toy(OPTIONS)
 def loss(batch, step):
     if step == 24:

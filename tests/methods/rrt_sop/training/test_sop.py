@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.errors import UserError
-from methods.rrt.loop import Curves
-from methods.rrt.recipes import sop
-from methods.rrt.recipes.sop import Training, TrainOptions, contrastive, rankings, recipe, samples, train
+from bench.training import Curves
 from methods.rrt_sop.model import OPTIONAL, SOPModel, load_model, save_model
+from methods.rrt_sop.training import sop
+from methods.rrt_sop.training.sop import Training, TrainOptions, contrastive, rankings, recipe, samples, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -360,7 +360,7 @@ def test_images_without_near_negatives_cannot_train(objects: Path, first: Path, 
 
 def test_help_and_mistakes_on_the_command_line(cli: Callable[..., Result], objects: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "w.safetensors")
-    told = cli("train", "rrt", "--recipe", "sop", "--help")
+    told = cli("train", "rrt-sop", "--help")
     assert told.exit_code == 0 and "--stage" in told.output and "--per-class" in told.output
     for arguments, said in (
         (("--stage", "both"), "both"),
@@ -368,7 +368,7 @@ def test_help_and_mistakes_on_the_command_line(cli: Callable[..., Result], objec
         (("--pairs", "5"), "--pairs"),
         ((), "--images FOLDER"),
     ):
-        result = cli("train", "rrt", "--recipe", "sop", "--out", out, *arguments)
+        result = cli("train", "rrt-sop", "--out", out, *arguments)
         assert result.exit_code != 0 and said in result.output, result.output
     assert sop.PAPER.keys() == {"global", "frozen", "joint"}
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.rrt.model import RRT, SEGMENTS, Layer
+from methods._transformer import Layer
+from methods.rrt.model import RRT, SEGMENTS
 
 # Heads of the first layer, the last for globals: how sharply they compare, and the cosine (of centred, whitened
 # vectors) from which on a match is likelier than none.

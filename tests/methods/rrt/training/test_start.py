@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens
-from methods.rrt.start import fits, start, start_matching
+from methods.rrt.training.start import fits, start, start_matching
 
 XFEAT = RRTConfig(depth=3, feedforward=64, global_dim=96, local_dim=64)
 

@@ -6,10 +6,10 @@ import torch
 
 from bench.datasets.views.render import GRID
 from bench.errors import UserError
-from methods.rrt.bank import KEPT, Bank
 from methods.rrt.model import load_checkpoint
-from methods.rrt.recipes import views
-from methods.rrt.recipes.views import Sampler, Shortlists, TrainOptions, has_match, loss_of, train_on, validate
+from methods.rrt.training import views
+from methods.rrt.training.bank import KEPT, Bank
+from methods.rrt.training.views import Sampler, Shortlists, TrainOptions, has_match, loss_of, train_on, validate
 
 OPTIONS = TrainOptions(
     pairs=160,

@@ -19,8 +19,8 @@ from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
 from bench.features.store import Entry, FeatureStore, Item, fill
 from methods.rrt.model import RRT, RRTConfig, load_checkpoint, save_checkpoint
-from methods.rrt.recipes import gld
-from methods.rrt.recipes.gld import TrainOptions
+from methods.rrt.training import gld
+from methods.rrt.training.gld import TrainOptions
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 LOCAL, GLOBAL, SCALE = 32, 16, (0.5, 0.70710677, 1, 1.4142135, 2, 2.828427, 4)
@@ -343,7 +343,7 @@ def test_the_papers_loss_alone_is_a_cross_entropy_that_falls(made: Path, tmp_pat
 KILLED = f"""
 import os, signal, sys
 sys.path[:0] = [{str(REPOSITORY)!r}]
-import methods.rrt.recipes.gld as gld
+import methods.rrt.training.gld as gld
 real, drawn = gld.loss_of, iter(range(1000))
 def loss_of(*given):
     if next(drawn) == 17:
@@ -356,7 +356,7 @@ main()
 
 
 @pytest.mark.skipif(
-    os.environ.get("RERANKBENCH_SLOW") != "1", reason="as in test_loop, from features: RERANKBENCH_SLOW=1"
+    os.environ.get("RERANKBENCH_SLOW") != "1", reason="as in test_training, from features: RERANKBENCH_SLOW=1"
 )
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_the_command_killed_and_given_again_ends_at_the_weights_of_an_unkilled_one(

@@ -16,9 +16,9 @@ from bench.errors import UserError
 from bench.features.sets import ExtractOptions, FeatureExtractor
 from bench.features.store import FeatureStore
 from bench.images import decode, read_bytes
+from bench.training import Progress
 from methods.asmk.codebook import Codebook
 
-Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
 Read = Callable[[], np.ndarray]  # (n, d) descriptors of one image
 
 

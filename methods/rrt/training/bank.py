@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 
 from bench.datasets.views.render import GRID, ViewOptions, make_view, overlap
 from bench.errors import UserError
-from methods.rrt.loop import Progress
+from bench.training import Progress
 
 KEPT = 160  # best-scored descriptors stored per view
 SHARD = 25  # photographs per shard

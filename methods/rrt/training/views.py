@@ -2,8 +2,8 @@
 
 Pairs of views of one photograph or building against pairs with the neighbours nearest by global similarity, binary
 cross-entropy; plus the training-only loss of docs/protocols.md (each local token: does it have a match in the other
-image?). Attention starts as a search for matches (`methods/rrt/start.py`). The weights are chosen by mAP of reranked
-shortlists of held-out views, with and without their globals.
+image?). Attention starts as a search for matches (`start.py`). The weights are chosen by mAP of reranked shortlists of
+held-out views, with and without their globals.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.metrics import evaluate_query
-from methods.rrt.bank import KEPT, Bank, BankOptions, build_bank
-from methods.rrt.loop import LoopOptions, Progress, Recipe, fit
+from bench.training import LoopOptions, Progress, Recipe, fit
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens, load_checkpoint, save_checkpoint
-from methods.rrt.start import start
+from methods.rrt.training.bank import KEPT, Bank, BankOptions, build_bank
+from methods.rrt.training.start import start
 
 SAME_COSINE = 0.8  # least cosine of a match in the auxiliary loss
 SAME_PLACE = 0.02  # and, where places are known, how near they must be (fraction of the photograph's longer side)
