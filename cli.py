@@ -777,12 +777,12 @@ def features(ctx: click.Context) -> None:
     click.echo(f"a feature set is LOCAL+GLOBAL; LOCAL alone takes {DEFAULT_GLOBAL} as its global descriptor\n")
     _listing(
         ("imported", "what", "local", "global", "PLACE of `features import`"),
-        [(each.name, each.summary, *map(size, each.dims), each.place) for each in IMPORTS.values()],
+        [(each.name, each.summary, *map(size, each.dims), each.place) for each in map(IMPORTS.get, IMPORTS.names())],
     )
 
 
 @features.command("import")
-@click.argument("kind", type=click.Choice(["delg", "hloc", "ames", "colmap", "arrays"]))
+@click.argument("kind")
 @click.argument("folder", metavar="PLACE", type=click.Path(path_type=Path))
 @click.option("--dataset", "-d", metavar="NAME[:PATH]", help="Data set; official photographs not needed.")
 @click.option(
@@ -822,8 +822,8 @@ def import_features(
     from bench.datasets.catalogue import load
     from bench.datasets.gldv2 import read_list
     from bench.features.extract import ExtractOptions
-    from bench.features.foreign import import_foreign
-    from bench.features.imports import import_delg, import_listed
+    from bench.features.importing import import_foreign
+    from bench.features.imports.delg import import_delg, import_listed
     from bench.features.sets import IMPORTS, local_of, part_folder
     from bench.features.store import FeatureStore
 
@@ -841,14 +841,14 @@ def import_features(
 
         if listing is not None:
             names = list(read_list(listing))
-            place = part_folder(f"list:{listing.resolve()}", IMPORTS[kind], ExtractOptions(), places)
+            place = part_folder(f"list:{listing.resolve()}", IMPORTS.get(kind), ExtractOptions(), places)
             report = import_listed(names, folder, place, told)
             then = f"train rrt --recipe gld --store {shlex.quote(str(place))} --list {shlex.quote(str(listing))}"
             then += " --out FILE.safetensors"
         else:
             assert dataset is not None
             data = load(dataset, places, images=False)
-            place = part_folder(data.name, IMPORTS[kind], ExtractOptions(), places)
+            place = part_folder(data.name, IMPORTS.get(kind), ExtractOptions(), places)
             if kind == "delg":
                 report = import_delg(data, folder, place, told)
             else:

@@ -24,7 +24,7 @@ from bench.executor import Executor, Local
 from bench.features import FeatureCard
 from bench.features.extract import ExtractOptions
 from bench.features.fill import ExtractReport
-from bench.features.foreign import without_order
+from bench.features.importing import without_order
 from bench.features.items import items, query_key
 from bench.features.sets import FeatureSet, SetName, features_of
 from bench.features.store import READS

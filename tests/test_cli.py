@@ -209,7 +209,7 @@ def test_features_lists_every_feature_set(cli: Callable[..., Result]) -> None:
         spec = EXTRACTORS.get(name).spec
         assert name in output and all(f"{dim}-d" in output for dim in (spec.local_dim, spec.global_dim) if dim)
     assert output.count("ready") >= 3  # xfeat, sift, gem-lite0
-    assert all(name in output for name in IMPORTS) and "its .delg_global" in output  # and how to get them
+    assert all(name in output for name in IMPORTS.names()) and "its .delg_global" in output  # and how to get them
 
 
 def test_doctor_finds_this_environment_fit(cli: Callable[..., Result]) -> None:

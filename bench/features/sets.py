@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,9 +24,9 @@ from bench.executor import Executor, Local
 from bench.features import FeatureCard, Features
 from bench.features.extract import ExtractOptions, Part, PartExtractor, extract
 from bench.features.fill import ExtractReport
-from bench.features.foreign import IMPORTS as FOREIGN
-from bench.features.foreign import check_foreign
-from bench.features.imports import DELG, Import, check_delg
+from bench.features.imported import Import
+from bench.features.importing import IMPORTS, check_foreign
+from bench.features.imports.delg import DELG, check_delg
 from bench.features.items import items
 from bench.features.store import ALL, FeatureStore
 from bench.images import LARGEST
@@ -35,7 +35,6 @@ from bench.places import Places, slug
 from bench.search import Vectors
 
 DEFAULT_GLOBAL = "gem-lite0"
-IMPORTS: Mapping[str, Import] = {each.name: each for each in (DELG, *FOREIGN)}
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
@@ -125,7 +124,7 @@ def local_of(name: str) -> tuple[str, int | None]:
 
 def _split(text: str) -> list[str]:
     """At each + that a known name follows: paths of weights may hold one too."""
-    names = {*EXTRACTORS.names(), *IMPORTS}
+    names = {*EXTRACTORS.names(), *IMPORTS.names()}
     parts = [""]
     for piece in text.split("+"):
         known = piece.partition(":")[0] in names or ":" not in parts[-1]
@@ -140,12 +139,12 @@ def _split(text: str) -> list[str]:
 
 def _part(text: str, whole: str) -> Part | Import:
     name, colon, rest = text.partition(":")
-    if name in IMPORTS:
+    if name in IMPORTS.names():
         if colon:
             raise UserError(f"--features {whole}: {name} is imported and takes no options", hint=f"--features {name}")
-        return IMPORTS[name]
+        return IMPORTS.get(name)
     if name not in EXTRACTORS.names():
-        raise unknown("feature set", name, [*EXTRACTORS.names(), *IMPORTS])
+        raise unknown("feature set", name, [*EXTRACTORS.names(), *IMPORTS.names()])
     cls = EXTRACTORS.get(name)
     fields = [field for field in cls.Options.__dataclass_fields__ if field != "descriptors"]
     takes = f"{name}:{cls.spec.takes}" if cls.spec.takes else name

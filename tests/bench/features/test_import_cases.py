@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
-from bench.features.foreign import check_foreign, import_foreign, without_order
+from bench.features.importing import check_foreign, import_foreign, without_order
 from bench.features.items import items
 from bench.features.store import FeatureStore
 from third_party.foreign_features import Colmap, Hloc

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.features.fill import ExtractReport, fill
+from bench.features.imported import Import
 from bench.features.items import Item, items, query_key
 from bench.features.shards import Entry
 from bench.features.store import FeatureStore
@@ -25,33 +26,15 @@ from bench.files import write_whole
 from bench.images import content_hash
 from third_party import delg
 
-
-@dataclass(frozen=True)
-class Import:
-    """One kind of features that other programs make."""
-
-    name: str
-    summary: str
-    place: str  # what PLACE of `features import` is
-    licence: str = "of the features' maker"
-    dims: tuple[int | None, int | None] = (None, None)  # values of a local and a global descriptor, where all have them
-
-    @property
-    def key(self) -> str:
-        return self.name
-
-    def skip(self) -> str:
-        """Why it cannot be extracted here."""
-        return f"import only: python cli.py features import {self.name} PLACE --dataset NAME"
-
-
 DELG = Import(
     "delg",
     "DELG local and global descriptors (ECCV 2020), as the RRT paper used them",
     "its .delg_global and .delg_local files are written by DELG's extraction (tensorflow/models, "
     "research/delf) with a model such as https://storage.googleapis.com/delf/r50delg_gldv2clean_20200914.tar.gz",
-    "Apache-2.0 (code and models of tensorflow/models)",
-    (128, 2048),
+    None,
+    expects="folder",
+    licence="Apache-2.0 (code and models of tensorflow/models)",
+    dims=(128, 2048),
 )
 IDENTITY = {"features": "delg", "version": 1}  # what another version imported is imported again
 SUFFIXES = (".delg_global", ".delg_local")

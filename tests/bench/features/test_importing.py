@@ -12,7 +12,7 @@ from click.testing import Result
 
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
-from bench.features.foreign import KINDS, check_foreign, import_foreign
+from bench.features.importing import IMPORTS, check_foreign, import_foreign
 from bench.features.items import query_key
 from bench.features.store import FeatureStore
 from third_party.foreign_features import Ames, Colmap, Hloc, ImageFiles
@@ -82,7 +82,7 @@ def write(kind: str, dataset: Dataset, place: Path) -> tuple[Path, Path | None]:
     return path, globals_
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [name for name in IMPORTS.names() if IMPORTS.get(name).read])
 def test_what_another_program_wrote_is_read_and_can_be_run(
     cli: Callable[..., Result], instances: Path, tmp_path: Path, kind: str
 ) -> None:

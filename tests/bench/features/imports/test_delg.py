@@ -18,8 +18,8 @@ from bench.datasets import Dataset, Query
 from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
 from bench.features import fill as filling
-from bench.features import imports
-from bench.features.imports import check_delg, import_delg, import_listed
+from bench.features.imports import delg as imports
+from bench.features.imports.delg import check_delg, import_delg, import_listed
 from bench.features.items import Item, items, query_key
 from bench.features.shards import Entry
 from bench.features.store import FeatureStore
