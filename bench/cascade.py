@@ -15,8 +15,7 @@ from bench.blend import Blend
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.results import Run, evaluate
-from bench.scores import UNION
-from bench.shortlist import Shortlist
+from bench.shortlist import UNION, Shortlist
 
 REPLAYED = "cascade (replayed)"
 TIMES = ("load_ms", "transfer_ms", "score_ms")

@@ -20,8 +20,7 @@ from bench.files import writing
 from bench.names import shown
 from bench.places import slug
 from bench.results import FIRST_STAGE, Run, graded
-from bench.scores import UNION
-from bench.shortlist import reranked
+from bench.shortlist import UNION, reranked
 
 
 def orders(run: Run, method: str, difficulty: str) -> Iterator[tuple[int, np.ndarray]]:

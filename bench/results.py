@@ -31,10 +31,10 @@ from bench.blend import Blend
 from bench.datasets import Dataset, Instances, Query
 from bench.errors import UserError
 from bench.files import read_json, write_whole
+from bench.journal import Journal, Record
 from bench.metrics import measure, measures, positive_ranks
 from bench.places import slug
-from bench.scores import UNION, Journal, Record
-from bench.shortlist import Shortlist, reranked
+from bench.shortlist import UNION, Shortlist, reranked
 
 FORMAT = 2  # of a run's folder; folders of another format are left out of reports
 FIRST_STAGE = "(first stage)"

@@ -29,10 +29,11 @@ from bench.features.imports import check_delg
 from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
 from bench.files import writing
 from bench.images import LARGEST
+from bench.journal import Journal
 from bench.locks import alone
 from bench.places import Places, slug
 from bench.reranker import Reranker, parse_options
-from bench.scores import ColdStart, Job, Journal, Scorer, score_all
+from bench.scores import ColdStart, Job, Scorer, score_all
 from bench.shortlist import Policy, Shortlist, first_stage
 from bench.whitening import Whitening, learn
 

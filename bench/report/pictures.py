@@ -16,8 +16,7 @@ from bench.names import shown as readable
 from bench.report.plots import saved
 from bench.report.tables import label
 from bench.results import FIRST_STAGE, Run, graded
-from bench.scores import UNION
-from bench.shortlist import reranked
+from bench.shortlist import UNION, reranked
 
 SHOWN = 8  # images of a ranking
 SIDE = 160  # pixels of a thumbnail's longer side

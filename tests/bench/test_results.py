@@ -13,9 +13,8 @@ from bench.datasets import REVISITED, Dataset, Query, grade
 from bench.datasets.revisited import read_ground_truth
 from bench.errors import UserError
 from bench.results import FIRST_STAGE, evaluate
-from bench.scores import UNION
 from bench.search import Found
-from bench.shortlist import Order, Policy, Shortlist, graded_images, seal
+from bench.shortlist import UNION, Order, Policy, Shortlist, graded_images, seal
 
 K = 100
 
