@@ -480,9 +480,9 @@ def report(
     from bench.blend import Blend
     from bench.cascade import replay
     from bench.errors import UserError
+    from bench.evaluation import FIRST_STAGE
     from bench.places import slug
     from bench.report.tables import FORMATS, compare, table_groups
-    from bench.results import FIRST_STAGE
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")

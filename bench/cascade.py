@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +14,9 @@ import pandas as pd
 from bench.blend import Blend
 from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.results import Run, evaluate
-from bench.shortlist import UNION, Shortlist
+from bench.evaluation import evaluate
+from bench.results import Run
+from bench.shortlist import Shortlist
 
 REPLAYED = "cascade (replayed)"
 TIMES = ("load_ms", "transfer_ms", "score_ms")
@@ -112,7 +113,7 @@ class Replay(Run):
         return self.replayed[1]
 
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
-        return evaluate(self.scores, self.shortlist, self.dataset, blend)
+        return evaluate(self.rankings(blend))
 
 
 def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
@@ -150,7 +151,7 @@ def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
 
 def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     shortlist, rows, times = runs[-1].shortlist, [], []
-    found = [_by_list(run, stage.method) for stage, run in zip(stages, runs, strict=True)]
+    rankings = {run: run.rankings() for run in runs}
     ledgers = [
         run.ledger[run.ledger.method == stage.method].set_index("query")
         for stage, run in zip(stages, runs, strict=True)
@@ -158,23 +159,15 @@ def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFram
     for number, query in enumerate(shortlist.queries):
         lists = {name: shortlist.candidates(name, number) for name in shortlist.lists}
         for name, candidates in lists.items():
-            ids = np.array([shortlist.gallery[c] for c in candidates])
-
-            def scorer(stored: Mapping[tuple[str, str], Mapping[str, float]], ids: np.ndarray = ids, where: str = name):
-                def score(at: np.ndarray) -> np.ndarray:
-                    values = stored.get((UNION, query)) or stored[where, query]  # noqa: B023 - called at once
-                    return np.array([values[i] for i in ids[at]])
-
-                return score
-
-            best = order(len(ids), [(s.first, scorer(f)) for s, f in zip(stages, found, strict=True)])
+            scores = [rankings[run].scores(stage.method, name, number) for stage, run in zip(stages, runs, strict=True)]
+            best = order(len(candidates), [(s.first, of.__getitem__) for s, of in zip(stages, scores, strict=True)])
             rows.append(
                 pd.DataFrame(
                     {
                         "method": REPLAYED,
                         "list": name,
                         "query": query,
-                        "candidate": ids,
+                        "candidate": [shortlist.gallery[c] for c in candidates],
                         "score": ranks_as_scores(best),
                     }
                 )
@@ -182,20 +175,11 @@ def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFram
         time = dict.fromkeys(TIMES, 0.0)
         for stage, ledger in zip(stages, ledgers, strict=True):
             each = ledger.loc[query].to_dict()
-            scored = sum(len(ids) if stage.first is None else min(stage.first, len(ids)) for ids in lists.values())
+            scored = sum(len(near) if stage.first is None else min(stage.first, len(near)) for near in lists.values())
             share = scored / each["pairs"]
             time = {what: ms + share * float(each[what]) for what, ms in time.items()}
         times.append({"method": REPLAYED, "query": query, "pairs": sum(map(len, lists.values())), **time})
     return pd.concat(rows, ignore_index=True), pd.DataFrame(times)
-
-
-def _by_list(run: Run, method: str) -> dict[tuple[str, str], dict[str, float]]:
-    """(list, query) -> candidate -> score."""
-    own = run.scores[run.scores["method"] == method]
-    return {
-        (str(name), str(query)): dict(zip(group["candidate"], group["score"], strict=True))
-        for (name, query), group in own.groupby(["list", "query"], sort=False)
-    }
 
 
 def _costs(stages: Sequence[Stage], runs: Sequence[Run]) -> dict[str, float]:

@@ -11,40 +11,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from bench import trec
 from bench.candidates import common_folder
 from bench.errors import UserError
+from bench.evaluation import FIRST_STAGE, Rankings, graded
 from bench.files import writing
 from bench.names import shown
 from bench.places import slug
-from bench.results import FIRST_STAGE, Run, graded
-from bench.shortlist import UNION, reranked
+from bench.results import Run
 
 
-def orders(run: Run, method: str, difficulty: str) -> Iterator[tuple[int, np.ndarray]]:
-    """(query, (k,) candidates best first), as indices into the shortlist's gallery, as the method's scores put them."""
-    shortlist = run.shortlist
-    name = shortlist.list_for(difficulty)
-    own = run.scores[(run.scores["method"] == method) & run.scores["list"].isin([UNION, name])]
-    by_query = {str(query): rows for query, rows in own.groupby("query", sort=False)}
-    for number, query in enumerate(shortlist.queries):
-        candidates = shortlist.candidates(name, number)
-        if method != FIRST_STAGE:
-            rows = by_query[query]
-            scores = dict(zip(rows["candidate"], rows["score"], strict=True))
-            candidates = reranked(candidates, [scores[shortlist.gallery[c]] for c in candidates])
-        yield number, candidates
-
-
-def ranked(run: Run, method: str, difficulty: str) -> dict[str, list[tuple[str, float]]]:
+def ranked(rankings: Rankings, method: str, difficulty: str) -> dict[str, list[tuple[str, float]]]:
     """query -> (image, place from the end), best first, without the images that the difficulty ignores."""
-    found = {}
-    for number, images in orders(run, method, difficulty):
-        _, ignored = graded(run.shortlist, run.dataset, number, difficulty)
-        kept = [run.shortlist.gallery[i] for i in images if i not in set(ignored.tolist())]
-        found[run.shortlist.queries[number]] = [(image, float(len(kept) - i)) for i, image in enumerate(kept)]
+    shortlist, found = rankings.shortlist, {}
+    for number, query in enumerate(shortlist.queries):
+        _, ignored = graded(shortlist, rankings.dataset, number, difficulty)
+        out = set(ignored.tolist())
+        kept = [shortlist.gallery[i] for i in rankings.ranking(method, difficulty, number) if i not in out]
+        found[query] = [(image, float(len(kept) - i)) for i, image in enumerate(kept)]
     return found
 
 
@@ -53,7 +37,7 @@ def export_trec(run: Run, folder: Path) -> list[Path]:
 
     Qrels cannot say that an image is to be ignored, so ignored images are left out of that difficulty's runs.
     """
-    written = []
+    written, rankings = [], run.rankings()
     for difficulty in run.dataset.difficulties:
         relevant = {}
         for number, query in enumerate(run.shortlist.queries):
@@ -62,7 +46,7 @@ def export_trec(run: Run, folder: Path) -> list[Path]:
         written.append(_write(folder / f"{slug(difficulty)}.qrels", trec.qrels_lines(relevant)))
         for method in (FIRST_STAGE, *run.about["costs"]):
             name = "first-stage" if method == FIRST_STAGE else slug(method)
-            lines = trec.run_lines(ranked(run, method, difficulty), name)
+            lines = trec.run_lines(ranked(rankings, method, difficulty), name)
             written.append(_write(folder / f"{name}.{slug(difficulty)}.run", lines))
     return written
 

@@ -22,7 +22,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,15 +29,13 @@ import pyarrow.parquet as pq
 from bench.blend import Blend
 from bench.datasets import Dataset, Instances, Query
 from bench.errors import UserError
+from bench.evaluation import COLUMNS, Rankings, evaluate
 from bench.files import read_json, write_whole
 from bench.journal import Journal, Record
-from bench.metrics import measure, measures, positive_ranks
 from bench.places import slug
-from bench.shortlist import UNION, Shortlist, reranked
+from bench.shortlist import UNION, Shortlist
 
 FORMAT = 2  # of a run's folder; folders of another format are left out of reports
-FIRST_STAGE = "(first stage)"
-CEILING = "(ceiling)"
 CHUNK = 500  # queries whose scores are held at a time
 NAMED = 5  # runs that are left out, in a note
 # what a table needs of a finished run's run.json
@@ -56,9 +53,7 @@ TABLES = {
     "scores": pa.schema({**PAIR, "score": pa.float64()}),
     "details": pa.schema({**PAIR, "name": pa.string(), "value": pa.float64()}),
     "ledger": pa.schema({"method": pa.string(), "query": pa.string(), "pairs": pa.int64(), **TIMES}),
-    "metrics": pa.schema(
-        {name: pa.string() for name in ("method", "query", "difficulty", "measure")} | {"value": pa.float64()}
-    ),
+    "metrics": pa.schema(dict.fromkeys(COLUMNS, pa.string()) | {"value": pa.float64()}),
 }
 
 
@@ -122,7 +117,7 @@ def write_tables(
             numbers = range(start, min(start + CHUNK, len(shortlist.queries)))
             records = [(n, journal.read(method, shortlist.queries[n])) for n in numbers for method in methods]
             found = tables(((n, record) for n, record in records if record is not None), shortlist)
-            found["metrics"] = evaluate(found["scores"], shortlist, dataset, methods=methods, numbers=numbers)
+            found["metrics"] = evaluate(Rankings(found["scores"], shortlist, dataset), methods, numbers)
             for name, table in found.items():
                 writers[name].write_table(pa.Table.from_pandas(table, TABLES[name], preserve_index=False))
     for name in TABLES:
@@ -153,65 +148,6 @@ def tables(records: Iterable[tuple[int, Record]], shortlist: Shortlist) -> dict[
 
 def _empty(name: str) -> pd.DataFrame:
     return pd.DataFrame(columns=TABLES[name].names)
-
-
-def evaluate(
-    scores: pd.DataFrame,
-    shortlist: Shortlist,
-    dataset: Dataset,
-    blend: Blend = Blend(),
-    *,
-    methods: Sequence[str] | None = None,
-    numbers: Iterable[int] | None = None,
-) -> pd.DataFrame:
-    """Every measure of every method, query and difficulty, with the first stage and the ceiling of the lists.
-
-    The ceiling puts every positive of a list first. A method that lacks a query's scores is an error. Of some queries
-    only if their `numbers` are given.
-    """
-    index = {image: i for i, image in enumerate(shortlist.gallery)}
-    names = measures(dataset.protocol)
-    by_list: dict[tuple[str, str, str], dict[int, float]] = {}
-    for (method, listed, query), group in scores.groupby(["method", "list", "query"], sort=False):
-        by_list[str(method), str(listed), str(query)] = dict(
-            zip(group["candidate"].map(index).tolist(), group["score"].tolist(), strict=True)
-        )
-    methods = list(dict.fromkeys(scores["method"])) if methods is None else methods
-    rows: list[tuple[str, str, str, str, float]] = []
-    for number in range(len(shortlist.queries)) if numbers is None else numbers:
-        query = shortlist.queries[number]
-        for difficulty in dataset.difficulties:
-            name = shortlist.list_for(difficulty)
-            candidates = shortlist.candidates(name, number)
-            positives, ignored = graded(shortlist, dataset, number, difficulty)
-            tail = shortlist.tail(name, number, positives, ignored)
-            similarities = shortlist.similarities[name][number].astype(np.float64)
-            orders = {
-                FIRST_STAGE: candidates,
-                CEILING: reranked(candidates, np.isin(candidates, positives).astype(float)),
-            }
-            for method in methods:
-                found = by_list.get((method, UNION, query)) or by_list.get((method, name, query))
-                if found is None:
-                    raise UserError(
-                        f"{method}: no scores for query {query!r}; the run is not complete",
-                        hint="run the same command again to finish it",
-                    )
-                values = blend(np.array([found[int(c)] for c in candidates]), similarities)
-                orders[method] = reranked(candidates, values)
-            for method, order in orders.items():
-                ranks = np.concatenate([positive_ranks(order, positives, ignored), tail])
-                rows.extend((method, query, difficulty, what, measure(ranks, len(positives), what)) for what in names)
-    return pd.DataFrame(rows, columns=TABLES["metrics"].names)
-
-
-def graded(shortlist: Shortlist, dataset: Dataset, number: int, difficulty: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into the shortlist's gallery of the images that are positive, and of those ignored, for a query."""
-    positive, ignored = dataset.difficulties[difficulty]
-    grades = dataset.grades.get(shortlist.queries[number], {})
-    images, _ = shortlist.graded.of(number)
-    found = [grades[shortlist.gallery[i]] for i in images]
-    return images[[grade in positive for grade in found]], images[[grade in ignored for grade in found]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,9 +225,11 @@ class Run:
 
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
         """Per-query measures; stored for the plain blend, replayed from the scores for any other."""
-        return (
-            self._table("metrics") if blend == Blend() else evaluate(self.scores, self.shortlist, self.dataset, blend)
-        )
+        return self._table("metrics") if blend == Blend() else evaluate(self.rankings(blend))
+
+    def rankings(self, blend: Blend = Blend()) -> Rankings:
+        """What every method ranks, from the stored scores."""
+        return Rankings(self.scores, self.shortlist, self.dataset, blend)
 
     def _table(self, name: str) -> pd.DataFrame:
         try:

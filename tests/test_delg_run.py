@@ -19,7 +19,8 @@ from click.testing import Result
 from torch import nn
 
 from bench.datasets import revisited
-from bench.results import FIRST_STAGE, Run
+from bench.evaluation import FIRST_STAGE
+from bench.results import Run
 from bench.shortlist import reranked
 from methods.rrt.model import RRT
 

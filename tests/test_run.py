@@ -22,12 +22,13 @@ from click.testing import CliRunner, Result
 from bench.blend import Blend
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
+from bench.evaluation import CEILING, FIRST_STAGE, evaluate
 from bench.features.extractors import ExtractOptions
 from bench.features.store import FeatureStore
 from bench.places import Places
 from bench.report import check
 from bench.report.tables import FORMATS, compare, table_groups
-from bench.results import CEILING, FIRST_STAGE, Run, evaluate, finished_runs
+from bench.results import Run, finished_runs
 from bench.run import Outcome, Request, execute, feature_folder
 from cli import main
 
@@ -140,7 +141,7 @@ def test_real_methods_find_the_other_views(run: Go, instances: Path) -> None:
 
 def test_blends_are_replayed_from_stored_scores(run: Go, instances: Path) -> None:
     done = run(instances, "ransac,identity").run
-    same = evaluate(done.scores, done.shortlist, done.dataset)
+    same = evaluate(done.rankings())
     pd.testing.assert_frame_equal(plain(same), plain(done.metrics()), check_exact=True)
     pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("add:0")), aps(done, "identity"), check_exact=True)
     pd.testing.assert_series_equal(

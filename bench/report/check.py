@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
+from bench.evaluation import evaluate
 from bench.files import read_json, writing
 from bench.metrics import chief
 from bench.report.tables import per_query
-from bench.results import Run, evaluate, write_json
+from bench.results import Run, write_json
 
 TOLERANCE = 0.3  # mAP points: other processors round differently, the same one gives the same numbers
 RATIO_BOUND = 4.0  # a method's ms per pair, relative to the run's reference method, may change by this factor
@@ -29,7 +30,7 @@ class Finding:
 
 def _accuracy(run: Run) -> dict[str, dict[str, dict[str, float | None]]]:
     """method -> difficulty -> query -> AP (None without positives)."""
-    metrics = evaluate(run.scores, run.shortlist, run.dataset)  # from the sealed list and the scores, not as stored
+    metrics = evaluate(run.rankings())  # from the sealed list and the scores, not as stored
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for method in run.about["costs"]:
         for difficulty in run.dataset.difficulties:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.blend import Blend
 from bench.datasets import Box
+from bench.evaluation import FIRST_STAGE, graded
 from bench.images import UnreadableImage, crop, decode, read_bytes
 from bench.metrics import chief
 from bench.names import shown as readable
 from bench.report.plots import saved
 from bench.report.tables import label
-from bench.results import FIRST_STAGE, Run, graded
-from bench.shortlist import UNION, reranked
+from bench.results import Run
 
 SHOWN = 8  # images of a ranking
 SIDE = 160  # pixels of a thumbnail's longer side
@@ -42,24 +40,6 @@ def worst(run: Run, method: str, reference: str, blend: Blend = Blend()) -> list
     return sorted(rows, key=lambda row: (row[1] - row[2], row[0]))
 
 
-def ranking(run: Run, method: str, query: int, blend: Blend = Blend()) -> np.ndarray:
-    """(k,) indices of the candidates in the shortlist's gallery, best first, as the method's scores put them."""
-    shortlist = run.shortlist
-    name = shortlist.list_for(difficulty_of(run))
-    candidates = shortlist.candidates(name, query)
-    if method == FIRST_STAGE:
-        return candidates
-    scores = run.scores
-    rows = scores[
-        (scores["method"] == method)
-        & (scores["query"] == shortlist.queries[query])
-        & scores["list"].isin([UNION, name])
-    ]
-    found = dict(zip(rows["candidate"], rows["score"], strict=True))
-    values = np.array([found[shortlist.gallery[c]] for c in candidates])
-    return reranked(candidates, blend(values, shortlist.similarities[name][query].astype(np.float64)))
-
-
 def worst_queries(
     run: Run, method: str, reference: str, folder: Path, name: str, blend: Blend = Blend(), rows: int = 6
 ) -> Path | None:
@@ -75,7 +55,7 @@ def worst_queries(
     lost = worst(run, method, reference, blend)
     if not lost:
         return None
-    shown = lost[:rows]
+    shown, rankings, difficulty = lost[:rows], run.rankings(blend), difficulty_of(run)
     figure, places = plt.subplots(
         2 * len(shown),
         SHOWN + 1,
@@ -85,7 +65,7 @@ def worst_queries(
     )
     for row, (number, ours, theirs) in enumerate(shown):
         query = run.dataset.queries[number]
-        right, ignored = graded(run.shortlist, run.dataset, number, difficulty_of(run))
+        right, ignored = graded(run.shortlist, run.dataset, number, difficulty)
         for line, (by, value) in enumerate(((method, ours), (reference, theirs))):
             axes = places[2 * row + line]
             _show(axes[0], query.image, query.box if line == 0 else None, "black" if line == 0 else None)
@@ -93,12 +73,12 @@ def worst_queries(
             axes[0].set_xlabel(f"{by}\nAP {100 * value:.1f}", fontsize=8)
             for place in range(1, SHOWN + 1):
                 _show(axes[place], query.image, None, None)
-            for place, index in enumerate(ranking(run, by, number, blend)[:SHOWN], 1):
+            for place, index in enumerate(rankings.ranking(by, difficulty, number)[:SHOWN], 1):
                 kind = "right" if index in right else "ignored" if index in ignored else "wrong"
                 _show(axes[place], run.dataset.gallery[run.shortlist.gallery[index]], None, COLOURS[kind])
                 axes[place].set_title(kind, fontsize=7, color=COLOURS[kind], pad=2)
     figure.suptitle(
-        f"{readable(run.dataset.name)}, {difficulty_of(run)}: "
+        f"{readable(run.dataset.name)}, {difficulty}: "
         f"where {_row(run, method)} loses most to {_row(run, reference)} "
         f"({len(lost)} of {len(run.shortlist.queries)} queries lose)",
         fontsize=9,

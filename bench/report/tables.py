@@ -13,9 +13,10 @@ import pandas as pd
 from bench.blend import Blend
 from bench.datasets import PROTOCOLS, Dataset
 from bench.errors import UserError, listed
+from bench.evaluation import CEILING, FIRST_STAGE
 from bench.metrics import chief, measures
 from bench.report.statistics import difference
-from bench.results import CEILING, FIRST_STAGE, Run
+from bench.results import Run
 
 SHOWN = frozenset({"mP@10", "R@1", "R@10", "R@100", "R@1000"})  # of the measures that rows are not ordered by
 MEANINGS = {"mAP": "mean average precision"}

@@ -14,9 +14,10 @@ from click.testing import Result
 from PIL import Image
 
 from bench.errors import UserError
+from bench.evaluation import FIRST_STAGE
 from bench.exports import FORMATS, export, ranked
 from bench.metrics import average_precision
-from bench.results import FIRST_STAGE, Run
+from bench.results import Run
 from bench.trec import read_qrels, read_run
 
 
@@ -72,11 +73,11 @@ def test_a_run_file_is_in_our_order_without_ignored_images(done: Run, tmp_path: 
         _, ignored = done.dataset.difficulties[difficulty]
         for method in ("identity", "mnn"):
             found = read_run(tmp_path / f"{method}.{difficulty}.run")
-            assert found == ranked(done, method, difficulty)
+            assert found == ranked(done.rankings(), method, difficulty)
             for query, rows in found.items():
                 assert not {done.dataset.grades[query].get(image) for image, _ in rows} & ignored
                 assert [score for _, score in rows] == [float(len(rows) - i) for i in range(len(rows))]
-        assert ranked(done, "constant", difficulty) == ranked(done, FIRST_STAGE, difficulty)
+        assert ranked(done.rankings(), "constant", difficulty) == ranked(done.rankings(), FIRST_STAGE, difficulty)
 
 
 def test_tables_are_read_by_pandas(done: Run, tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.blend import Blend
 from bench.datasets import REVISITED, Dataset, Query, grade
 from bench.datasets.revisited import read_ground_truth
 from bench.errors import UserError
-from bench.results import FIRST_STAGE, evaluate
+from bench.evaluation import CEILING, FIRST_STAGE, Rankings, evaluate, graded
 from bench.search import Found
 from bench.shortlist import UNION, Order, Policy, Shortlist, graded_images, seal
 
 K = 100
+NOTHING = pd.DataFrame(columns=["method", "list", "query", "candidate", "score"])  # scores of no method
 
 
 def official_set(official: Path, name: str) -> Dataset:
@@ -60,7 +62,7 @@ def test_a_method_that_puts_the_candidates_right_has_the_references_scores(
         places = np.argsort(ranks[q])[[index[image] for image in candidates]]
         pairs = {"method": "right", "list": UNION, "query": query, "candidate": candidates}
         rows.append(pd.DataFrame({**pairs, "score": -places.astype(float)}))
-    found = evaluate(pd.concat(rows, ignore_index=True), shortlist, dataset)
+    found = evaluate(Rankings(pd.concat(rows, ignore_index=True), shortlist, dataset))
     for difficulty in REVISITED:
         answer = answers[difficulty.lower()]
         own = found[(found.method == "right") & (found.difficulty == difficulty)]
@@ -80,9 +82,77 @@ def test_a_method_without_a_querys_scores_is_an_error(official: Path) -> None:
     dataset = official_set(official, "roxford5k")
     ranks = np.tile(np.arange(len(dataset.gallery)), (70, 1))
     with pytest.raises(UserError, match="half: no scores for query"):
-        evaluate(
-            pd.DataFrame(columns=["method", "list", "query", "candidate", "score"]),
-            shuffled(dataset, ranks, "blind"),
-            dataset,
-            methods=["half"],
-        )
+        evaluate(Rankings(NOTHING, shuffled(dataset, ranks, "blind"), dataset), ["half"])
+
+
+# --- who stands where ---------------------------------------------------------------------------------------------
+
+
+def small(policy: Policy) -> tuple[Shortlist, Dataset]:
+    """One query; a gallery of a (easy), b (junk), c (hard) and d, in this order, and the first three of each list."""
+    dataset = Dataset(
+        "small",
+        "revisited",
+        "v",
+        (Query("q", Path("q")),),
+        {image: Path(image) for image in "abcd"},
+        {"q": grade("q", easy=["a"], hard=["c"], junk=["b"])},
+    )
+    order = Order.of(dataset.gallery)
+    graded, similarities = graded_images(dataset, order), np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
+    found = Found(np.arange(4)[None], similarities, tuple(graded))
+    return seal(dataset, order, found, graded, features="f", features_content="c", policy=policy, k=3), dataset
+
+
+def stored(rows: dict[tuple[str, str], str]) -> pd.DataFrame:
+    """(method, list) -> images, best first."""
+    return pd.DataFrame(
+        [(m, name, "q", c, -float(i)) for (m, name), images in rows.items() for i, c in enumerate(images)],
+        columns=NOTHING.columns,
+    )
+
+
+def named(rankings: Rankings, method: str, difficulty: str) -> str:
+    return "".join(rankings.shortlist.gallery[i] for i in rankings.ranking(method, difficulty, 0))
+
+
+@pytest.mark.parametrize("policy", ["blind", "paper"])
+def test_a_method_ranks_the_candidates_of_a_list_by_its_scores_of_their_union(policy: Policy) -> None:
+    rankings = Rankings(stored({("m", UNION): "dcba"}), *small(policy))
+    for difficulty in REVISITED:
+        first = named(rankings, FIRST_STAGE, difficulty)
+        assert named(rankings, "m", difficulty) == "".join(sorted(first, reverse=True))
+    assert named(rankings, FIRST_STAGE, "Hard") == ("abc" if policy == "blind" else "cda")
+
+
+def test_a_method_that_scores_each_list_is_ranked_by_its_own() -> None:
+    rankings = Rankings(stored({("m", "Easy"): "dab", ("m", "Medium"): "cda", ("m", "Hard"): "acd"}), *small("paper"))
+    assert [named(rankings, "m", difficulty) for difficulty in REVISITED] == ["dab", "cda", "acd"]
+
+
+def test_a_blend_decides_by_similarity_too_and_ties_keep_the_first_stages_order() -> None:
+    table = stored({("m", UNION): "cba"})
+    for blend, order in (("replace", "cba"), ("add:0", "abc"), ("add:0.01", "abc"), ("add:1", "cba")):
+        assert named(Rankings(table, *small("blind"), Blend.parse(blend)), "m", "Medium") == order
+    assert named(Rankings(table.assign(score=1.0), *small("blind")), "m", "Medium") == "abc"
+
+
+def test_the_ceiling_puts_every_positive_first() -> None:
+    rankings = Rankings(NOTHING, *small("blind"))
+    assert [named(rankings, CEILING, difficulty) for difficulty in REVISITED] == ["abc", "acb", "cab"]
+
+
+def test_positive_and_ignored_are_what_the_difficulty_says() -> None:
+    shortlist, dataset = small("blind")
+    names = [[[shortlist.gallery[i] for i in part] for part in graded(shortlist, dataset, 0, d)] for d in REVISITED]
+    assert names == [[["a"], ["b", "c"]], [["a", "c"], ["b"]], [["c"], ["a", "b"]]]
+
+
+def test_scores_that_lack_one_candidate_are_not_those_of_a_complete_run() -> None:
+    for images in ("ab", "abd", "abcd"):
+        rankings = Rankings(stored({("m", UNION): images}), *small("blind"))
+        if set("abc") <= set(images):
+            assert named(rankings, "m", "Easy") == "abc"
+        else:
+            with pytest.raises(UserError, match="m: no scores for query 'q'"):
+                rankings.ranking("m", "Easy", 0)
