@@ -437,6 +437,14 @@ def _print(table: Table) -> None:
         console.print(f"  {column.name}: {column.meaning}", style="dim", highlight=False, markup=False)
 
 
+_blend = click.option(
+    "--blend",
+    default="replace",
+    show_default=True,
+    help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.",
+)
+
+
 @main.command()
 @click.option(
     "--format",
@@ -447,12 +455,7 @@ def _print(table: Table) -> None:
 )
 @click.option("--dataset", "-d", help="Only this data set.")
 @click.option("--seal", help="Only the shortlist whose seal begins so.")
-@click.option(
-    "--blend",
-    default="replace",
-    show_default=True,
-    help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.",
-)
+@_blend
 @click.option(
     "--cascade",
     multiple=True,
@@ -538,20 +541,23 @@ def report(
     "--format", "form", type=click.Choice(["trec", "hloc-pairs", "parquet", "csv"]), default="trec", show_default=True
 )
 @click.option("--out", required=True, type=_Folder(), help="Folder for the files.")
+@_blend
 @_folders
-def export(folder: Path | None, form: str, out: Path, places: Places) -> None:
+def export(folder: Path | None, form: str, out: Path, blend: str, places: Places) -> None:
     """Write a finished run for other programs: TREC runs and qrels, hloc pairs, Parquet or CSV tables.
 
     Blanks and % in names become %XX in TREC files. Their scores are places, so that every scorer keeps our order; a
     scorer's AP is rectangular and sees the candidates alone, so it is not our mAP.
     """
+    from bench.blend import Blend
     from bench.errors import UserError
     from bench.exports import export as write
 
+    how = Blend.parse(blend)
     runs = [_one_run(folder)] if folder else _finished(places.runs)
     if not runs or not runs[-1].finished:
         raise UserError(f"no finished run in {folder or places.runs}", hint="python cli.py run --method all -d demo")
-    for path in write(runs[-1], form, out):
+    for path in write(runs[-1], form, out, how):
         click.echo(f"written: {path}")
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import trec
+from bench.blend import Blend
 from bench.candidates import common_folder
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, Rankings, graded
@@ -32,12 +33,12 @@ def ranked(rankings: Rankings, method: str, difficulty: str) -> dict[str, list[t
     return found
 
 
-def export_trec(run: Run, folder: Path) -> list[Path]:
-    """A run a method and difficulty, and qrels a difficulty.
+def export_trec(run: Run, folder: Path, blend: Blend) -> list[Path]:
+    """A run a method and difficulty, in the order of the blend, and qrels a difficulty.
 
     Qrels cannot say that an image is to be ignored, so ignored images are left out of that difficulty's runs.
     """
-    written, rankings = [], run.rankings()
+    written, rankings = [], run.rankings(blend)
     for difficulty in run.dataset.difficulties:
         relevant = {}
         for number, query in enumerate(run.shortlist.queries):
@@ -51,12 +52,17 @@ def export_trec(run: Run, folder: Path) -> list[Path]:
     return written
 
 
-def export_pairs(run: Run, folder: Path) -> list[Path]:
+def export_pairs(run: Run, folder: Path, blend: Blend) -> list[Path]:
     """hloc's list of pairs to match, `query candidate` a line: every candidate of any list.
 
     Files are named by their path below the folder common to all images of the run, so that a query and a gallery image
-    of one file name stay two.
+    of one file name stay two. UserError for a blend: pairs have no order that it could change.
     """
+    if blend != Blend():
+        raise UserError(
+            f"--blend {blend}: hloc-pairs lists the same candidates in any order",
+            hint="export as trec, or leave it out",
+        )
     gallery, images = run.dataset.gallery, run.shortlist.gallery
     root = common_folder([*(query.image for query in run.dataset.queries), *gallery.values()])
 
@@ -75,18 +81,18 @@ def export_pairs(run: Run, folder: Path) -> list[Path]:
     return [_write(folder / "pairs.txt", lines())]
 
 
-def export_parquet(run: Run, folder: Path) -> list[Path]:
-    return _tables(run, folder, "parquet")
+def export_parquet(run: Run, folder: Path, blend: Blend) -> list[Path]:
+    return _tables(run, folder, blend, "parquet")
 
 
-def export_csv(run: Run, folder: Path) -> list[Path]:
-    return _tables(run, folder, "csv")
+def export_csv(run: Run, folder: Path, blend: Blend) -> list[Path]:
+    return _tables(run, folder, blend, "csv")
 
 
-def _tables(run: Run, folder: Path, form: str) -> list[Path]:
-    """scores, details, ledger and metrics as long tables."""
+def _tables(run: Run, folder: Path, blend: Blend, form: str) -> list[Path]:
+    """scores as the methods gave them, details, ledger and the measures of the blend as long tables."""
     written = []
-    tables = {"scores": run.scores, "details": run.details, "ledger": run.ledger, "metrics": run.metrics()}
+    tables = {"scores": run.scores, "details": run.details, "ledger": run.ledger, "metrics": run.metrics(blend)}
     for name, table in tables.items():
         path = folder / f"{name}.{form}"
         with _whole(path) as temporary:
@@ -115,7 +121,7 @@ def _whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-FORMATS: Mapping[str, Callable[[Run, Path], list[Path]]] = {
+FORMATS: Mapping[str, Callable[[Run, Path, Blend], list[Path]]] = {
     "trec": export_trec,
     "hloc-pairs": export_pairs,
     "parquet": export_parquet,
@@ -123,8 +129,8 @@ FORMATS: Mapping[str, Callable[[Run, Path], list[Path]]] = {
 }
 
 
-def export(run: Run, form: str, folder: Path) -> list[Path]:
+def export(run: Run, form: str, folder: Path, blend: Blend = Blend()) -> list[Path]:
     """Write a finished run into a folder in one of FORMATS; the files written. UserError if it cannot be written."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return FORMATS[form](run, folder)
+        return FORMATS[form](run, folder, blend)
