@@ -492,7 +492,7 @@ def report(
     runs = _finished(
         places.runs,
         lambda run: (
-            (dataset is None or run.about["identity"]["shortlist"].get("dataset") in (dataset, _absolute(dataset)))
+            (dataset is None or run.record.identity.shortlist.dataset in (dataset, _absolute(dataset)))
             and (seal is None or run.seal.startswith(seal))
         ),
     )
@@ -552,11 +552,12 @@ def export(folder: Path | None, form: str, out: Path, blend: str, places: Places
     from bench.blend import Blend
     from bench.errors import UserError
     from bench.exports import export as write
+    from bench.results import sound_run
 
     how = Blend.parse(blend)
-    runs = [_one_run(folder)] if folder else _finished(places.runs)
-    if not runs or not runs[-1].finished:
-        raise UserError(f"no finished run in {folder or places.runs}", hint="python cli.py run --method all -d demo")
+    runs = [sound_run(folder)] if folder else _finished(places.runs)
+    if not runs:
+        raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all -d demo")
     for path in write(runs[-1], form, out, how):
         click.echo(f"written: {path}")
 
@@ -569,19 +570,6 @@ def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> l
     for note in found.notes(runs):
         click.echo(f"note: {note}", err=True)
     return list(found.finished)
-
-
-def _one_run(folder: Path) -> Run:
-    """The run in a folder that a user names. UserError where it is not finished or damaged."""
-    from bench.errors import UserError
-    from bench.results import Run
-
-    run = Run.load(folder)
-    if not run.finished:
-        raise UserError(f"no finished run in {folder}", hint="run its command again; it goes on where it stopped")
-    if damage := run.damage():
-        raise UserError(f"{folder} is damaged: {damage}", hint="run its command again; what is lost is measured again")
-    return run
 
 
 def _absolute(dataset: str) -> str:
@@ -603,8 +591,9 @@ def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> N
     """Compare a finished run with a baseline; exit 1 and say what changed on a regression."""
     from bench.errors import UserError
     from bench.report import check as checks
+    from bench.results import sound_run
 
-    runs = [_one_run(folder)] if folder else _finished(places.runs)
+    runs = [sound_run(folder)] if folder else _finished(places.runs)
     if write:
         if not runs:
             raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all --dataset demo")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from bench.blend import Blend
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.evaluation import evaluate
+from bench.record import Cost, MethodCard, MethodIdentity
 from bench.results import Run
 from bench.shortlist import Shortlist
 
@@ -131,22 +131,22 @@ def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
             f"--cascade: options of {named[0].method}: a replay takes the runs as they are",
             hint="run it: run --method cascade -o cascade.stages=…",
         )
-    having = {s.method: [run for run in runs if s.method in run.about["costs"]] for s in stages}
+    having = {s.method: [run for run in runs if s.method in run.record.costs] for s in stages}
     if not all(having.values()):
         return None
     chosen = [having[stage.method][-1] for stage in stages]
     base, texts = chosen[-1], list(texts)
-    about = {
-        **base.about,
-        "identity": {**base.about["identity"], "methods": {REPLAYED: {"options": {"stages": ",".join(texts)}}}},
-        "defaults": {REPLAYED: {}},
-        "skipped": {},
-        "failed": {},
-        "cold": {},
-        "costs": {REPLAYED: _costs(stages, chosen)},
-        "cards": {REPLAYED: _card(stages, chosen)},
-    }
-    return Replay(base.folder / Path(f"replayed {','.join(texts)}"), about, base, _replayed(stages, chosen))
+    record = replace(
+        base.record,
+        identity=replace(base.record.identity, methods={REPLAYED: MethodIdentity({"stages": ",".join(texts)})}),
+        defaults={REPLAYED: {}},
+        skipped={},
+        failed={},
+        cold={},
+        costs={REPLAYED: _costs(stages, chosen)},
+        cards={REPLAYED: _card(stages, chosen)},
+    )
+    return Replay(base.folder / Path(f"replayed {','.join(texts)}"), record, base, _replayed(stages, chosen))
 
 
 def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -182,32 +182,30 @@ def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFram
     return pd.concat(rows, ignore_index=True), pd.DataFrame(times)
 
 
-def _costs(stages: Sequence[Stage], runs: Sequence[Run]) -> dict[str, float]:
+def _costs(stages: Sequence[Stage], runs: Sequence[Run]) -> Cost:
     """Most descriptors of any stage; bytes of everything that any stage reads, where the run has kept them."""
-    costs = [run.about["costs"][stage.method] for stage, run in zip(stages, runs, strict=True)]
-    needs = set().union(*(run.about["cards"][s.method]["needs"] for s, run in zip(stages, runs, strict=True)))
-    mean = max(cost["descriptors_mean"] for cost in costs)
-    stored = runs[-1].about.get("stored_bytes", {})
-    parts = [stored.get(need, (float("nan"),) * 2) for need in needs]
-    return {
-        "descriptors_mean": mean,
-        "descriptors_max": max(cost["descriptors_max"] for cost in costs),
-        "kib_per_image": sum(whole + mean * local for whole, local in parts) / 1024,
-    }
+    costs = [run.record.costs[stage.method] for stage, run in zip(stages, runs, strict=True)]
+    needs = {need for s, run in zip(stages, runs, strict=True) for need in run.record.cards[s.method].needs}
+    mean = max(cost.descriptors_mean for cost in costs)
+    stored = runs[-1].record.stored_bytes
+    parts = [stored.get(need, (float("nan"),) * 2) for need in sorted(needs)]
+    return Cost(
+        descriptors_mean=mean,
+        descriptors_max=max(cost.descriptors_max for cost in costs),
+        kib_per_image=sum(whole + mean * local for whole, local in parts) / 1024,
+    )
 
 
-def _card(stages: Sequence[Stage], runs: Sequence[Run]) -> dict[str, Any]:
-    cards = [run.about["cards"][stage.method] for stage, run in zip(stages, runs, strict=True)]
-    terms = [card["noncommercial"] for card in cards if card["noncommercial"]]
-    return {
-        **cards[0],
-        "paper": "replayed from stored scores; its times are implied by those of its stages, in proportion to the "
+def _card(stages: Sequence[Stage], runs: Sequence[Run]) -> MethodCard:
+    cards = [run.record.cards[stage.method] for stage, run in zip(stages, runs, strict=True)]
+    trained = [f"{s.method}: {c.trained_on}" for s, c in zip(stages, cards, strict=True) if c.trained_on]
+    terms = [card.noncommercial for card in cards if card.noncommercial]
+    return MethodCard(
+        paper="replayed from stored scores; its times are implied by those of its stages, in proportion to the "
         "candidates each one scores, not measured",
-        "licence": " and ".join(dict.fromkeys(card["licence"] for card in cards)),
-        "trained_on": "; ".join(
-            f"{s.method}: {c['trained_on']}" for s, c in zip(stages, cards, strict=True) if c["trained_on"]
-        )
-        or None,
-        "noncommercial": ", ".join(dict.fromkeys(terms)) or None,
-        "control": False,
-    }
+        licence=" and ".join(dict.fromkeys(card.licence for card in cards)),
+        trained_on="; ".join(trained) or None,
+        noncommercial=", ".join(dict.fromkeys(terms)) or None,
+        control=False,
+        needs=cards[0].needs,
+    )

@@ -45,7 +45,7 @@ def export_trec(run: Run, folder: Path, blend: Blend) -> list[Path]:
             positives, _ = graded(run.shortlist, run.dataset, number, difficulty)
             relevant[query] = [run.shortlist.gallery[i] for i in positives]
         written.append(_write(folder / f"{slug(difficulty)}.qrels", trec.qrels_lines(relevant)))
-        for method in (FIRST_STAGE, *run.about["costs"]):
+        for method in (FIRST_STAGE, *run.record.costs):
             name = "first-stage" if method == FIRST_STAGE else slug(method)
             lines = trec.run_lines(ranked(rankings, method, difficulty), name)
             written.append(_write(folder / f"{name}.{slug(difficulty)}.run", lines))

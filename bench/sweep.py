@@ -162,7 +162,7 @@ def sweep(base: Request, budgets: Sequence[int], places: Places, progress: Progr
     rows = {
         label(outcome.run, method, {OPTION}): (method, budget)
         for budget, outcome in zip(budgets, outcomes, strict=True)
-        for method in outcome.run.about["costs"]
+        for method in outcome.run.record.costs
     }
     table = compare([outcome.run for outcome in outcomes], show={OPTION})
     points = dict(sorted(rows.items(), key=lambda row: row[1]))

@@ -26,6 +26,7 @@ from bench.evaluation import CEILING, FIRST_STAGE, evaluate
 from bench.features.extractors import ExtractOptions
 from bench.features.store import FeatureStore
 from bench.places import Places
+from bench.record import Cost
 from bench.report import check
 from bench.report.tables import FORMATS, compare, table_groups
 from bench.results import Run, finished_runs
@@ -252,7 +253,7 @@ def test_a_method_that_breaks_is_reported_and_the_others_finish(
     body, said = BAD[kind]
     add_method("broken", body)
     done = run(instances, "identity,broken,constant").run
-    assert said in done.about["failed"]["broken"]
+    assert said in done.record.failed["broken"]
     assert set(done.scores.method) == set(done.ledger.method) == {"identity", "constant"}
     table = compare([done])
     assert set(table.rows.index) == {"identity", "constant"}
@@ -275,13 +276,13 @@ def test_a_method_that_breaks_in_the_middle_is_finished_later(
     add_method("late", BREAKS_LATE.format(at=6))
     monkeypatch.setenv("BREAK", "1")
     broken = run(instances, "identity,late,reverse").run
-    assert "broke in the middle" in broken.about["failed"]["late"]
+    assert "broke in the middle" in broken.record.failed["late"]
     assert set(broken.scores.method) == {"identity", "reverse"}
     kept = [json.loads(line) for line in (broken.folder / "journal.jsonl").read_text().splitlines()]
     assert sum(record["method"] == "late" for record in kept) == 3  # two calls warm up, the sixth raised
     monkeypatch.setenv("BREAK", "0")
     mended = run(instances, "identity,late,reverse").run
-    assert mended.folder == broken.folder and not mended.about["failed"]
+    assert mended.folder == broken.folder and not mended.record.failed
     pd.testing.assert_series_equal(aps(mended, "late"), aps(mended, "reverse"), check_exact=True)
     after = [json.loads(line) for line in (mended.folder / "journal.jsonl").read_text().splitlines()]
     assert after[: len(kept)] == kept
@@ -315,7 +316,7 @@ def test_a_method_that_cannot_run_here_is_a_reported_skip(run: Go, instances: Pa
         "def score(self, query, candidates):\n    return candidates.similarities",
     )
     done = run(instances, "identity,picky").run
-    assert done.about["skipped"] == {"picky": "not on Mondays"}
+    assert done.record.skipped == {"picky": "not on Mondays"}
     assert any("picky did not run: not on Mondays" in note for note in compare([done]).notes)
     with pytest.raises(UserError, match="no requested method can run here"):
         run(instances, "picky")
@@ -349,7 +350,7 @@ def score(self, query, candidates):
     assert all(len(image) == 0 and len(image.global_descriptor) == 0 for image in (query, *candidates))
     return candidates.similarities""",
     )
-    assert not run(instances, "modest,blindfolded").run.about["failed"]
+    assert not run(instances, "modest,blindfolded").run.record.failed
 
 
 # --- costs --------------------------------------------------------------------------------------------------------
@@ -360,20 +361,16 @@ def test_descriptors_and_bytes_are_those_of_the_store(
 ) -> None:
     dataset, store = stored
     counts = np.array([store.count(key) for key in dataset.gallery])
-    costs = run(instances, "ransac,random,identity", options={"ransac": {"descriptors": "20"}}).run.about["costs"]
+    costs = run(instances, "ransac,random,identity", options={"ransac": {"descriptors": "20"}}).run.record.costs
     used = np.minimum(counts, 20)
     per_row = 64 * 2 + 2 + 2 + 2 * 4 + 2  # descriptor, scale and score in half precision; x, y single; orientation half
-    assert costs["ransac"] == {
+    assert vars(costs["ransac"]) == {
         "descriptors_mean": pytest.approx(used.mean()),
         "descriptors_max": used.max(),
         "kib_per_image": pytest.approx(used.mean() * per_row / 1024),
     }
-    assert costs["random"] == {
-        "descriptors_mean": 0,
-        "descriptors_max": 0,
-        "kib_per_image": pytest.approx(1280 * 2 / 1024),
-    }
-    assert costs["identity"] == {"descriptors_mean": 0, "descriptors_max": 0, "kib_per_image": 0}
+    assert costs["random"] == Cost(0, 0, 1280 * 2 / 1024)
+    assert costs["identity"] == Cost(0, 0, 0)
 
 
 def test_the_ledger_has_a_row_a_query_and_its_times_are_times(run: Go, instances: Path) -> None:
@@ -386,12 +383,12 @@ def test_the_ledger_has_a_row_a_query_and_its_times_are_times(run: Go, instances
 
 
 def test_a_run_records_what_it_was_made_with(run: Go, instances: Path) -> None:
-    about = run(instances, "ransac,identity").run.about
-    record = about["provenance"]
-    assert record["versions"]["torch"] and record["hardware"]["threads"] == 1 and record["torch_flags"]
-    assert about["identity"]["methods"]["ransac"]["options"]["seed"] == 0
-    assert len(about["identity"]["methods"]["ransac"]["source_sha256"]) == 64
-    assert about["cards"]["identity"]["control"] and not about["cards"]["ransac"]["control"]
+    record = run(instances, "ransac,identity").run.record
+    made = record.provenance
+    assert made["versions"]["torch"] and made["hardware"]["threads"] == 1 and made["torch_flags"]
+    assert record.identity.methods["ransac"].options["seed"] == 0
+    assert len(str(record.identity.methods["ransac"].source_sha256)) == 64
+    assert record.cards["identity"].control and not record.cards["ransac"].control
 
 
 # --- killed and resumed -------------------------------------------------------------------------------------------
@@ -781,7 +778,7 @@ def test_whitening_is_learned_on_another_set_and_named_in_the_record(run: Go, in
     plain_run = run(instances, "identity").run
     white = run(instances, "identity,constant", whiten=f"folder:{buildings}").run
     assert white.seal != plain_run.seal
-    name = white.about["identity"]["shortlist"]["features"]
+    name = white.record.identity.shortlist.features
     assert name.startswith("xfeat+gem-lite0+pca11[folder:") and str(buildings) in name
     with pytest.raises(UserError, match="another data set than the one tested"):
         run(instances, "identity", whiten=f"folder:{instances}")

@@ -11,10 +11,10 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.evaluation import evaluate
-from bench.files import read_json, writing
+from bench.files import read_json, write_json, writing
 from bench.metrics import chief
 from bench.report.tables import per_query
-from bench.results import Run, write_json
+from bench.results import Run
 
 TOLERANCE = 0.3  # mAP points: other processors round differently, the same one gives the same numbers
 RATIO_BOUND = 4.0  # a method's ms per pair, relative to the run's reference method, may change by this factor
@@ -32,7 +32,7 @@ def _accuracy(run: Run) -> dict[str, dict[str, dict[str, float | None]]]:
     """method -> difficulty -> query -> AP (None without positives)."""
     metrics = evaluate(run.rankings())  # from the sealed list and the scores, not as stored
     found: dict[str, dict[str, dict[str, float | None]]] = {}
-    for method in run.about["costs"]:
+    for method in run.record.costs:
         for difficulty in run.dataset.difficulties:
             values = per_query(metrics, method, difficulty, chief(run.dataset.protocol))
             found.setdefault(method, {})[difficulty] = {
@@ -45,7 +45,7 @@ def _relative_times(run: Run, reference: str) -> dict[str, float]:
     """Median ms per pair of each contender over that of the reference, both of this run."""
     ledger = run.ledger.assign(pair=run.ledger.score_ms / run.ledger.pairs)
     median = ledger.groupby("method")["pair"].median()
-    controls = {name for name, card in run.about["cards"].items() if card["control"]}
+    controls = {name for name, card in run.record.cards.items() if card.control}
     return {str(m): round(float(v / median[reference]), 4) for m, v in median.items() if m not in controls}
 
 
@@ -56,7 +56,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "features": header.features,
         "policy": header.policy,
         "k": header.k,
-        "options": {m: _options(v["options"]) for m, v in run.about["identity"]["methods"].items()},
+        "options": {m: _options(v.options) for m, v in run.record.identity.methods.items()},
     }
 
 
@@ -67,7 +67,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_baseline(run: Run, path: Path) -> None:
     """Write what `check` compares later runs with. UserError where the file cannot be written."""
-    contenders = [name for name, card in run.about["cards"].items() if not card["control"]]
+    contenders = [name for name, card in run.record.cards.items() if not card.control]
     if not contenders:
         raise UserError("a baseline needs at least one method that is not a control")
     reference = "ransac" if "ransac" in contenders else contenders[0]
@@ -80,8 +80,8 @@ def write_baseline(run: Run, path: Path) -> None:
         "relative_times": _relative_times(run, reference),
         "made": {
             "seal": run.seal,
-            "commit": run.about["provenance"].get("commit"),
-            "versions": run.about["provenance"].get("versions"),
+            "commit": run.record.provenance.get("commit"),
+            "versions": run.record.provenance.get("versions"),
         },
     }
     with writing(path, "make room there, or choose another file with --baseline"):
@@ -109,10 +109,9 @@ def matching_run(runs: list[Run], baseline: Mapping[str, Any]) -> Run:
     """The newest finished run of the baseline's data set, features, policy and k that holds all its methods."""
     wanted = {key: baseline["identity"][key] for key in ("dataset", "features", "policy", "k")}
     for run in reversed(runs):
-        header = run.about["identity"]["shortlist"]
-        if all(header[key] == value for key, value in wanted.items()) and set(baseline["accuracy"]) <= set(
-            run.about["costs"]
-        ):
+        header = vars(run.record.identity.shortlist)
+        same = all(header[key] == value for key, value in wanted.items())
+        if same and set(baseline["accuracy"]) <= set(run.record.costs):
             return run
     raise UserError(
         "no finished run to check: "

@@ -102,7 +102,7 @@ def _show(axes: Any, file: Path, box: Box | None, colour: str | None) -> None:
 
 def chosen_run(runs: Sequence[Run], method: str, reference: str) -> Run | None:
     """The last of the runs that has both; they are rows of one table (`bench.report.tables.table_groups`)."""
-    having = [run for run in runs if {method, reference} <= {FIRST_STAGE, *run.about["costs"]}]
+    having = [run for run in runs if {method, reference} <= {FIRST_STAGE, *run.record.costs}]
     return having[-1] if having else None
 
 

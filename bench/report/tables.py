@@ -15,6 +15,7 @@ from bench.datasets import PROTOCOLS, Dataset
 from bench.errors import UserError, listed
 from bench.evaluation import CEILING, FIRST_STAGE
 from bench.metrics import chief, measures
+from bench.record import MethodCard
 from bench.report.statistics import difference
 from bench.results import Run
 
@@ -50,8 +51,8 @@ def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that may share a table: same seal, features, machine and number of threads. Newest group last."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        identity = run.about["identity"]
-        key = run.seal + str(identity.get("features")) + json.dumps(identity["hardware"], sort_keys=True)
+        identity = run.record.identity
+        key = run.seal + str(identity.features) + json.dumps(identity.hardware, sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
@@ -65,7 +66,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
     latest: dict[str, tuple[Run, str]] = {}  # row -> where it comes from
     for run in runs:
-        for method in run.about["costs"]:
+        for method in run.record.costs:
             latest[label(run, method, show)] = (run, method)
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
     difficulties = tuple(PROTOCOLS[dataset.protocol])
@@ -81,8 +82,8 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         for name, (run, method) in latest.items()
     }
     rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
-    cards = {name: run.about["cards"][method] for name, (run, method) in latest.items()}
-    controls = frozenset(name for name in latest if cards[name]["control"])
+    cards = {name: run.record.cards[method] for name, (run, method) in latest.items()}
+    controls = frozenset(name for name in latest if cards[name].control)
     order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"{measure} {main}"]))
     title = (
         f"{header.dataset} ({header.image_set}) · {len(dataset.queries)} queries · gallery {header.gallery_size} · "
@@ -105,7 +106,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
             "query_crop": header.query_crop,
             "blend": str(blend),
             "measure": f"{measure} {main}",
-            "hardware": runs[-1].about["identity"]["hardware"],
+            "hardware": runs[-1].record.identity.hardware,
         },
         floor,
         top,
@@ -114,8 +115,8 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
 
 def label(run: Run, method: str, show: Collection[str] = ()) -> str:
     """The row's name: the method, with the options that are not the defaults, and those in `show`."""
-    options = run.about["identity"]["methods"][method]["options"]
-    defaults = run.about["defaults"].get(method, {})
+    options = run.record.identity.methods[method].options
+    defaults = run.record.defaults.get(method, {})
     changed = [
         f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in options.items()
@@ -166,25 +167,21 @@ def _row(
     row[f"headroom {main}"] = 100 * (row[f"{first} {main}"] - floor) / (top - floor) if top > floor else float("nan")
     ledger = run.ledger[run.ledger.method == method]
     total = ledger.load_ms + ledger.transfer_ms + ledger.score_ms
-    cost = run.about["costs"][method]
+    cost, cold = run.record.costs[method], run.record.cold.get(method)
     return row | {
         "ms/query p50": total.median(),
         "ms/query p95": float(np.percentile(total, 95)),
         "ms/pair": (ledger.score_ms / ledger.pairs).median(),
-        "desc mean": cost["descriptors_mean"],
-        "desc max": cost["descriptors_max"],
-        "KiB/image": cost["kib_per_image"],
-        "peak MiB": _number(run.about["cold"].get(method, {}).get("peak_mib")),
+        "desc mean": cost.descriptors_mean,
+        "desc max": cost.descriptors_max,
+        "KiB/image": cost.kib_per_image,
+        "peak MiB": float("nan") if cold is None or cold.peak_mib is None else cold.peak_mib,
     }
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _notes(
     latest: Mapping[str, tuple[Run, str]],
-    cards: Mapping[str, dict],
+    cards: Mapping[str, MethodCard],
     controls: frozenset[str],
     metrics: Mapping[Path, pd.DataFrame],
     measure: str,
@@ -194,7 +191,7 @@ def _notes(
 ) -> tuple[str, ...]:
     runs = list(dict.fromkeys(run for run, _ in latest.values()))
     floor, top = bounds
-    machine = runs[-1].about["identity"]["hardware"]
+    machine = runs[-1].record.identity.hardware
     anyone = metrics[runs[-1].folder]
     scorable = per_query(anyone, FIRST_STAGE, main, measure).notna().any()  # an older run may have no positives
     notes = [
@@ -244,29 +241,27 @@ def _notes(
     for run in runs:
         notes += [
             f"{method} did not run: {reason}"
-            for method, reason in run.about["skipped"].items()
+            for method, reason in run.record.skipped.items()
             if method not in {m for _, m in latest.values()}
         ]
-        if terms := run.about.get("features_noncommercial"):
+        if terms := run.record.features_noncommercial:
             notes.append(f"Features: NOT FOR COMMERCIAL USE ({terms}).")
-        notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
-        notes += run.about.get("notes", ())
-        if run.about["unreadable"]:
-            notes.append(f"{len(run.about['unreadable'])} images could not be read and have no features.")
-    sources = {
-        name: run.about["identity"]["methods"][method].get("source_sha256") for name, (run, method) in latest.items()
-    }
+        notes += [f"{method} failed: {reason}" for method, reason in run.record.failed.items()]
+        notes += run.record.notes
+        if run.record.unreadable:
+            notes.append(f"{len(run.record.unreadable)} images could not be read and have no features.")
+    sources = {name: run.record.identity.methods[method].source_sha256 for name, (run, method) in latest.items()}
     newest = {
-        method: sources[name] for name, (_, method) in sorted(latest.items(), key=lambda row: _finished(row[1][0]))
+        method: sources[name] for name, (_, method) in sorted(latest.items(), key=lambda row: row[1][0].record.finished)
     }
     if older := [name for name, (_, method) in latest.items() if sources[name] != newest[method]]:
         notes.append(f"Measured with earlier code than other rows of the same method: {', '.join(older)}.")
     said: dict[tuple[str, str], list[str]] = {}  # method, what its card says -> rows; once for all rows of a sweep
     for name in contenders:
         card = cards[name]
-        trained = f"; trained on {card['trained_on']}" if card["trained_on"] else ""
-        terms = f"; NOT FOR COMMERCIAL USE ({card['noncommercial']})" if card["noncommercial"] else ""
-        said.setdefault((latest[name][1], f"{card['paper']}; {card['licence']}{trained}{terms}"), []).append(name)
+        trained = f"; trained on {card.trained_on}" if card.trained_on else ""
+        terms = f"; NOT FOR COMMERCIAL USE ({card.noncommercial})" if card.noncommercial else ""
+        said.setdefault((latest[name][1], f"{card.paper}; {card.licence}{trained}{terms}"), []).append(name)
     notes += [f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items()]
     return tuple(dict.fromkeys(notes))
 
@@ -317,13 +312,9 @@ def _all_tied(latest: Mapping[str, tuple[Run, str]], contenders: Sequence[str]) 
     return notes
 
 
-def _finished(run: Run) -> str:
-    return str(run.about.get("finished", ""))
-
-
 def _interleaved(runs: Sequence[Run]) -> bool:
     """Whether the methods of all runs took turns."""
-    return len(runs) == 1 or len({tuple(run.about.get("together", [run.folder.name])) for run in runs}) == 1
+    return len(runs) == 1 or len({run.record.together or (run.folder.name,) for run in runs}) == 1
 
 
 def _text(value: float, digits: int) -> str:

@@ -134,7 +134,7 @@ def test_an_exported_first_stage_imported_again_gives_the_same_measures(
         names = np.array([[ours.shortlist.gallery[i] for i in row] for row in ours.shortlist.lists["any"]])
         np.savez(tmp_path / "theirs.npz", queries=np.array(ours.shortlist.queries), candidates=names)
         theirs = run(buildings, "identity,mnn", top_k=8, shortlist=tmp_path / "theirs.npz")
-        assert any("theirs.npz" in note for note in theirs.run.about["notes"])
+        assert any("theirs.npz" in note for note in theirs.run.record.notes)
         for method in ("identity", "mnn"):
             a, b = (
                 r.scores[r.scores.method == method].sort_values(["query", "candidate"])[["query", "candidate"]]
