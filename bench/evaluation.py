@@ -90,6 +90,11 @@ class Rankings:
         return reranked(candidates, self.blend(self.scores(method, name, query), similarities))
 
 
+def main_difficulty(dataset: Dataset) -> str:
+    """The difficulty that rows are ordered and compared by: Medium, or All where there is no other."""
+    return "Medium" if "Medium" in dataset.difficulties else next(iter(dataset.difficulties))
+
+
 def graded(shortlist: Shortlist, dataset: Dataset, query: int, difficulty: str) -> tuple[np.ndarray, np.ndarray]:
     """Indices into the shortlist's gallery of the images that are positive, and of those ignored, for a query."""
     positive, ignored = dataset.difficulties[difficulty]

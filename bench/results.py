@@ -31,6 +31,7 @@ from bench.errors import UserError
 from bench.evaluation import COLUMNS, Rankings, evaluate
 from bench.files import write_json
 from bench.journal import Journal, Record
+from bench.metrics import measures
 from bench.places import slug
 from bench.record import FILE, Identity, RunRecord, Unfinished, as_json, read_record
 from bench.shortlist import UNION, Shortlist
@@ -205,8 +206,12 @@ class Run:
         return self._table("ledger")
 
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
-        """Per-query measures; stored for the plain blend, replayed from the scores for any other."""
-        return self._table("metrics") if blend == Blend() else evaluate(self.rankings(blend))
+        """Measures of every query: as stored, or replayed from the scores for a blend or for newer measures."""
+        if blend == Blend():
+            stored = self._table("metrics")
+            if set(measures(self.dataset.protocol)) <= set(stored["measure"]):
+                return stored
+        return evaluate(self.rankings(blend))
 
     def rankings(self, blend: Blend = Blend()) -> Rankings:
         """What every method ranks, from the stored scores."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.blend import Blend
 from bench.datasets import Box
-from bench.evaluation import FIRST_STAGE, graded
+from bench.evaluation import FIRST_STAGE, graded, main_difficulty
 from bench.images import UnreadableImage, crop, decode, read_bytes
-from bench.metrics import chief
+from bench.metrics import primary
 from bench.names import shown as readable
 from bench.report.plots import saved
 from bench.report.tables import label
@@ -21,23 +21,18 @@ SIDE = 160  # pixels of a thumbnail's longer side
 COLOURS = {"right": "#0072b2", "wrong": "#d55e00", "ignored": "0.6"}  # told apart by all eyes
 
 
-def difficulty_of(run: Run) -> str:
-    """The difficulty that the sheet is about: Medium, or All where there is no other."""
-    return "Medium" if "Medium" in run.dataset.difficulties else "All"
-
-
 def worst(run: Run, method: str, reference: str, blend: Blend = Blend()) -> list[tuple[int, float, float]]:
-    """Query numbers with the average precisions of the method and of the reference, greatest loss first, no gains."""
-    found = run.metrics(blend)
-    found = found[(found["difficulty"] == difficulty_of(run)) & (found["measure"] == chief(run.dataset.protocol))]
+    """Query numbers with the primary measure of the method and of the reference, greatest loss first, no gains."""
+    found, measure = run.metrics(blend), primary(run.dataset.protocol)
+    found = found[(found["difficulty"] == main_difficulty(run.dataset)) & (found["measure"] == measure.name)]
     values = found.pivot(index="query", columns="method", values="value")
     numbers = {query: i for i, query in enumerate(run.shortlist.queries)}
     rows = [
         (numbers[query], ours, theirs)
         for query, ours, theirs in zip(values.index, values[method], values[reference], strict=True)
-        if ours < theirs  # also leaves out queries without positives
+        if measure.better * (ours - theirs) < 0  # also leaves out queries without positives
     ]
-    return sorted(rows, key=lambda row: (row[1] - row[2], row[0]))
+    return sorted(rows, key=lambda row: (measure.better * (row[1] - row[2]), row[0]))
 
 
 def worst_queries(
@@ -55,7 +50,8 @@ def worst_queries(
     lost = worst(run, method, reference, blend)
     if not lost:
         return None
-    shown, rankings, difficulty = lost[:rows], run.rankings(blend), difficulty_of(run)
+    shown, rankings, difficulty = lost[:rows], run.rankings(blend), main_difficulty(run.dataset)
+    measure = primary(run.dataset.protocol).of_query
     figure, places = plt.subplots(
         2 * len(shown),
         SHOWN + 1,
@@ -70,7 +66,7 @@ def worst_queries(
             axes = places[2 * row + line]
             _show(axes[0], query.image, query.box if line == 0 else None, "black" if line == 0 else None)
             axes[0].set_title(readable(query.id)[:24] if line == 0 else "", fontsize=7)
-            axes[0].set_xlabel(f"{by}\nAP {100 * value:.1f}", fontsize=8)
+            axes[0].set_xlabel(f"{by}\n{measure} {100 * value:.1f}", fontsize=8)
             for place in range(1, SHOWN + 1):
                 _show(axes[place], query.image, None, None)
             for place, index in enumerate(rankings.ranking(by, difficulty, number)[:SHOWN], 1):
