@@ -8,8 +8,8 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,7 @@ import click
 from bench import __version__
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.places import Places
-    from bench.report.tables import Table
     from bench.results import Run
     from bench.run import Request
 
@@ -142,42 +139,6 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, places=places, **kwargs)
 
     return wrapped
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=170, soft_wrap=False)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=_console(stderr=True),
-    ) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield update
 
 
 def _options(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -341,13 +302,14 @@ def run(request: Request, places: Places) -> None:
     Killed or interrupted, the same command goes on where it stopped.
     """
     from bench.report.tables import compare
+    from bench.report.terminal import print_table, progress_bars
     from bench.run import execute
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         outcome = execute(request, places, progress)
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
-    _print(compare([outcome.run]))
+    print_table(compare([outcome.run]))
     click.echo(f"\nrun: {outcome.run.folder}")
 
 
@@ -384,57 +346,23 @@ def sweep(request: Request, descriptors: str | None, vary: tuple[str, ...], out:
     500, for each of queries x top-k pairs. A smaller --top-k makes it shorter.
     """
     from bench import sweep as sweeps
+    from bench.report.terminal import print_table, progress_bars
 
     if vary and descriptors is not None:
         raise click.UsageError("give --descriptors or --vary, not both")
     budgets = sweeps.budgets_of(descriptors or "25,50,100,200,500")
     varied = [sweeps.Varied.parse(text) for text in vary]
-    with _progress() as progress:
+    with progress_bars() as progress:
         if varied:
             found = sweeps.vary(request, varied, places, progress)
         else:
             found = sweeps.sweep(request, budgets, places, progress)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
-    _print(found.table)
+    print_table(found.table)
     click.echo()
     for path in sweeps.write(found, out):
         click.echo(f"written: {path}")
-
-
-def _print(table: Table) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    from bench.report.tables import cells
-
-    shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
-    shown.add_column("method", no_wrap=True)
-    for column in table.columns:
-        shown.add_column(column.name, justify="right")
-    best = {
-        c.name: c.better * table.rows.loc[[n for n in table.rows.index if n not in table.controls], c.name]
-        for c in table.columns
-        if c.better > 0
-    }
-    for name, row in zip(table.rows.index, cells(table), strict=True):
-        marked = [
-            f"[bold]{text}[/bold]"
-            if c.name in best
-            and len(best[c.name]) > 1
-            and name in best[c.name].index
-            and best[c.name][name] == best[c.name].max()
-            else text
-            for c, text in zip(table.columns, row[1:], strict=True)
-        ]
-        shown.add_row(escape(row[0]), *marked, style="dim" if name in table.controls else "")
-    console = _console()
-    console.print(shown)
-    for note in table.notes:
-        console.print(f"  {note}", highlight=False, markup=False)
-    for column in table.columns:
-        console.print(f"  {column.name}: {column.meaning}", style="dim", highlight=False, markup=False)
 
 
 _blend = click.option(
@@ -486,6 +414,7 @@ def report(
     from bench.evaluation import FIRST_STAGE
     from bench.places import slug
     from bench.report.tables import FORMATS, compare, table_groups
+    from bench.report.terminal import print_table
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
@@ -510,7 +439,7 @@ def report(
         replayed = replayed or bool(replays)
         table = compare([*group, *replays], how)
         if form == "terminal":
-            _print(table)
+            print_table(table)
         else:
             click.echo(FORMATS[form](table))
         if plots is not None:
@@ -611,16 +540,6 @@ def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> N
         raise SystemExit(1)
 
 
-def _listing(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.table import Table as RichTable
-
-    table = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table, markup=False)
-
-
 @main.command()
 @click.option("--features", "-f", default="xfeat", show_default=True, help="Say what can run on this feature set.")
 def methods(features: str) -> None:
@@ -630,6 +549,7 @@ def methods(features: str) -> None:
     from bench import registry
     from bench.errors import UserError
     from bench.features.extractors import card as feature_card
+    from bench.report.terminal import print_listing
 
     card, rows = feature_card(features), []
     for name in registry.names():
@@ -648,7 +568,7 @@ def methods(features: str) -> None:
                 cls().skip(card) or "ready",
             )
         )
-    _listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
+    print_listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
     click.echo("* control: a floor, a ceiling or a sentinel")
 
 
@@ -660,6 +580,7 @@ def datasets(ctx: click.Context, places: Places) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from bench.datasets.catalogue import ENTRIES, state
+    from bench.report.terminal import print_listing
 
     rows = [(name, e.summary, e.licence, e.needs, state(name, places)) for name, e in ENTRIES.items()]
     rows.append(
@@ -680,7 +601,7 @@ def datasets(ctx: click.Context, places: Places) -> None:
             "made on first use",
         )
     )
-    _listing(("data set", "what", "licence", "needs", "here"), rows)
+    print_listing(("data set", "what", "licence", "needs", "here"), rows)
 
 
 @datasets.command()
@@ -694,6 +615,7 @@ def download(name: str, dry_run: bool, places: Places) -> None:
     """
     from bench.datasets.download import download as fetch
     from bench.datasets.sources import source
+    from bench.report.terminal import progress_bars
 
     wanted = source(name)
     if dry_run:
@@ -704,7 +626,7 @@ def download(name: str, dry_run: bool, places: Places) -> None:
             click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
         click.echo(f"{len(wanted.files)} files; images: {wanted.image_set}; licence: {wanted.licence}")
         return
-    with _progress() as progress:
+    with progress_bars() as progress:
         done = fetch(wanted, places.data, progress)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
@@ -720,9 +642,10 @@ def verify(name: str, places: Places) -> None:
     """Name the missing, extra and damaged files of a data set that `download` fetched; exit 1 if there are any."""
     from bench.datasets.download import verify as check_files
     from bench.datasets.sources import source
+    from bench.report.terminal import progress_bars
 
     wanted = source(name)
-    with _progress() as progress:
+    with progress_bars() as progress:
         found = check_files(wanted, places.data, progress)
     for what in ("missing", "extra", "damaged"):
         names = getattr(found, what)
@@ -747,8 +670,9 @@ def features(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from bench.features.extractors import CARDS
+    from bench.report.terminal import print_listing
 
-    _listing(
+    print_listing(
         ("feature set", "what", "local", "global", "licence", "here"),
         [
             (c.name, c.summary, f"{c.local_dim}-d", f"{c.global_dim}-d", c.licence, c.skip() or "ready")
@@ -802,6 +726,7 @@ def import_features(
     from bench.features.foreign import import_foreign
     from bench.features.imports import import_delg, import_listed
     from bench.features.store import FeatureStore
+    from bench.report.terminal import progress_bars
     from bench.run import feature_folder
 
     if (dataset is None) == (listing is None):
@@ -810,7 +735,7 @@ def import_features(
         raise click.UsageError("--list is for delg")
     if kind == "delg" and (ordered or any((globals_, queries, query_globals))):
         raise click.UsageError("delg takes no --globals, --queries, --query-globals or --ordered")
-    with _progress() as progress:
+    with progress_bars() as progress:
 
         def told(done: int, total: int) -> None:
             progress("importing features", done, total)
@@ -890,6 +815,7 @@ class _Trainer(click.Command):
 
         def run_training(recipe: str, out: Path, **given: str | None) -> None:
             from bench.files import writing
+            from bench.report.terminal import progress_bars
             from methods.rrt.loop import require_name
 
             require_name(out)  # now, not after the minutes that preparing may take
@@ -900,7 +826,7 @@ class _Trainer(click.Command):
                 for key, text in given.items()
                 if text is not None
             }
-            with _progress() as progress:
+            with progress_bars() as progress:
                 card = module.train(module.TrainOptions(**values), out, progress)
             click.echo(f"weights: {out}")
             for key, value in card.items():

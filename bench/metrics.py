@@ -133,7 +133,7 @@ MEASURES: Mapping[str, Measure] = _table(
         Measure(
             f"R@{k}",
             f"R@{k}",
-            f"share of queries with a positive among the first {k}",
+            f"share of queries with a positive in the top {k}",
             partial(recall_at, k=k),
             ("instance", "sop") if k < 1000 else ("sop",),
         )

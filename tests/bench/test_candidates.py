@@ -590,7 +590,7 @@ def test_every_exported_ranking_comes_back_as_a_shortlist(
     export(ours, "trec", tmp_path)
     for method in ("identity", "mnn", "constant"):
         for difficulty in ours.dataset.difficulties:
-            expected = [[image for image, _ in rows] for rows in ranked(ours, method, difficulty).values()]
+            expected = [[image for image, _ in rows] for rows in ranked(ours.rankings(), method, difficulty).values()]
             k = min(map(len, expected))
             path = tmp_path / f"{method}.{difficulty}.run"
             made = imported_shortlist(path, everything, "blind", k).shortlist
