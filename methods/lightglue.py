@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.features.extractors import FeatureCard
-from bench.reranker import Card, FeatureBatch, Features, Reranker, Scored, given_file, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, given_file, register
 from methods._verification import Verification, verify
 
 
@@ -44,16 +43,16 @@ class LightGlue(Reranker):
     def skip(self, features: FeatureCard) -> str | None:
         from third_party.lightglue_weights import KINDS, RELEASES, read
 
-        if features.name not in KINDS:
+        if features.local not in KINDS:
             return f"no LightGlue is trained for {features.name}: use --features {' or '.join(KINDS)}"
-        if self.options.weights is None and features.name != "xfeat":
+        if self.options.weights is None and features.local != "xfeat":
             return (
-                f"the LighterGlue weights read XFeat descriptors, not {features.name}: use --features xfeat, or give "
-                f"{RELEASES}/{KINDS[features.name]}_lightglue.pth with -o lightglue.weights=FILE"
+                f"the LighterGlue weights read XFeat descriptors, not {features.local}: use --features xfeat, or give "
+                f"{RELEASES}/{KINDS[features.local]}_lightglue.pth with -o lightglue.weights=FILE"
             )
         kind = read(self.weights())[0]
-        if kind != KINDS[features.name]:
-            return f"{self.options.weights} is for {kind} descriptors, not for {features.name}"
+        if kind != KINDS[features.local]:
+            return f"{self.options.weights} is for {kind} descriptors, not for {features.local}"
         return None
 
     def load(self) -> None:

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.features.extractors import FeatureCard
-from bench.reranker import Card, FeatureBatch, Features, Reranker, Scored, apply_preset, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, apply_preset, register
 from methods import _matching, _verification
 from methods._matching import Matcher, Matches, match
 from methods._parallel import each

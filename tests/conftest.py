@@ -17,10 +17,9 @@ from PIL import Image
 
 import methods
 from bench.datasets import Dataset, folder
-from bench.features.extractors import ExtractOptions
-from bench.features.store import FeatureStore
+from bench.features.sets import ExtractOptions, FeatureSet, features_of
 from bench.places import Places
-from bench.run import Outcome, Request, execute, features_of
+from bench.run import Outcome, Request, execute
 from cli import main
 from methods.rrt.model import RRT, RRTConfig
 
@@ -131,7 +130,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stored(instances: Path, cache: Path) -> tuple[Dataset, FeatureStore]:
+def stored(instances: Path, cache: Path) -> tuple[Dataset, FeatureSet]:
     """The instance set and its feature store."""
     dataset = folder.load(instances)
     store, _ = features_of(dataset, "xfeat", EXTRACT, torch.device("cpu"), Places.of(cache))

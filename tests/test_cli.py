@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from bench import doctor, registry
-from bench.features.extractors import CARDS
+from bench.features.sets import EXTRACTORS, IMPORTS
 from cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -205,10 +205,11 @@ def test_datasets_lists_every_data_set_and_whether_it_is_here(cli: Callable[...,
 
 def test_features_lists_every_feature_set(cli: Callable[..., Result]) -> None:
     output = cli("features").output
-    for card in CARDS.values():
-        assert card.name in output and f"{card.local_dim}-d" in output
-    assert output.count("ready") == sum(card.skip() is None for card in CARDS.values()) >= 2
-    assert "import only" in output and "delg: its .delg_global" in output  # and how to get them
+    for name in EXTRACTORS.names():
+        spec = EXTRACTORS.get(name).spec
+        assert name in output and all(f"{dim}-d" in output for dim in (spec.local_dim, spec.global_dim) if dim)
+    assert output.count("ready") >= 3  # xfeat, sift, gem-lite0
+    assert all(name in output for name in IMPORTS) and "its .delg_global" in output  # and how to get them
 
 
 def test_doctor_finds_this_environment_fit(cli: Callable[..., Result]) -> None:
@@ -288,6 +289,6 @@ def test_a_wrong_name_for_weights_is_refused_before_anything_is_prepared(
 
 
 def test_a_method_with_one_recipe_needs_no_name_of_it(cli: Callable[..., Result]) -> None:
-    for method, recipe in (("asmk", "kmeans"), ("rrt", "views")):
+    for method, recipe in (("asmk", "kmeans"), ("rrt", "views"), ("rrt-sop", "sop")):
         shown = cli("train", method, "--help").output
         assert f"[default: {recipe}]" in " ".join(shown.split())

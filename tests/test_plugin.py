@@ -1,4 +1,4 @@
-"""A reranker in a package outside the repository: built, installed, tested by its author, and run."""
+"""Plugins in a package outside the repository: built, installed, tested by its author, and run."""
 
 from __future__ import annotations
 
@@ -52,3 +52,68 @@ def test_it_runs_beside_the_others_and_a_broken_one_is_only_listed(
     assert rows["hamming descriptors=40"]["mAP All"] > rows["identity"]["mAP All"]
     listed = python("cli.py", "methods")
     assert "hamming-broken" in listed and "a_package_that_nobody" in "".join(listed.split())
+
+
+def test_its_author_tests_an_extractor_in_one_line(python: Python) -> None:
+    line = "check_extractor(Colours)"
+    python(
+        "-c", f"from rerankbench_hamming.colours import Colours; from bench.conformance import check_extractor; {line}"
+    )
+
+
+def test_an_extractor_of_a_package_is_a_first_stage_like_any_other(
+    python: Python, instances: Path, tmp_path: Path
+) -> None:
+    folders = ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
+    small = ["--max-side", "160", "--keep-descriptors", "150", "--top-k", "5", "-d", f"folder:{instances}"]
+    methods = ["-m", "mnn,lightglue,asmk,ransac,aqe"]
+    python("cli.py", "run", *methods, "--features", "xfeat+colours:bins=3", *small, *folders)
+    table = json.loads(python("cli.py", "report", "--format", "json", *folders))
+    assert table["features"].startswith("xfeat+colours-")
+    assert {row["method"] for row in table["rows"]} == {"mnn", "lightglue", "asmk", "ransac", "aqe"}
+    listed = python("cli.py", "features")
+    assert "colours" in listed and "Square roots of a histogram" in " ".join(listed.split())
+
+
+@pytest.fixture
+def listing(instances: Path, tmp_path: Path) -> Path:
+    """A CSV file that lists the images of three instances."""
+    lines = [f"{image.name},{image.parent.name}" for image in sorted(instances.rglob("*.png"))]
+    for image in instances.rglob("*.png"):
+        shutil.copy(image, tmp_path / f"{image.parent.name}-{image.name}")
+    file = tmp_path / "images.csv"
+    file.write_text("\n".join(["image,instance", *(f"{line.split(',')[1]}-{line}" for line in lines)]))
+    return file
+
+
+def test_the_author_of_a_data_set_tests_it_in_one_line(python: Python, listing: Path) -> None:
+    line = f"check_dataset(load, Place(Path('data'), Path('cache'), Path({str(listing)!r})))"
+    imports = (
+        "from pathlib import Path",
+        "from bench.conformance_dataset import check_dataset",
+        "from bench.datasets.dataset import Place",
+        "from rerankbench_hamming.listed import load",
+    )
+    python("-c", "; ".join([*imports, line]))
+
+
+def test_its_data_set_is_listed_and_run_like_any_other(
+    python: Python, instances: Path, listing: Path, tmp_path: Path
+) -> None:
+    folders = ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
+    listed = "".join(python("cli.py", "datasets", *folders).split())
+    assert "csv:FILE" in listed and "csv-broken" in listed and "a_package_that_nobody" in listed
+    small = ["--max-side", "160", "--keep-descriptors", "150", "--top-k", "5"]
+    for name in (f"csv:{listing}", f"folder:{instances}"):
+        python("cli.py", "run", "-m", "mnn", "-d", name, *small, *folders)
+    ours, same = (
+        json.loads(python("cli.py", "report", "-d", name, "--format", "json", *folders))["rows"]
+        for name in (f"csv:{listing}", f"folder:{instances}")
+    )
+    assert [row["mAP All"] for row in ours] == [row["mAP All"] for row in same] and ours
+
+
+def test_the_page_on_data_sets_shows_the_file_that_is_installed_here() -> None:
+    page = (REPOSITORY / "docs" / "data-sets.md").read_text()
+    example = (REPOSITORY / "tests" / "plugin" / "rerankbench_hamming" / "listed.py").read_text()
+    assert f"```python\n{example}```" in page

@@ -20,13 +20,12 @@ from bench.blend import Blend
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
 from bench.evaluation import CEILING, FIRST_STAGE, evaluate
-from bench.features.extractors import ExtractOptions
-from bench.features.store import FeatureStore
+from bench.features.sets import ExtractOptions, FeatureSet, features_of
 from bench.places import Places
 from bench.record import Cost
 from bench.report.tables import compare
 from bench.results import Run, finished_runs
-from bench.run import Outcome, Request, execute, feature_folder
+from bench.run import Outcome, Request, execute
 
 Go = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -346,7 +345,7 @@ def score(self, query, candidates):
 
 
 def test_descriptors_and_bytes_are_those_of_the_store(
-    run: Go, instances: Path, stored: tuple[Dataset, FeatureStore]
+    run: Go, instances: Path, stored: tuple[Dataset, FeatureSet]
 ) -> None:
     dataset, store = stored
     counts = np.array([store.count(key) for key in dataset.gallery])
@@ -394,12 +393,12 @@ import methods
 methods.__path__.append({methods!r})
 import bench.features.store as store
 store.SHARD_IMAGES = 2
-from bench.features.extractors import FeatureExtractor
-plain = FeatureExtractor.__call__
+from bench.features.extract import PartExtractor
+plain = PartExtractor.__call__
 def slow(self, *given):
     time.sleep({nap})
     return plain(self, *given)
-FeatureExtractor.__call__ = slow
+PartExtractor.__call__ = slow
 from cli import main
 main()
 """
@@ -448,7 +447,7 @@ def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
 
 
 def test_a_run_killed_while_scoring_goes_on_where_it_stopped(
-    run: Go, instances: Path, places: Places, tmp_path: Path, add_method: Callable, stored: tuple[Dataset, FeatureStore]
+    run: Go, instances: Path, places: Places, tmp_path: Path, add_method: Callable, stored: tuple[Dataset, FeatureSet]
 ) -> None:
     add_method("napping", SLOW)
 
@@ -471,7 +470,7 @@ def test_a_run_killed_while_scoring_goes_on_where_it_stopped(
 
 
 def test_an_extraction_killed_in_the_middle_keeps_its_shards(
-    run: Go, instances: Path, tmp_path: Path, stored: tuple[Dataset, FeatureStore], add_method: Callable
+    run: Go, instances: Path, tmp_path: Path, stored: tuple[Dataset, FeatureSet], add_method: Callable
 ) -> None:
     places = Places(tmp_path / "cache", tmp_path / "data", tmp_path / "runs")
 
@@ -488,9 +487,9 @@ def test_an_extraction_killed_in_the_middle_keeps_its_shards(
         lambda what, done, total: told.append((what, done, total)),
     )
     assert {path: (path / "shard.json").stat().st_mtime_ns for path in before} == before
-    assert max(total for what, _, total in told if what == "extracting features") == 9 - 2 * len(before)
+    assert max(total for what, _, total in told if what == "extracting xfeat") == 9 - 2 * len(before)
     dataset, whole = stored
-    store = FeatureStore(feature_folder(dataset.name, "xfeat", extract, places))
+    store, _ = features_of(dataset, "xfeat", extract, torch.device("cpu"), places)
     for key in dataset.gallery:
         for name, value in vars(whole.read(key)).items():
             assert torch.equal(getattr(store.read(key), name), value), (key, name)
@@ -549,4 +548,4 @@ def test_two_folders_whose_long_names_end_alike_keep_apart(
         run(path, "identity")
     assert folder.load(first).name != folder.load(second).name
     made = {p.name for p in (places.cache / "features").iterdir() if "b" * 40 in p.name}
-    assert len(made) == 2
+    assert len(made) == 4

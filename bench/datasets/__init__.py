@@ -9,8 +9,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import file_hash
-
-Box = tuple[float, float, float, float]
+from bench.images import Box
 
 # difficulty -> (grades that count as positive, grades dropped before scoring); revisitop evaluate.py
 REVISITED: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -21,6 +20,7 @@ REVISITED: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 INSTANCE: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "All": (frozenset({"easy", "hard"}), frozenset({"junk"})),
 }
+GRADES = ("easy", "hard", "junk")
 PROTOCOLS = {"revisited": REVISITED, "instance": INSTANCE, "sop": INSTANCE, "gldv2": INSTANCE}
 
 
@@ -69,9 +69,9 @@ class Instances(Mapping[str, Mapping[str, str]]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Queries, gallery and ground truth, checked: unique ids, grades that name gallery images, one grade an image.
+    """Queries, gallery and ground truth, checked: unique ids, grades that are such and name gallery images.
 
-    `grades[query id][gallery id]` is `easy`, `hard` or `junk`; an image without a grade is a negative.
+    `grades[query id][gallery id]` is one of `GRADES`; an image without a grade is a negative.
     """
 
     name: str
@@ -93,6 +93,13 @@ class Dataset:
         (image, times), *_ = Counter(query.id for query in self.queries).most_common(1)
         if times > 1:
             raise UserError(f"{self.name}: query id {image!r} appears more than once")
+        if not isinstance(self.grades, Instances):
+            for query, grades in self.grades.items():
+                if wrong := next((image for image, value in grades.items() if value not in GRADES), None):
+                    raise UserError(
+                        f"{self.name}: ground truth of query {query!r} grades {wrong!r} as {grades[wrong]!r}",
+                        hint=f"grades are {', '.join(GRADES)}; an image without one is a negative",
+                    )
         for query, images in self._named():
             for image in images:
                 if image not in self.gallery:

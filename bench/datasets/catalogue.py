@@ -1,116 +1,88 @@
-"""Which data sets there are and how each is loaded, by name."""
+"""Which data sets there are: files of `bench/datasets/` that declare one or several, and entry points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from bench.datasets import Dataset, demo, folder, gldv2, revisited, sop, views
+from bench.datasets import Dataset
+from bench.datasets.dataset import Loader, Place, Progress
+from bench.datasets.official.local import MissingImages, NotHere
+from bench.datasets.official.sources import Source
+from bench.doors import Door
 from bench.errors import UserError, unknown
 from bench.places import Places
 
-Progress = Callable[[int, int], None]
+FIRST_USE = "made on first use"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One row of `datasets`."""
-
-    summary: str
-    licence: str
-    needs: str
-    load: Callable[[Places, Progress | None, bool], Dataset]  # the last: whether the images must be here
+def _name(value: object) -> str | None:
+    return value.name if isinstance(value, Loader) else None
 
 
-ENTRIES: Mapping[str, Entry] = {
-    "demo": Entry(
-        "generated buildings: 40 landmarks, 400 confusable distractors",
-        "Apache-2.0",
-        "nothing",
-        lambda places, progress, _: demo.load(places.cache, progress),
-    ),
-    "roxford": Entry(
-        "Revisited Oxford: 70 queries, 4,993 photographs",
-        "Flickr photographs, research use",
-        "roxford5k/ below the data root",
-        lambda places, _, images: revisited.load("roxford", places.data, images),
-    ),
-    "rparis": Entry(
-        "Revisited Paris: 70 queries, 6,322 photographs",
-        "Flickr photographs, research use",
-        "rparis6k/ below the data root",
-        lambda places, _, images: revisited.load("rparis", places.data, images),
-    ),
-    "roxford+1m": Entry(
-        "Revisited Oxford among a million distractors",
-        "Flickr photographs, research use",
-        "roxford5k/ and revisitop1m/ below the data root",
-        lambda places, _, images: revisited.load("roxford+1m", places.data, images),
-    ),
-    "rparis+1m": Entry(
-        "Revisited Paris among a million distractors",
-        "Flickr photographs, research use",
-        "rparis6k/ and revisitop1m/ below the data root",
-        lambda places, _, images: revisited.load("rparis+1m", places.data, images),
-    ),
-    "gldv2": Entry(
-        "Google Landmarks v2 retrieval: 1,129 queries, 761,757 photographs",
-        "annotations CC BY 4.0, photographs CC0 or public domain",
-        "gldv2/ below the data root",
-        lambda places, _, images: gldv2.load("gldv2", places.data, images),
-    ),
-    "gldv2-public": Entry(
-        "its 379 public queries, to choose options on",
-        "as gldv2",
-        "as gldv2",
-        lambda places, _, images: gldv2.load("gldv2-public", places.data, images),
-    ),
-    "gldv2-private": Entry(
-        "its 750 private queries",
-        "as gldv2",
-        "as gldv2",
-        lambda places, _, images: gldv2.load("gldv2-private", places.data, images),
-    ),
-    "sop": Entry(
-        "Stanford Online Products: 60,502 test images, each a query",
-        "none stated; research",
-        "sop/ below the data root",
-        lambda places, _, images: sop.load(places.data, images),
-    ),
-}
-MANY = frozenset(name for name in ENTRIES if "1m" in name or "gldv2" in name)  # too many files to look for in a list
-FOLDER = "folder:"
-VIEWS = "views:"
+DATASETS: Door[Loader] = Door("data set", "--dataset", "bench.datasets", "rerankbench.datasets", _name, families=True)
+names, get = DATASETS.names, DATASETS.get
 
 
 def load(name: str, places: Places, progress: Progress | None = None, images: bool = True) -> Dataset:
-    """The data set of that name; `folder:PATH` is a user's own, `views:PATH` is made from photographs.
+    """The data set of that name, or of `NAME:PATH`. `images`: whether photographs must be here.
 
-    `images`: whether official photographs must be here.
+    UserError for an unknown name, and as of the data set's own function.
     """
-    if name.startswith(FOLDER):
-        if not name.removeprefix(FOLDER):
-            raise UserError("folder: needs a path", hint="--dataset folder:PATH")
-        return folder.load(Path(name.removeprefix(FOLDER)).expanduser().resolve())
-    if name.startswith(VIEWS):
-        return views.load(Path(name.removeprefix(VIEWS)).expanduser().resolve(), places.cache, progress)
-    if name not in ENTRIES:
-        raise unknown("data set", name, [*ENTRIES, "folder:PATH", "views:PATH"])
-    return ENTRIES[name].load(places, progress, images)
+    base, _, path = name.partition(":")
+    if base not in names():
+        raise unknown("data set", base, usages())
+    return get(base)(Place(places.data, places.cache, Path(path) if path else None, images, progress))
 
 
-def state(name: str, places: Places) -> str:
+def usages() -> list[str]:
+    """How each data set is named on the command line; those that cannot be loaded by their names alone."""
+
+    def usage(name: str) -> str:
+        try:
+            return get(name).usage
+        except UserError:
+            return name
+
+    return [usage(name) for name in names()]
+
+
+def sources() -> dict[str, tuple[Source, ...]]:
+    """What can be downloaded: by data set, and each part by its folder below the data root."""
+    found: dict[str, tuple[Source, ...]] = {}
+    for name in names():
+        try:
+            loader = get(name)
+        except UserError:  # it is listed with its error
+            continue
+        if loader.sources:
+            found[name] = loader.sources
+            found |= {source.folder: (source,) for source in loader.sources if source.folder not in found}
+    return found
+
+
+def sources_of(name: str) -> tuple[Source, ...]:
+    """What `datasets download` fetches of that name. UserError for an unknown one."""
+    known = sources()
+    if name not in known:
+        raise unknown("data set to download", name, known)
+    return known[name]
+
+
+def state(loader: Loader, places: Places) -> str:
     """`ready`, or why the data set cannot be used here."""
-    if name == "demo":
-        return "ready" if demo.ready(places.cache) else "generated on first use"
+    place = Place(places.data, places.cache, images=not loader.many)
+    if loader.takes is not None:
+        return "ready" if loader.made is None else FIRST_USE
     try:
-        load(name, places, images=name not in MANY)
+        if loader.made is not None:
+            return "ready" if loader.made(place) else FIRST_USE
+        loader(place)
+    except MissingImages as error:
+        return f"{error.missing} of {error.total} photographs missing; imported features need none"
+    except NotHere:
+        return f"not in {places.data}"
     except UserError as error:
-        return (
-            f"{error.message.split(' photographs are missing')[0].split(': ')[-1]} photographs missing; "
-            "imported features need none"
-            if "photographs are missing" in error.message
-            else f"not in {places.data}"
-        )
+        return error.message
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
     return "ready"

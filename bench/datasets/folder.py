@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets import Box, Dataset, Instances, Query, grade
+from bench.datasets import GRADES
 from bench.datasets.boxes import check_boxes
+from bench.datasets.dataset import Dataset, Instances, Place, Query, dataset, grade
 from bench.errors import UserError
 from bench.files import read_text
-from bench.images import HEIF, HEIF_PACKAGE, suffixes
+from bench.images import HEIF, HEIF_PACKAGE, Box, suffixes
 from bench.names import Names, encodable, shown
 from bench.walk import Walk, walk
 
 TRUTH = "gnd.json"
-GRADES = ("easy", "hard", "junk")
 KEYS = ("gallery", "queries")
 QUERY_KEYS = ("query", "box", *GRADES)
 # what other programs and data sets call these, in lower case
@@ -44,6 +44,18 @@ BESIDE = frozenset(
 )
 TEXTS = frozenset({"readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile"})
 NAMED = 5  # files at most in a note
+
+
+@dataset(
+    "folder",
+    summary="your images: gallery/, queries/ and gnd.json, or one folder per instance",
+    licence="yours",
+    needs="the folder",
+    takes="PATH",
+)
+def read(place: Place) -> Dataset:
+    assert place.path is not None
+    return load(place.path, place.name)
 
 
 def load(path: Path, name: str | None = None) -> Dataset:

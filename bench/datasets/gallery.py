@@ -13,7 +13,7 @@ from bench.errors import UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class Layout:
     """Where the images lie whose ids begin with `prefix`: `folder/[a/b/c/]rest + suffix`.
 
     `spread` first characters of the rest are folders of their own, as Google Landmarks has it.
@@ -32,12 +32,12 @@ class Place:
 class Gallery(Mapping[str, Path]):
     """Read-only id -> file, in the order given; about 50 bytes an image and the id's own.
 
-    The place of an id is the last of `places` whose prefix it begins with. UserError for an id given twice.
+    The layout of an id is the last of `layouts` whose prefix it begins with. UserError for an id given twice.
     """
 
-    def __init__(self, ids: Iterable[str], places: Sequence[Place], name: str = "gallery"):
+    def __init__(self, ids: Iterable[str], layouts: Sequence[Layout], name: str = "gallery"):
         encoded = [image.encode() for image in ids]
-        self._places = tuple(places)
+        self._layouts = tuple(layouts)
         self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         self._text = b"".join(encoded)
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
@@ -60,7 +60,7 @@ class Gallery(Mapping[str, Path]):
     def __getitem__(self, image: str) -> Path:
         if self._find(image) is None:
             raise KeyError(image)
-        return next(place for place in reversed(self._places) if image.startswith(place.prefix))(image)
+        return next(each for each in reversed(self._layouts) if image.startswith(each.prefix))(image)
 
     def id_at(self, number: int) -> str:
         return self._text[self._ends[number] : self._ends[number + 1]].decode()
@@ -84,25 +84,3 @@ class Gallery(Mapping[str, Path]):
 
 def _hash(image: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(image, digest_size=8).digest())
-
-
-def require_files(name: str, paths: Iterable[Path], listed: Path, hint: str) -> None:
-    """UserError that names the photographs that are missing; all of them in the file `listed` where there are many."""
-    missing, total = [], 0
-    for path in paths:
-        total += 1
-        if not path.is_file():
-            missing.append(path)
-    if not missing:
-        return
-    names = sorted(path.name for path in missing)
-    shown = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + ", …"
-    try:
-        listed.write_text("\n".join(map(str, sorted(missing))) + "\n", encoding="utf-8", errors="surrogateescape")
-        where = f" (all of them are named in {listed})" if len(names) > 20 else ""
-    except OSError:
-        where, shown = "", ", ".join(names)
-    raise UserError(
-        f"data set {name!r}: {len(names)} of {total} photographs are missing from {missing[0].parent}: {shown}{where}",
-        hint=hint,
-    )

@@ -11,15 +11,16 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from bench.datasets import Dataset, Query, grade
-from bench.datasets.download import image_set
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.dataset import Dataset, File, Place, Query, Source, Unpack, dataset, grade
+from bench.datasets.gallery import Gallery, Layout
+from bench.datasets.official.local import NotHere, image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
 
 FOLDER = "gldv2"
 GET = "python cli.py datasets download gldv2"
 SPLITS = {"gldv2": ("Public", "Private"), "gldv2-public": ("Public",), "gldv2-private": ("Private",)}
+LICENCE = "annotations CC BY 4.0, photographs CC0 or public domain"
 LARGEST_CSV = 2**30  # bytes; the official ones have under 20 MB
 
 
@@ -103,13 +104,67 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
     index_csv, solution_csv = base / "metadata" / "index.csv", base / "ground_truth" / "retrieval_solution_v2.1.csv"
     for path in (index_csv, solution_csv):
         if not path.is_file():
-            raise UserError(f"data set {name!r} is not in {root}: missing {path}", hint=GET)
-    gallery = Gallery(read_index(index_csv), [Place(base / "index", spread=3)], str(index_csv))
+            raise NotHere(f"data set {name!r} is not in {root}: missing {path}", hint=GET)
+    gallery = Gallery(read_index(index_csv), [Layout(base / "index", spread=3)], str(index_csv))
     solution = read_solution(solution_csv, SPLITS[name])
-    place = Place(base / "test", spread=3)
-    queries = tuple(Query(query, place(query)) for query in solution)
+    file = Layout(base / "test", spread=3)
+    queries = tuple(Query(query, file(query)) for query in solution)
     grades = {query: grade(query, easy=found) for query, found in solution.items()}
     if images:
         require_files(name, [*(q.image for q in queries)], base / "missing.txt", GET)
         require_files(name, gallery.values(), base / "missing.txt", GET)
     return Dataset(name, "gldv2", image_set(base, "v2 as found"), queries, gallery, grades)
+
+
+def _landmarks() -> Source:
+    base = "https://s3.amazonaws.com/google-landmark"
+    tables = ("metadata/index.csv", "metadata/test.csv", "ground_truth/retrieval_solution_v2.1.csv")
+    return Source(
+        "gldv2",
+        (
+            *(File(f"gldv2/{name}", (f"{base}/{name}",)) for name in tables),
+            *(
+                File(
+                    f"gldv2/{split}_images_{number:03d}.tar",
+                    (f"{base}/{split}/images_{number:03d}.tar",),
+                    digest_url=f"{base}/md5sum/{split}/md5.images_{number:03d}.txt",
+                    unpack=Unpack(f"gldv2/{split}", strip=f"{split}/"),
+                )
+                for split, parts in (("index", 100), ("test", 20))
+                for number in range(parts)
+            ),
+        ),
+        "v2, solution v2.1",
+        LICENCE,
+    )
+
+
+def _read(place: Place) -> Dataset:
+    return load(place.name, place.data, place.images)
+
+
+LANDMARKS = _landmarks()
+WHOLE = dataset(
+    "gldv2",
+    summary="Google Landmarks v2 retrieval: 1,129 queries, 761,757 photographs",
+    licence=LICENCE,
+    needs="gldv2/ below the data root",
+    source=LANDMARKS,
+    many=True,
+)(_read)
+PUBLIC = dataset(
+    "gldv2-public",
+    summary="its 379 public queries, to choose options on",
+    licence="as gldv2",
+    needs="as gldv2",
+    source=LANDMARKS,
+    many=True,
+)(_read)
+PRIVATE = dataset(
+    "gldv2-private",
+    summary="its 750 private queries",
+    licence="as gldv2",
+    needs="as gldv2",
+    source=LANDMARKS,
+    many=True,
+)(_read)

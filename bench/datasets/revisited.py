@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.datasets import Box, Dataset, Query, grade
 from bench.datasets.boxes import check_boxes
-from bench.datasets.download import image_set
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.dataset import Dataset, File, Place, Query, Source, Unpack, dataset, grade
+from bench.datasets.gallery import Gallery, Layout
+from bench.datasets.official.local import NotHere, image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
+from bench.images import Box
 from third_party import allowed_pickle
 
 FOLDERS = {"roxford": "roxford5k", "rparis": "rparis6k"}
@@ -30,6 +31,34 @@ DISTRACTOR_SUFFIX = ".jpg"
 LARGEST_LIST = 2**30  # bytes; the official list has about 40 MB
 GET_DISTRACTORS = "python cli.py datasets download revisitop1m"
 LARGEST_PICKLE = 16 * 2**20  # bytes; the official files have 150 and 277 kB
+LICENCE = "Flickr photographs, research use"
+BLURRED = "faces blurred (archives -v1, served since 2022)"
+# files of the Paris archives that hold a web page instead of a photograph; no list names them
+CORRUPT = frozenset(
+    f"paris_{name}.jpg"
+    for name in [
+        "louvre_000136",
+        "louvre_000146",
+        "moulinrouge_000422",
+        "museedorsay_001059",
+        "notredame_000188",
+        "pantheon_000284",
+        "pantheon_000960",
+        "pantheon_000974",
+        "pompidou_000195",
+        "pompidou_000196",
+        "pompidou_000201",
+        "pompidou_000467",
+        "pompidou_000640",
+        "sacrecoeur_000299",
+        "sacrecoeur_000330",
+        "sacrecoeur_000353",
+        "triomphe_000662",
+        "triomphe_000833",
+        "triomphe_000863",
+        "triomphe_000867",
+    ]
+)
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
@@ -55,7 +84,7 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
         "or RERANKBENCH_DATA"
     )
     if not pickle_file.is_file():
-        raise UserError(
+        raise NotHere(
             f"data set {name!r} is not in {root}: missing {pickle_file} and the photographs {base / 'jpg'}/*.jpg",
             hint=get,
         )
@@ -79,12 +108,12 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
     if name != plain:
         more = root / "revisitop1m"
         if not (more / "revisitop1m.txt").is_file():
-            raise UserError(
+            raise NotHere(
                 f"data set {name!r} is not in {root}: missing {more / 'revisitop1m.txt'}", hint=GET_DISTRACTORS
             )
         ids = [*gallery, *(DISTRACTOR + image for image in read_distractors(more / "revisitop1m.txt"))]
-        places = [Place(base / "jpg"), Place(more / "jpg", DISTRACTOR_SUFFIX, DISTRACTOR)]
-        gallery = Gallery(ids, places, str(more / "revisitop1m.txt"))
+        layouts = [Layout(base / "jpg"), Layout(more / "jpg", DISTRACTOR_SUFFIX, DISTRACTOR)]
+        gallery = Gallery(ids, layouts, str(more / "revisitop1m.txt"))
         version += ", " + image_set(more, "revisitop1m as found")
         if images:
             distractors = (path for image, path in gallery.items() if image.startswith(DISTRACTOR))
@@ -123,3 +152,95 @@ def _index(value: int) -> int:
 def _box(values: list[float]) -> Box:
     x1, y1, x2, y2 = (float(v) for v in values)
     return (x1, y1, x2, y2)
+
+
+def _revisited(folder: str, size: int, sha256: str, archives: tuple[str, ...]) -> Source:
+    truth = f"gnd_{folder}.pkl"
+    unpack = Unpack(f"{folder}/jpg", flat=True, leave_out=CORRUPT)
+    where = "oxbuildings" if folder == "roxford5k" else "parisbuildings"
+    return Source(
+        folder,
+        (
+            File(
+                f"{folder}/{truth}",
+                (f"http://cmp.felk.cvut.cz/revisitop/data/datasets/{folder}/{truth}",),
+                size,
+                f"sha256:{sha256}",
+            ),
+            *(
+                File(f"{folder}/{name}", (f"https://www.robots.ox.ac.uk/~vgg/data/{where}/{name}",), unpack=unpack)
+                for name in archives
+            ),
+        ),
+        BLURRED,
+        LICENCE,
+    )
+
+
+def _distractors() -> Source:
+    base = "http://ptak.felk.cvut.cz/revisitop/revisitop1m"
+    return Source(
+        "revisitop1m",
+        (
+            File("revisitop1m/revisitop1m.txt", (f"{base}/revisitop1m.txt",)),
+            *(
+                File(
+                    f"revisitop1m/revisitop1m.{number}.tar.gz",
+                    (f"{base}/jpg/revisitop1m.{number}.tar.gz",),
+                    unpack=Unpack("revisitop1m/jpg", strip="jpg/"),
+                )
+                for number in range(1, 101)
+            ),
+        ),
+        "revisitop1m",
+        LICENCE,
+    )
+
+
+def _read(place: Place) -> Dataset:
+    return load(place.name, place.data, place.images)
+
+
+_OXFORD = _revisited(
+    "roxford5k",
+    149_871,
+    "ba7967754bd2d7d2210a5799f9c45ad5835e269a80ef9d3eba44caa35816c471",
+    ("oxbuild_images-v1.tgz",),
+)
+_PARIS = _revisited(
+    "rparis6k",
+    276_508,
+    "d2e729a5293dda7dda8a15c8383424a42e4964a2c4cfea2f32fa85d11d2df499",
+    ("paris_1-v1.tgz", "paris_2-v1.tgz"),
+)
+_MORE = _distractors()
+ROXFORD = dataset(
+    "roxford",
+    summary="Revisited Oxford: 70 queries, 4,993 photographs",
+    licence=LICENCE,
+    needs="roxford5k/ below the data root",
+    source=_OXFORD,
+)(_read)
+RPARIS = dataset(
+    "rparis",
+    summary="Revisited Paris: 70 queries, 6,322 photographs",
+    licence=LICENCE,
+    needs="rparis6k/ below the data root",
+    source=_PARIS,
+)(_read)
+ROXFORD_1M = dataset(
+    "roxford+1m",
+    summary="Revisited Oxford among a million distractors",
+    licence=LICENCE,
+    needs="roxford5k/ and revisitop1m/ below the data root",
+    source=(_OXFORD, _MORE),
+    many=True,
+)(_read)
+RPARIS_1M = dataset(
+    "rparis+1m",
+    summary="Revisited Paris among a million distractors",
+    licence=LICENCE,
+    needs="rparis6k/ and revisitop1m/ below the data root",
+    source=(_PARIS, _MORE),
+    many=True,
+)(_read)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.datasets import Dataset, Instances, Query
-from bench.datasets.download import image_set
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.dataset import Dataset, File, Instances, Place, Query, Source, Unpack, dataset
+from bench.datasets.gallery import Gallery, Layout
+from bench.datasets.official.local import NotHere, image_set, require_files
 from bench.errors import UserError
 from bench.files import read_text
 
@@ -21,6 +21,7 @@ FOLDER = Path("sop") / "Stanford_Online_Products"
 SUFFIX = ".JPG"
 HEADER = ["image_id", "class_id", "super_class_id", "path"]
 GET = "python cli.py datasets download sop"
+LICENCE = "none stated; research"
 LARGEST_LIST = 64 * 2**20  # bytes; the official lists have under 4 MB
 
 
@@ -53,13 +54,41 @@ def load(root: Path, images: bool = True) -> Dataset:
     """The test images; UserError naming what is missing and how to get it."""
     folder = root / FOLDER
     if not (folder / "Ebay_test.txt").is_file():
-        raise UserError(f"data set 'sop' is not in {root}: missing {folder / 'Ebay_test.txt'}", hint=GET)
+        raise NotHere(f"data set 'sop' is not in {root}: missing {folder / 'Ebay_test.txt'}", hint=GET)
     classes = read_list(folder / "Ebay_test.txt")
     members: dict[str, list[str]] = {}
     for image, label in classes.items():
         members.setdefault(label, []).append(image)
-    gallery = Gallery(classes, [Place(folder, SUFFIX)], str(folder / "Ebay_test.txt"))
+    gallery = Gallery(classes, [Layout(folder, SUFFIX)], str(folder / "Ebay_test.txt"))
     queries = tuple(Query(image, folder / f"{image}{SUFFIX}") for image in classes)
     if images:
         require_files("sop", gallery.values(), folder / "missing.txt", GET)
     return Dataset("sop", "sop", image_set(root / "sop", "as found"), queries, gallery, Instances(members.values()))
+
+
+def _products() -> Source:
+    name = "Stanford_Online_Products.zip"
+    return Source(
+        "sop",
+        (
+            File(
+                f"sop/{name}",
+                (f"http://ftp.cs.stanford.edu/cs/cvgl/{name}",),
+                digest="md5:7f73d41a2f44250d4779881525aea32e",
+                unpack=Unpack("sop"),
+            ),
+        ),
+        name,
+        LICENCE,
+    )
+
+
+@dataset(
+    "sop",
+    summary="Stanford Online Products: 60,502 test images, each a query",
+    licence=LICENCE,
+    needs="sop/ below the data root",
+    source=_products(),
+)
+def read(place: Place) -> Dataset:
+    return load(place.data, place.images)

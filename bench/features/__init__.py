@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureCard:
+    """What a feature set holds, as far as a method must know to read it. A size is 0 where there is no descriptor."""
+
+    name: str  # LOCAL+GLOBAL, as tables have it
+    local: str  # what the local descriptors are, for example xfeat; empty where there are none
+    global_: str  # what the global descriptor is
+    local_dim: int | None  # values of a descriptor; None where only extraction will tell
+    global_dim: int | None
+    local_key: str = ""  # `local`, with the contents of the weights given
+    weights: tuple[Path, ...] = ()  # files given for the local descriptors
+    imported: bool = False  # made by another program
+
+    @property
+    def known(self) -> bool:
+        """Whether both sizes are known."""
+        return self.local_dim is not None and self.global_dim is not None
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ import numpy as np
 
 from bench.datasets import Dataset, Query
 from bench.errors import UserError
+from bench.features.imports import Import
 from bench.features.store import Entry, ExtractReport, FeatureStore, Item, fill, items, query_key
 from bench.files import file_hash, read_json, write_whole, writing
 from bench.names import shown
@@ -32,6 +33,7 @@ from third_party.foreign_features import Ames, Arrays, Colmap, Contents, Foreign
 
 VERSION = 2
 BEYOND = 2  # pixels that an image of a crop may be larger than the query's box: rounding
+EXACT = 1e-3  # a descriptor whose norm is this near to 1 is left as it is
 UNIT = 2e-2  # a descriptor whose norm is this near to 1 is one that was stored in few bits, not another length
 
 
@@ -45,6 +47,7 @@ class Source:
     queries: Path | None = None
     query_globals: Path | None = None
     ordered: bool = False  # the user says that the files' order is that of quality
+    local: str | None = None  # the extractor that made the local descriptors, where the user says so
 
     def __post_init__(self) -> None:
         given = {"globals": self.globals_, "queries": self.queries, "query-globals": self.query_globals}
@@ -68,6 +71,7 @@ class Source:
                 f"python cli.py features import {self.kind} {shlex.quote(shown(self.place))}",
                 *(f"--{name} {shlex.quote(shown(path))}" for name, path in options.items() if path is not None),
                 *(["--ordered"] if self.ordered else []),
+                *([f"--local {self.local}"] if self.local else []),
                 f"--dataset {shlex.quote(dataset)}",
             ]
         )
@@ -85,6 +89,31 @@ KINDS: Mapping[str, Callable[[Source], Foreign]] = {
     "colmap": lambda source: Colmap(source.place),
     "arrays": lambda source: ImageFiles(source.place),
 }
+IMPORTS = (
+    Import(
+        "hloc",
+        "hloc's HDF5 features",
+        "a features .h5 of hloc; --globals the .h5 of its global descriptors, where they are not in the first",
+    ),
+    Import(
+        "ames",
+        "AMES' HDF5 descriptors",
+        "the folder that AMES' extraction wrote; or the .h5 of gallery and then queries, or the gallery's with "
+        "--queries the queries'; --globals and --query-globals their global descriptors, .npy or .pt",
+    ),
+    Import(
+        "colmap",
+        "keypoints and descriptors of a COLMAP database",
+        "the database, of SIFT, ALIKED or LoMa; it has no global descriptors",
+    ),
+    Import(
+        "arrays",
+        "your own arrays",
+        "a folder with one .npz or .safetensors an image: descriptors (n, d), keypoints (n, 2), and if there are "
+        "scales, orientations, scores, image_size, global_descriptor; without scores, --ordered says that rows are "
+        "best first",
+    ),
+)
 # what is so of every file of a kind
 ALWAYS: Mapping[str, tuple[str, ...]] = {
     "ames": (
@@ -153,7 +182,8 @@ class Record:
 
     def original(self) -> Source | None:
         """The source, if its files are all there."""
-        paths = {name: Path(path) for name, path in self.source.items() if name not in ("kind", "ordered") and path}
+        plain = ("kind", "ordered", "local")
+        paths = {name: Path(path) for name, path in self.source.items() if name not in plain and path}
         try:
             return Source(
                 str(self.source["kind"]),
@@ -162,13 +192,14 @@ class Record:
                 paths.get("queries"),
                 paths.get("query_globals"),
                 bool(self.source["ordered"]),
+                self.source.get("local"),
             )
         except (UserError, TypeError, KeyError):
             return None
 
     def differs(self, other: Record) -> str:
         """In what the other import is another one, or nothing. Where its files lie does not matter."""
-        if self.source.get("ordered") != other.source.get("ordered"):
+        if any(self.source.get(option) != other.source.get(option) for option in ("ordered", "local")):
             return "other options"
         return "other files" if [f.sha256 for f in self.files] != [f.sha256 for f in other.files] else ""
 
@@ -274,13 +305,16 @@ def import_foreign(
     queries: Path | None = None,
     query_globals: Path | None = None,
     ordered: bool = False,
+    local: tuple[str, int | None] | None = None,
 ) -> ExtractReport:
     """Bring the store in `folder` up to date with the files given.
 
     The same files again go on where an import was interrupted; other files or options replace the store once all is
-    read. UserError for images that are not there, and for values that are none.
+    read. `local` says which extractor made the local descriptors, and how many values one has, so that the methods made
+    for that extractor run on them. UserError for images that are not there, values that are none, and descriptors of
+    another size than `local` says.
     """
-    given = Source(kind, source, globals_, queries, query_globals, ordered)
+    given = Source(kind, source, globals_, queries, query_globals, ordered, local[0] if local else None)
     foreign = KINDS[kind](given)
     listed = foreign.names()
     names = _matched(kind, dataset, listed, foreign, source)
@@ -288,7 +322,14 @@ def import_foreign(
     contents = foreign.contents([names[item.key] for item in order])
     scored = _scored(contents, given, foreign.scored)
     read = _Reader(foreign, source, names, dataset, order, scored)
+    if local is not None and local[1] not in (None, read.sizes["local_dim"]):
+        raise UserError(
+            f"--local {local[0]}: {shown(source)} has {read.sizes['local_dim']}-d descriptors, not {local[1]}-d ones",
+            hint="name the extractor that made them, or leave --local out",
+        )
     identity = {"features": kind, "version": VERSION, **read.sizes, "scores": scored}
+    if local is not None:
+        identity["kind"] = local[0]
 
     before = Record.read(folder)
     staged = folder.with_name(f"{folder.name}.new")
@@ -657,7 +698,8 @@ def _arranged(given: Arrays, where: str, scored: str) -> tuple[Arrays, dict[str,
     lengths = {}
     for name in ("descriptors", "global_descriptor"):
         norm = np.linalg.norm(arrays[name].astype(np.float64), axis=-1, keepdims=True)
-        arrays[name] = (arrays[name] / np.where(norm == 0, 1, norm)).astype(np.float32)
+        # what has unit norm but for rounding stays as it is, bit for bit
+        arrays[name] = (arrays[name] / np.where((norm == 0) | (np.abs(norm - 1) < EXACT), 1, norm)).astype(np.float32)
         if name in given:
             lengths[name] = norm[..., 0]
     return arrays, lengths

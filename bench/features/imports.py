@@ -10,19 +10,46 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.features.extractors import CARDS
 from bench.features.store import Entry, ExtractReport, FeatureStore, Item, fill, items, query_key
 from bench.files import write_whole
 from bench.images import content_hash
 from third_party import delg
 
+
+@dataclass(frozen=True)
+class Import:
+    """One kind of features that other programs make."""
+
+    name: str
+    summary: str
+    place: str  # what PLACE of `features import` is
+    licence: str = "of the features' maker"
+    dims: tuple[int | None, int | None] = (None, None)  # values of a local and a global descriptor, where all have them
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def skip(self) -> str:
+        """Why it cannot be extracted here."""
+        return f"import only: python cli.py features import {self.name} PLACE --dataset NAME"
+
+
+DELG = Import(
+    "delg",
+    "DELG local and global descriptors (ECCV 2020), as the RRT paper used them",
+    "its .delg_global and .delg_local files are written by DELG's extraction (tensorflow/models, "
+    "research/delf) with a model such as https://storage.googleapis.com/delf/r50delg_gldv2clean_20200914.tar.gz",
+    "Apache-2.0 (code and models of tensorflow/models)",
+    (128, 2048),
+)
 IDENTITY = {"features": "delg", "version": 1}  # what another version imported is imported again
 SUFFIXES = (".delg_global", ".delg_local")
 QUERY, GALLERY = ("query", "queries"), ("index", "gallery")  # sub-folders; the first that is there is used
@@ -152,11 +179,12 @@ def _source(folder: Path) -> Path:
 
 
 def _read(item: Item) -> Entry:
-    card = CARDS["delg"]
+    local_dim, global_dim = DELG.dims
+    assert local_dim is not None and global_dim is not None
     data = [delg.read_bytes(path) for path in item.files]
     whole, local = delg.parse_global(data[0], item.files[0]), delg.parse_local(data[1], item.files[1])
     n = len(local.scales)
-    descriptors = local.descriptors if n else np.zeros((0, card.local_dim), np.float32)
+    descriptors = local.descriptors if n else np.zeros((0, local_dim), np.float32)
     best = np.argsort(-local.strengths, kind="stable")
     arrays = {
         "global_descriptor": _unit(whole),
@@ -169,7 +197,7 @@ def _read(item: Item) -> Entry:
         "image_size": np.ceil(local.keypoints.max(axis=0, initial=1)).clip(max=2**30),
     }
     for path, size, expected in zip(
-        item.files, (len(whole), descriptors.shape[1]), (card.global_dim, card.local_dim), strict=True
+        item.files, (len(whole), descriptors.shape[1]), (global_dim, local_dim), strict=True
     ):
         if size != expected:
             raise UserError(f"{path}: descriptors of {size} values, expected DELG's {expected}")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from bench.datasets import Box
 from bench.files import read_json
+from bench.images import Box
 
 NAME = "index.sqlite"
 FORMAT = 1

@@ -28,15 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import Box, Dataset
+from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.executor import Executor, Local, in_order
 from bench.features import Features
-from bench.features.extractors import FeatureExtractor
 from bench.features.index import Index, Row, Shard, shards
 from bench.features.precision import PRECISIONS, unpacked
 from bench.files import read_json, write_whole, writing
-from bench.images import UnreadableImage, content_hash, read_bytes, read_picture
+from bench.images import Box
 from bench.locks import alone
 from bench.search import Vectors
 
@@ -165,10 +164,21 @@ class FeatureStore:
             digest.update(f"{row.key}\0{row.sha256}\0{row.box}\n".encode())
         return digest.hexdigest()
 
-    @property
-    def has_globals(self) -> bool:
-        """Whether the images have global descriptors; features imported without them have none."""
-        return (self.identity or {}).get("global_dim") != 0
+    @cached_property
+    def dims(self) -> tuple[int, int]:
+        """Values of a local and of a global descriptor; 0 where the images have none."""
+        arrays, about = self._arrays(0), self.identity or {}
+        whole = arrays["global_descriptor"].shape[1] if "global_descriptor" in arrays else 0
+        local = arrays["descriptors"].shape[1] if "descriptors" in arrays else 0
+        if local and arrays["descriptors"].dtype != np.float16 and arrays["descriptors"].dtype != np.float32:
+            local = int(read_json(self._index.shards[0] / "shard.json")["local_dim"])  # packed rows do not tell
+        return int(about.get("local_dim", local)), int(about.get("global_dim", whole))  # type: ignore[call-overload]
+
+    def times(self) -> tuple[float, float] | None:
+        """Median ms to decode an image and to extract from it, as measured when it was done; None if it was not."""
+        lists = (read_json(path / "shard.json")["images"] for path in self._index.shards)
+        found = [entry["ms"] for listed in lists for entry in listed if entry.get("ms")]
+        return None if not found else tuple(np.median(np.array(found), axis=0).tolist())  # type: ignore[return-value]
 
     def copies(self, keys: Collection[str], among: Iterable[str]) -> dict[str, str]:
         """For each of `keys` whose image has the same bytes as one of `among`, the last such image.
@@ -192,6 +202,7 @@ class FeatureStore:
                     # a plain view of the map: indexing a memmap itself costs more than reading a row
                     name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
                     for name in (*LOCAL, *WHOLE, "offsets")
+                    if name == "offsets" or (folder / f"{name}.npy").is_file()
                 }
             except FileNotFoundError as error:
                 raise UserError(
@@ -224,11 +235,11 @@ class FeatureStore:
         total = sum(sizes)
 
         def joined(name: str) -> Tensor:
-            if name in READS["keypoints"] and "keypoints" not in needs:
-                return torch.zeros((total, *parts[0][0][name].shape[1:]))
+            if name not in parts[0][0] or (name in READS["keypoints"] and "keypoints" not in needs):
+                return torch.zeros((total, *((2,) if name == "keypoints" else (0,) * (name == "descriptors"))))
             stored = np.concatenate([arrays[name][at] for arrays, _, at in parts])
             if name == "descriptors" and stored.dtype != np.float16:
-                return torch.from_numpy(unpacked(stored, self._dim))
+                return torch.from_numpy(unpacked(stored, self.dims[0]))
             return torch.from_numpy(stored).float()
 
         local = {name: joined(name) for name in LOCAL}
@@ -255,12 +266,6 @@ class FeatureStore:
                 self._places.clear()
             found = self._places[key] = self._index.place(key)
         return found
-
-    @cached_property
-    def _dim(self) -> int | None:
-        """Values of a local descriptor, where its stored form does not tell."""
-        found = (self.identity or {}).get("local_dim")
-        return found if isinstance(found, int) else None
 
     def count(self, key: str) -> int:
         """Number of local descriptors stored for the image."""
@@ -312,7 +317,7 @@ class FeatureStore:
     def bytes_per_image(self, needs: frozenset[str]) -> tuple[int, int]:
         """Stored bytes of one image's global descriptor and of one local row, for what `needs` names."""
         arrays = self._arrays(0)
-        names = [name for need in needs & ALL for name in READS[need]]
+        names = [name for need in needs & ALL for name in READS[need] if name in arrays]
         size = {name: int(np.prod(arrays[name].shape[1:])) * arrays[name].itemsize for name in names}
         return size.get("global_descriptor", 0), sum(size[name] for name in names if name in LOCAL)
 
@@ -375,52 +380,9 @@ class Entry:
     """What is stored of one image: arrays named as the fields of `Features`, and what they were made from."""
 
     sha256: str  # of the item's file, or of each, joined by +; empty if they could not be read
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]  # of local features, the global descriptor or both; the same names in every image
     error: str | None = None  # why the image has no features
-
-
-def _extract_one(item: Item, extractor: FeatureExtractor) -> Entry:
-    """The features of one image; an unreadable one has an error and empty arrays."""
-    card = extractor.card
-    (path,) = item.files
-    sha256, error = "", None
-    try:
-        data = read_bytes(path)
-        sha256 = content_hash(data)
-        picture = read_picture(data, path, extractor.options.max_megapixels, extractor.options.max_side)
-        image, size, ratio = picture.crop(item.box, path)
-        arrays = _in_pixels_of_the_file(extractor(image, ratio), image, size)
-    except UnreadableImage as problem:
-        error = problem.message
-        arrays = {
-            "global_descriptor": np.zeros(card.global_dim),
-            "descriptors": np.zeros((0, card.local_dim)),
-            "keypoints": np.zeros((0, 2)),
-            "scales": np.zeros(0),
-            "orientations": np.zeros(0),
-            "scores": np.zeros(0),
-            "image_size": np.ones(2),
-        }
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise UserError(f"{path}: the extractor {card.name!r} gave non-finite {name}")
-    return Entry(sha256, arrays, error)
-
-
-def _in_pixels_of_the_file(
-    arrays: dict[str, np.ndarray], image: np.ndarray, size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """What was found on an image that was decoded at a reduced size, as if it had been of `size` (width, height)."""
-    height, width = image.shape[:2]
-    if (width, height) == size:
-        return arrays
-    zoom = np.array([size[0] / width, size[1] / height], dtype=np.float32)
-    return {
-        **arrays,
-        "keypoints": (arrays["keypoints"] * zoom).astype(np.float32),
-        "scales": arrays["scales"] * float(zoom.mean()),
-        "image_size": np.array(size, dtype=np.int32),
-    }
+    times: tuple[float, float] | None = None  # ms to decode the image, and to extract from it
 
 
 def _write_shard(
@@ -435,25 +397,28 @@ def _write_shard(
     def kind(stored: type) -> type:
         return np.float32 if pack is None and stored is np.float16 else stored
 
-    with _new_shard(folder, f"{max((shard.last for shard in kept), default=-1) + 1:06d}", listed) as temporary:
-        for name in LOCAL:
+    number = max((shard.last for shard in kept), default=-1) + 1
+    dim = arrays[0]["descriptors"].shape[1] if "descriptors" in arrays[0] else 0
+    with _new_shard(folder, f"{number:06d}", listed, dim) as temporary:
+        for name in LOCAL.keys() & arrays[0].keys():
             rows = np.concatenate([a[name] for a in arrays])
             stored = pack(rows) if pack is not None and name == "descriptors" else rows.astype(kind(LOCAL[name]))
             np.save(temporary / f"{name}.npy", stored)
-        for name in WHOLE:
+        for name in WHOLE.keys() & arrays[0].keys():
             np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(kind(WHOLE[name])))
-        np.save(temporary / "offsets.npy", np.cumsum([0, *(len(a["scores"]) for a in arrays)]).astype(np.int64))
+        rows_of = (len(a["scores"]) if "scores" in a else 0 for a in arrays)
+        np.save(temporary / "offsets.npy", np.cumsum([0, *rows_of]).astype(np.int64))
 
 
 @contextmanager
-def _new_shard(folder: Path, name: str, listed: list[dict]) -> Iterator[Path]:
+def _new_shard(folder: Path, name: str, listed: list[dict], local_dim: int) -> Iterator[Path]:
     """A folder to write arrays to, which becomes the shard of that name when all are written."""
     temporary = folder / "shards" / f"tmp-{os.getpid()}-{secrets.token_hex(4)}"  # other machines have the same pids
     temporary.mkdir()
     try:
         yield temporary
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        (temporary / "shard.json").write_text(json.dumps({"files": files, "images": listed}))
+        (temporary / "shard.json").write_text(json.dumps({"files": files, "local_dim": local_dim, "images": listed}))
         temporary.rename(folder / "shards" / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -474,10 +439,12 @@ def merge(folder: Path) -> None:
 
 
 def _merge(folder: Path, parts: Sequence[Shard]) -> None:
-    lists = [read_json(part.path / "shard.json")["images"] for part in parts]
+    contents = [read_json(part.path / "shard.json") for part in parts]
+    lists = [content["images"] for content in contents]
     name = f"{parts[0].first:06d}-{parts[-1].last:06d}"
-    with _new_shard(folder, name, [entry for listed in lists for entry in listed]) as temporary:
-        for array in (*LOCAL, *WHOLE):
+    entries = [entry for listed in lists for entry in listed]
+    with _new_shard(folder, name, entries, contents[0].get("local_dim", 0)) as temporary:
+        for array in (name for name in (*LOCAL, *WHOLE) if (parts[0].path / f"{name}.npy").is_file()):
             pieces = [np.load(part.path / f"{array}.npy", mmap_mode="r") for part in parts]
             rows = sum(map(len, pieces))
             # an empty array cannot be mapped
@@ -502,26 +469,6 @@ def _merge(folder: Path, parts: Sequence[Shard]) -> None:
         shutil.rmtree(part.path, ignore_errors=True)
 
 
-def extract(
-    wanted: Iterable[Item],
-    folder: Path,
-    make_extractor: Callable[[], FeatureExtractor],
-    identity: Mapping[str, object],
-    progress: Callable[[int, int], None] | None = None,
-    executor: Executor = Local(),
-) -> ExtractReport:
-    """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
-
-    Raises UserError for query images that cannot be read, all of them named, and for a full disk.
-    """
-    return fill(wanted, folder, partial(_extracting, make_extractor), identity, progress, executor=executor)
-
-
-def _extracting(make_extractor: Callable[[], FeatureExtractor]) -> Callable[[Item], Entry]:
-    extractor = make_extractor()
-    return lambda item: _extract_one(item, extractor)
-
-
 def fill(
     wanted: Iterable[Item],
     folder: Path,
@@ -532,7 +479,10 @@ def fill(
     exact: bool = False,
     executor: Executor = Local(),
 ) -> ExtractReport:
-    """As `extract`, with features from anywhere: `make_read` is called if any of `wanted` is new or changed.
+    """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
+
+    `make_read` is called if any of them is new or changed, and what it gives reads an image's features. UserError for
+    query images that cannot be read, all of them named, and for a full disk.
 
     `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
     One process at a time writes to a store; a store that is up to date is not written to.
@@ -625,7 +575,8 @@ def _write_shards(
             if reason != "new":
                 name = item.files[0] if item.files else item.key
                 notes.append(f"{name} {reason} since its features were stored; read again")
-            listed.append({"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error})
+            entry = {"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error}
+            listed.append(entry if made.times is None else {**entry, "ms": made.times})
             arrays.append(made.arrays)
             broken = broken or (item.required and made.error is not None)
             done += 1

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.blend import Blend
-from bench.datasets import Box
 from bench.evaluation import FIRST_STAGE, graded, main_difficulty
-from bench.images import UnreadableImage, crop, decode, read_bytes
+from bench.images import Box, UnreadableImage, crop, decode, read_bytes
 from bench.metrics import primary
 from bench.names import shown as readable
 from bench.report.plots import saved

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from bench.datasets.catalogue import load as load_dataset
+from bench.features.sets import SetName, features_of, part_folder
 from bench.features.store import items
 from bench.places import Places
-from bench.run import Request, feature_folder, features_of, seal_shortlist
+from bench.run import Request, seal_shortlist
 from bench.scores import Scorer
 
 
@@ -81,10 +82,11 @@ def verdict(ratio: float, target: float) -> str:
 def demo_scorer(places: Places, top_k: int = 50) -> Scorer | None:
     """The demo's queries on its sealed shortlist; None where `make demo` has not extracted its features."""
     request, device = Request("demo", ("identity",), top_k=top_k), torch.device("cpu")
-    if not feature_folder("demo", request.features, request.extract, places).is_dir():
+    parts = SetName.parse(request.features).parts
+    if not all(part_folder("demo", part, request.extract, places).is_dir() for part in parts):
         return None
     dataset = load_dataset("demo", places)
     store, _ = features_of(dataset, request.features, request.extract, device, places)
-    content = store.content(item.key for item in items(dataset))
+    content = store.content(lambda: (item.key for item in items(dataset)))
     shortlist, _ = seal_shortlist(dataset, store, content, request, None, [])
     return Scorer(dataset, shortlist, store, device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.conformance import batch_of, example
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.speed import interleaved, verdict
 from methods.lightglue import LightGlue
 from methods.superglue.model import HEADS, Keypoints, SuperGlue, SuperGlueConfig, matches
@@ -154,7 +154,7 @@ def bench_superglue(descriptors: int, rounds: int = 3, config: SuperGlueConfig =
 
 def bench_lightglue(descriptors: int = 500, rounds: int = 3) -> None:
     """Pairs a second of LighterGlue in kornia, fixed and adaptive, one pair at a time and as one batch."""
-    card = CARDS["xfeat"]
+    card = card_of("xfeat")
     query = example(descriptors, card, 0)
     images = [example(descriptors, card, i, query) for i in range(1, CANDIDATES + 1)]
     fixed, adaptive = (LightGlue(LightGlue.Options(adaptive=adaptive)) for adaptive in (False, True))

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.features.extractors import FeatureCard
-from bench.reranker import Card, FeatureBatch, Features, Reranker, given_file, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, given_file, register
 from methods.asmk.codebook import Codebook
 
 SHIPPED = Path(__file__).with_name("codebook.safetensors")
@@ -96,15 +95,15 @@ class Asmk(Reranker):
         if self.options.codebook == SHIPPED and not SHIPPED.is_file():
             return f"{SHIPPED} is missing from this installation"
         found = self._codebook
-        if (found.features, found.centroids.shape[1]) != (features.key, features.local_dim):
+        if (found.features, found.centroids.shape[1]) != (features.local_key, features.local_dim):
             source = (
                 "--store STORE"
                 if features.imported
-                else f"--photos PHOTOS --features {features.takes or features.name}"
+                else f"--photos PHOTOS --features {features.local}{':WEIGHTS' * bool(features.weights)}"
             )
             return (
                 f"the codebook {self.options.codebook.name} is of {found.centroids.shape[1]}-d {found.features} "
-                f"descriptors, not of {features.local_dim}-d {features.key}: make one with "
+                f"descriptors, not of {features.local_dim}-d {features.local_key}: make one with "
                 f"`{TRAIN.format(source)}` and give it with -o asmk.codebook=FILE.safetensors"
             )
         if self.options.assignments > len(found.centroids):

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.features.extractors import FeatureCard
-from bench.reranker import Card, FeatureBatch, Features, Reranker, given_file, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, given_file, register
 from methods.rrt.engine import Precision
 from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, RRTConfig, Tokens, load_checkpoint
 
@@ -59,7 +58,7 @@ class RerankingTransformer(Reranker):
                 raise ValueError("descriptors must be at least 1")
 
     def skip(self, features: FeatureCard) -> str | None:
-        if self.options.weights == SHIPPED and features.name != "xfeat":
+        if self.options.weights == SHIPPED and features.local != "xfeat":
             return (
                 f"the shipped weights read XFeat descriptors, not {features.name}: use --features xfeat, or give "
                 "others with -o rrt.weights=FILE"

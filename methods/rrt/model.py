@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
+from methods._transformer import Encoder, EncoderConfig, Layer
 from methods.rrt.engine import Precision, matmul_precision, pair_logits
 from third_party.checkpoints import check, read_safetensors, read_torch, require
 
@@ -30,22 +31,11 @@ FORMAT = "rerankbench-rrt-1"
 
 
 @dataclass(frozen=True)
-class RRTConfig:
+class RRTConfig(EncoderConfig):
     """Sizes of the network; the defaults are those of the released Google Landmarks checkpoints."""
 
-    depth: int = 6
-    feedforward: int = 1024
-    heads: int = 4
-    dim: int = 128
     global_dim: int = 2048
     local_dim: int = 128
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} {value!r}: expected an integer of at least 1")
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} cannot be split over {self.heads} heads")
 
 
 @dataclass(frozen=True)
@@ -67,53 +57,6 @@ class TokenBatch:
     mask: Tensor | None = None  # (b, n) bool, True = padding; None: no padding
 
 
-class _Attention(nn.Module):
-    """Self-attention under the parameter names of `torch.nn.MultiheadAttention`."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, x: Tensor, keep: Tensor | None, first_only: bool) -> Tensor:
-        dim = x.shape[-1]
-        if first_only:
-            q = F.linear(x[:, :1], self.in_proj_weight[:dim], self.in_proj_bias[:dim])
-            k, v = F.linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).split(dim, dim=-1)
-        else:
-            q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).split(dim, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
-
-
-class Layer(nn.Module):
-    """Post-norm transformer layer with ReLU and no dropout."""
-
-    def __init__(self, config: RRTConfig):
-        super().__init__()
-        self.self_attn = _Attention(config.dim, config.heads)
-        self.linear1 = nn.Linear(config.dim, config.feedforward)
-        self.linear2 = nn.Linear(config.feedforward, config.dim)
-        self.norm1 = nn.LayerNorm(config.dim)
-        self.norm2 = nn.LayerNorm(config.dim)
-
-    def forward(self, x: Tensor, keep: Tensor | None, first_only: bool = False) -> Tensor:
-        """(b, t, dim); `first_only` gives (b, 1, dim), the first token alone."""
-        y = self.norm1((x[:, :1] if first_only else x) + self.self_attn(x, keep, first_only))
-        return self.norm2(y + self.linear2(F.relu(self.linear1(y))))
-
-
-class _Encoder(nn.Module):
-    def __init__(self, config: RRTConfig):
-        super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
-
-
 class RRT(nn.Module):
     """Scores pairs of images; parameter names and shapes equal the released Google Landmarks checkpoints."""
 
@@ -121,7 +64,7 @@ class RRT(nn.Module):
         super().__init__()
         self.config = config
         self.card: dict[str, Any] = dict(card or {})  # features, descriptors and recipe of shipped weights
-        self.encoder = _Encoder(config)
+        self.encoder = Encoder(config)
         self.remap = nn.Linear(config.global_dim, config.dim)
         if config.local_dim != config.dim:
             self.local_remap = nn.Linear(config.local_dim, config.dim)

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.features.extractors import FeatureCard
-from bench.reranker import Card, FeatureBatch, Features, Reranker, given_file, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, given_file, register
 from methods.rrt_sop.matcher import CELLS
 from methods.rrt_sop.model import HINT, LOCAL, SOPModel, fingerprint, load_model
 
@@ -29,13 +28,13 @@ class RerankingTransformerSOP(Reranker):
 
     @dataclass(frozen=True)
     class Options:
-        weights: Path | None = None  # of `train rrt --recipe sop`, or an official .pt; none are shipped
+        weights: Path | None = None  # of `train rrt-sop`, or an official .pt; none are shipped
 
     def skip(self, features: FeatureCard) -> str | None:
-        if features.name != "sop":
+        if features.local != "sop":
             return "reads the 7x7 map of a product trunk: --features sop:WEIGHTS -o rrt-sop.weights=WEIGHTS"
         if self.options.weights is None:
-            return "no weights are shipped: train some (`train rrt --recipe sop`) and give -o rrt-sop.weights=FILE"
+            return "no weights are shipped: train some (`train rrt-sop`) and give -o rrt-sop.weights=FILE"
         model = load_model(self.weights())
         if "matcher." in model.without:
             return f"{self.options.weights}: weights of the first stage, whose matcher is not trained"

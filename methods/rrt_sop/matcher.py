@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from methods.rrt.model import Layer, RRTConfig
+from methods._transformer import Encoder, EncoderConfig, Layer
 
 GRID = 7  # cells per side of the local map
 CELLS = GRID * GRID
@@ -37,15 +37,15 @@ class Matcher(nn.Module):
 
     positions: Tensor  # (49, dim)
 
-    def __init__(self, config: RRTConfig = RRTConfig()):
+    def __init__(self, config: EncoderConfig = EncoderConfig()):
         super().__init__()
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Layer(config) for _ in range(config.depth))})
+        self.encoder = Encoder(config)
         self.seg_encoder = nn.Embedding(len(SEGMENTS), config.dim)
         self.classifier = nn.Linear(config.dim, 1)
         self.register_buffer("positions", sine_positions(config.dim), persistent=False)
 
     def layers(self) -> list[Layer]:
-        return list(cast(Iterable[Layer], self.encoder["layers"]))
+        return list(cast(Iterable[Layer], self.encoder.layers))
 
     def forward(self, query: Tensor, candidate: Tensor) -> Tensor:
         """(b,) logits of b pairs; local tokens (b, n, dim) and (b, m, dim) in grid order, n and m at most 49.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError, unknown
-from methods.rrt.model import RRTConfig
+from methods._transformer import EncoderConfig
 from methods.rrt_sop.matcher import Matcher
 from methods.rrt_sop.resnet import ResNet50
 from third_party.checkpoints import check, read_safetensors, read_torch, require
@@ -29,7 +29,7 @@ FORMAT = "rerankbench-rrt-sop-1"
 GLOBAL = ("mean", "std", "trunk.", "remap.")  # the weights that decide the global descriptor…
 LOCAL = ("mean", "std", "trunk.", "remap_local.")  # …and the local ones
 OPTIONAL = ("remap_local.", "matcher.")  # what weights of the first stage may lack
-HINT = "give a file of `train rrt --recipe sop` or an official Stanford Online Products checkpoint"
+HINT = "give a file of `train rrt-sop` or an official Stanford Online Products checkpoint"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class SOPConfig:
             raise unknown("trunk", self.trunk, TRUNKS)
         self.matcher()
 
-    def matcher(self) -> RRTConfig:
-        return RRTConfig(depth=self.depth, feedforward=self.feedforward, dim=DIM, local_dim=DIM, global_dim=DIM)
+    def matcher(self) -> EncoderConfig:
+        return EncoderConfig(depth=self.depth, feedforward=self.feedforward, dim=DIM)
 
 
 class SOPModel(nn.Module):

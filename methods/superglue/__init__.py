@@ -9,8 +9,17 @@ from typing import Any, Literal
 
 import torch
 
-from bench.features.extractors import FeatureCard
-from bench.reranker import Card, FeatureBatch, Features, Reranker, Scored, apply_preset, given_file, register
+from bench.reranker import (
+    Card,
+    FeatureBatch,
+    FeatureCard,
+    Features,
+    Reranker,
+    Scored,
+    apply_preset,
+    given_file,
+    register,
+)
 from methods.superglue.model import Keypoints, SuperGlue, load
 
 WHERE = (

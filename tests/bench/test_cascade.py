@@ -118,10 +118,11 @@ def test_a_cascade_is_what_its_stages_are(add_method: Callable, two: None) -> No
     assert cascade.descriptors_used(500) == 500 and cls(cls.Options(("identity", "ransac:2"))).descriptors_used(9) == 9
     assert [part.spec.name for part in cascade.parts()] == ["size", "ransac"]
     assert cascade.parts()[1].options.descriptors == 30
-    from bench.features.extractors import CARDS
 
-    assert cls(cls.Options(("size", "oracle:5"))).skip(CARDS["xfeat"]) == "a stage reads the ground truth"
-    assert "rrt" in str(cls(cls.Options(("rrt", "ransac:5"))).skip(CARDS["sift"]))
+    from bench.features.sets import card_of
+
+    assert cls(cls.Options(("size", "oracle:5"))).skip(card_of("xfeat")) == "a stage reads the ground truth"
+    assert "rrt" in str(cls(cls.Options(("rrt", "ransac:5"))).skip(card_of("sift")))
 
 
 def test_other_weights_or_code_of_a_stage_are_another_run(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.datasets.folder import load
 from bench.errors import UserError
-from bench.features.extractors import ExtractOptions, FeatureExtractor
+from bench.features.sets import ExtractOptions, FeatureExtractor
 from bench.images import decode
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors

@@ -258,8 +258,8 @@ def _candidates_npy_seed() -> bytes:
 
 
 def _archive(path: Path) -> object:
-    from bench.datasets.sources import Unpack
-    from bench.datasets.unpack import unpack
+    from bench.datasets.official.sources import Unpack
+    from bench.datasets.official.unpack import unpack
 
     root = path.parent / "unpacked"
     shutil.rmtree(root, ignore_errors=True)
@@ -287,7 +287,7 @@ def _zip_seed() -> bytes:
 
 
 def _record(path: Path) -> object:
-    from bench.datasets.download import read_record
+    from bench.datasets.official.local import read_record
 
     (path.parent / "downloads.json").write_bytes(path.read_bytes())
     try:

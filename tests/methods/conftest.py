@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.features import Features
-from bench.features.extractors import ExtractOptions, FeatureExtractor
+from bench.features.sets import ExtractOptions, FeatureExtractor
 from methods.rrt_sop import model as product
 
 

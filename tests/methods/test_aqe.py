@@ -8,13 +8,13 @@ import torch
 from bench.conformance import batch_of, example
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.aqe import AverageQueryExpansion
 
 
 def image(*values: float) -> Features:
-    return replace(example(0, CARDS["xfeat"], 1), global_descriptor=torch.tensor(values, dtype=torch.float32))
+    return replace(example(0, card_of("xfeat"), 1), global_descriptor=torch.tensor(values, dtype=torch.float32))
 
 
 def scores(query: Features, *candidates: Features, **options: float) -> list[float]:

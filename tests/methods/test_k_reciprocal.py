@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from bench.conformance import batch_of, example
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.k_reciprocal import KReciprocal
 
 
 def image(vector: torch.Tensor) -> Features:
-    return replace(example(0, CARDS["xfeat"], 1), global_descriptor=vector)
+    return replace(example(0, card_of("xfeat"), 1), global_descriptor=vector)
 
 
 def literally(vectors: torch.Tensor, k1: int, k2: int, weight: float) -> list[float]:

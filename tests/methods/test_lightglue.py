@@ -11,7 +11,7 @@ from kornia.feature import LightGlue as Network
 from bench.conformance import batch_of, check_reranker, example, scores_of
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from methods.lightglue import LightGlue, _image
 from third_party import lightglue_weights
 from third_party.lightglue_weights import network, read
@@ -69,17 +69,17 @@ def test_leaving_keypoints_out_is_another_count_of_the_same_scene(images: list[F
 
 
 def test_other_features_need_their_own_weights() -> None:
-    assert "sift_lightglue.pth with -o lightglue.weights=FILE" in str(LightGlue().skip(CARDS["sift"]))
-    assert "no LightGlue is trained for delg" in str(LightGlue().skip(CARDS["delg"]))
+    assert "sift_lightglue.pth with -o lightglue.weights=FILE" in str(LightGlue().skip(card_of("sift")))
+    assert "no LightGlue is trained for delg" in str(LightGlue().skip(card_of("delg")))
 
 
 def test_released_weights_for_sift_run_on_sift_alone(tmp_path: Path) -> None:
     options = LightGlue.Options(weights=released("sift", tmp_path / "sift_lightglue.pth"), match_threshold=0.0)
     method = LightGlue(options)
-    assert method.skip(CARDS["sift"]) is None and "for sift descriptors" in str(method.skip(CARDS["xfeat"]))
+    assert method.skip(card_of("sift")) is None and "for sift descriptors" in str(method.skip(card_of("xfeat")))
     assert "sift_lightglue.pth" in str(method.card().trained_on)
     check_reranker(LightGlue, options, features="sift")
-    query = example(30, CARDS["sift"], 0)
+    query = example(30, card_of("sift"), 0)
     turned = Features(**{**vars(query), "orientations": query.orientations + torch.linspace(0, 3, 30)})
     method.load()
     with torch.inference_mode():
@@ -109,6 +109,6 @@ def test_files_for_what_is_not_read_here_are_refused(tmp_path: Path, kind: str) 
     if kind == "noise":
         path.write_bytes(b"noise")
     with pytest.raises(UserError, match=r"w\.pth"):
-        LightGlue(LightGlue.Options(weights=path)).skip(CARDS["sift"])
+        LightGlue(LightGlue.Options(weights=path)).skip(card_of("sift"))
     with pytest.raises(UserError, match="no such file"):
-        LightGlue(LightGlue.Options(weights=tmp_path / "none.pth")).skip(CARDS["sift"])
+        LightGlue(LightGlue.Options(weights=tmp_path / "none.pth")).skip(card_of("sift"))

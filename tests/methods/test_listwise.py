@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bench.conformance import example
 from bench.features import FeatureBatch, Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import Reranker
 from methods.aqe import AverageQueryExpansion
 from methods.diffusion import Diffusion
@@ -26,7 +26,7 @@ rows = st.integers(0, len(POOL) - 1)
 
 
 def listed(query: torch.Tensor, descriptors: torch.Tensor) -> tuple[Features, FeatureBatch]:
-    empty = example(0, CARDS["xfeat"], 1)
+    empty = example(0, card_of("xfeat"), 1)
     images = tuple(replace(empty, global_descriptor=row) for row in descriptors)
     return replace(empty, global_descriptor=query), FeatureBatch(images, descriptors @ query)
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from bench.conformance import batch_of, example
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.maxsim import MaxSim
 
-XFEAT = CARDS["xfeat"]
+XFEAT = card_of("xfeat")
 BOTH = MaxSim.Options(direction="both")
 
 

@@ -6,11 +6,11 @@ import torch
 from bench.conformance import batch_of, example
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.mnn import MutualNearestNeighbours
 
-XFEAT = CARDS["xfeat"]
+XFEAT = card_of("xfeat")
 
 
 def at(degrees: list[float]) -> Features:

@@ -7,12 +7,12 @@ import torch
 from bench.conformance import batch_of, check_reranker, example, scores_of
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods._verification import ENGINES
 from methods.ransac import Ransac
 
-XFEAT = CARDS["xfeat"]
+XFEAT = card_of("xfeat")
 
 
 def moved(image: Features, matrix: np.ndarray, noise: float = 0.0, seed: int = 0) -> Features:
@@ -161,7 +161,7 @@ def test_delg_takes_one_way_matches_within_distance_one_and_needs_more_than_thre
 
 def test_descriptors_of_two_sizes_cannot_be_matched() -> None:
     with pytest.raises(ValueError, match="cannot be matched"):
-        Ransac().score(example(9, XFEAT, 1), batch_of([example(9, CARDS["sift"], 1)]))
+        Ransac().score(example(9, XFEAT, 1), batch_of([example(9, card_of("sift"), 1)]))
 
 
 def test_only_the_best_descriptors_are_used() -> None:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from bench.conformance import batch_of, example
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.superglobal import SuperGlobal
 
 
 def image(vector: torch.Tensor) -> Features:
-    return replace(example(0, CARDS["xfeat"], 1), global_descriptor=vector)
+    return replace(example(0, card_of("xfeat"), 1), global_descriptor=vector)
 
 
 def scores(query: torch.Tensor, candidates: torch.Tensor, **options: float) -> list[float]:

@@ -6,12 +6,11 @@ import pickle
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets.gallery import Gallery, Place, require_files
+from bench.datasets.gallery import Gallery, Layout
 from bench.errors import UserError
 
 IDS = st.lists(st.text(min_size=1, max_size=12).filter(lambda t: "\0" not in t and t.isprintable()), unique=True)
@@ -19,7 +18,7 @@ IDS = st.lists(st.text(min_size=1, max_size=12).filter(lambda t: "\0" not in t a
 
 @given(IDS)
 def test_a_gallery_is_the_mapping_of_its_ids(ids: list[str]) -> None:
-    gallery = Gallery(ids, [Place(Path("here"))])
+    gallery = Gallery(ids, [Layout(Path("here"))])
     assert list(gallery) == ids and len(gallery) == len(ids)
     for number, image in enumerate(ids):
         assert image in gallery and gallery.index(image) == number and gallery.id_at(number) == image
@@ -32,32 +31,21 @@ def test_a_gallery_is_the_mapping_of_its_ids(ids: list[str]) -> None:
     assert dict(pickle.loads(pickle.dumps(gallery))) == dict(gallery)
 
 
-def test_places_go_by_prefix_and_may_be_spread() -> None:
-    gallery = Gallery(["abcdef", "1m/x/y"], [Place(Path("index"), spread=3), Place(Path("more"), ".png", "1m/")])
+def test_layouts_go_by_prefix_and_may_be_spread() -> None:
+    gallery = Gallery(["abcdef", "1m/x/y"], [Layout(Path("index"), spread=3), Layout(Path("more"), ".png", "1m/")])
     assert gallery["abcdef"] == Path("index/a/b/c/abcdef.jpg")
     assert gallery["1m/x/y"] == Path("more/x/y.png")
 
 
 def test_an_id_given_twice_is_refused() -> None:
     with pytest.raises(UserError, match="list names the image 'b' twice"):
-        Gallery(["a", "b", "c", "b"], [Place(Path("p"))], "list")
+        Gallery(["a", "b", "c", "b"], [Layout(Path("p"))], "list")
 
 
 def test_an_image_costs_about_fifty_bytes() -> None:
     ids = [f"1m/{i % 1000:03d}/photo{i:012d}" for i in range(100_000)]
     tracemalloc.start()
-    gallery = Gallery(ids, [Place(Path("p"))])
+    gallery = Gallery(ids, [Layout(Path("p"))])
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held / len(ids) < 60 and gallery.index(ids[77_777]) == 77_777
-
-
-def test_missing_photographs_are_named(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i:02d}.jpg" for i in range(30)]
-    for path in paths[:3]:
-        path.write_bytes(b"x")
-    require_files("d", paths[:3], tmp_path / "missing.txt", "get them")
-    with pytest.raises(UserError, match=r"27 of 30 photographs are missing.*03.jpg") as refusal:
-        require_files("d", paths, tmp_path / "missing.txt", "get them")
-    assert refusal.value.hint == "get them"
-    assert np.all([path.name in (tmp_path / "missing.txt").read_text() for path in paths[3:]])

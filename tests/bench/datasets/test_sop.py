@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bench.datasets import sop
-from bench.datasets.catalogue import ENTRIES
+from bench.datasets.catalogue import load as load_named
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, Rankings, evaluate
 from bench.metrics import measures
@@ -48,7 +48,7 @@ def measured(dataset: sop.Dataset, vectors: np.ndarray, k: int) -> tuple[Shortli
 
 
 def test_the_official_layout_is_read(tree: Path) -> None:
-    dataset = ENTRIES["sop"].load(Places.of(tree, tree, tree), None, True)
+    dataset = load_named("sop", Places.of(tree, tree, tree))
     assert list(dataset.gallery) == [line.split()[3].removesuffix(".JPG") for line in LINES]
     assert [query.id for query in dataset.queries] == list(dataset.gallery)
     assert dict(dataset.grades["chair_final/b_0"]) == {"chair_final/b_1": "easy"}

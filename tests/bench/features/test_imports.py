@@ -21,7 +21,7 @@ from bench.features import imports
 from bench.features import store as stores
 from bench.features.imports import check_delg, import_delg, import_listed
 from bench.features.store import FeatureStore, items, query_key
-from methods.rrt.recipes import gld
+from methods.rrt.training import gld
 
 GALLERY = ("a", "b", "c", "d", "e")
 QUERIES = ("q", "r")

@@ -20,23 +20,38 @@ from PIL import Image
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
 from bench.features import Features
+from bench.features import extract as extracting
 from bench.features import store as stores
-from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor
-from bench.features.store import FeatureStore, Item, extract, items, query_key
+from bench.features.extract import extract
+from bench.features.sets import EXTRACTORS, ExtractOptions, FeatureExtractor, FeatureSet, SetName, part_folder
+from bench.features.store import FeatureStore, Item, items, query_key
 from bench.locks import alone
 from bench.places import Places
-from bench.run import Outcome, feature_folder
+from bench.run import Outcome
 from bench.shortlist import BLIND_LIST
 
 EXTRACT = ExtractOptions(160, 150)
-IDENTITY = FeatureExtractor.identity_of(CARDS["xfeat"], EXTRACT)
-READY = [name for name, card in CARDS.items() if card.skip() is None]  # not: imported, or with weights to be given
+XFEAT = SetName.parse("xfeat").parts[0]
+IDENTITY = XFEAT.identity(EXTRACT)  # type: ignore[union-attr]
+# not: those with weights to be given
+READY = [
+    name
+    for name in EXTRACTORS.names()
+    if not (spec := EXTRACTORS.get(name).spec).takes and spec.gives == "local" and spec.skip() is None
+]
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
+class Whole(FeatureExtractor):
+    """Both parts of a set in one store, as an import has them."""
+
+    def empty(self) -> dict[str, np.ndarray]:
+        return {name: array for part in self._parts for name, array in part.empty().items()}
+
+
 @pytest.fixture(scope="module")
-def extractor() -> FeatureExtractor:
-    return FeatureExtractor("xfeat", EXTRACT)
+def extractor() -> Whole:
+    return Whole("xfeat", EXTRACT)
 
 
 @pytest.fixture
@@ -80,7 +95,7 @@ def features_equal(a: Features, b: Features) -> bool:
 
 
 def test_features_read_are_the_features_extracted_to_half_precision(
-    stored: tuple[Dataset, FeatureStore], extractor: FeatureExtractor
+    stored: tuple[Dataset, FeatureSet], extractor: FeatureExtractor
 ) -> None:
     dataset, store = stored
     key = "object1/view2"
@@ -97,7 +112,7 @@ def test_features_read_are_the_features_extracted_to_half_precision(
     assert (read.keypoints[:, 0] <= 159).all() and (read.keypoints >= 0).all()
 
 
-def test_only_what_is_needed_is_read(stored: tuple[Dataset, FeatureStore]) -> None:
+def test_only_what_is_needed_is_read(stored: tuple[Dataset, FeatureSet]) -> None:
     store = stored[1]
     whole = store.read("object0/view0")
     nothing = store.read("object0/view0", frozenset())
@@ -113,14 +128,14 @@ def test_only_what_is_needed_is_read(stored: tuple[Dataset, FeatureStore]) -> No
     assert torch.equal(only_global.global_descriptor, whole.global_descriptor) and len(only_global) == 0
 
 
-def test_the_first_rows_are_the_best(stored: tuple[Dataset, FeatureStore]) -> None:
+def test_the_first_rows_are_the_best(stored: tuple[Dataset, FeatureSet]) -> None:
     store = stored[1]
     whole, best = store.read("object2/view0"), store.read("object2/view0", top=10)
     assert torch.equal(best.scores, whole.scores[:10]) and (whole.scores.diff() <= 0).all()
     assert features_equal(whole.top(10), best)
 
 
-def test_bytes_per_image_count_what_a_method_reads(stored: tuple[Dataset, FeatureStore]) -> None:
+def test_bytes_per_image_count_what_a_method_reads(stored: tuple[Dataset, FeatureSet]) -> None:
     store = stored[1]
     assert store.bytes_per_image(frozenset({"global"})) == (2560, 0)
     assert store.bytes_per_image(frozenset({"local"})) == (0, 64 * 2 + 2 + 2)
@@ -128,15 +143,15 @@ def test_bytes_per_image_count_what_a_method_reads(stored: tuple[Dataset, Featur
     assert store.bytes_per_image(frozenset({"truth"})) == (0, 0)
 
 
-def test_reading_cannot_change_the_store(stored: tuple[Dataset, FeatureStore]) -> None:
+def test_reading_cannot_change_the_store(stored: tuple[Dataset, FeatureSet]) -> None:
     store = stored[1]
     before = store.read("object0/view1")
     store.read("object0/view1").descriptors.zero_()
     assert features_equal(store.read("object0/view1"), before)
 
 
-def test_nothing_stored_is_a_pickle(stored: tuple[Dataset, FeatureStore]) -> None:
-    for file in (stored[1].folder / "shards").rglob("*.npy"):
+def test_nothing_stored_is_a_pickle(stored: tuple[Dataset, FeatureSet]) -> None:
+    for file in (path for store in (stored[1].local, stored[1].globals_) for path in store.folder.rglob("*.npy")):
         np.load(file, allow_pickle=False)
 
 
@@ -240,9 +255,9 @@ def test_a_photograph_decoded_at_half_its_size_has_its_features_in_pixels_of_the
     photo.save(tmp_path / "photo.jpg", quality=95)
     for box in (None, (96.0, 60.0, 900.0, 690.0)):
         item = Item("photo", (tmp_path / "photo.jpg",), box)
-        whole = stores._extract_one(item, extractor).arrays
+        whole = extracting._extract_one(item, extractor).arrays
         monkeypatch.setattr("bench.images.WHOLE", 480 * 360)
-        half = stores._extract_one(item, extractor).arrays
+        half = extracting._extract_one(item, extractor).arrays
         monkeypatch.undo()
         assert (
             half["image_size"].tolist() == whole["image_size"].tolist() == ([960, 720] if box is None else [804, 630])
@@ -270,9 +285,9 @@ def test_photographs_of_108_megapixels_are_read_and_the_limit_is_an_option(
 def test_the_limit_is_part_of_what_features_are_unless_it_is_the_usual_one() -> None:
     other = ExtractOptions(160, 150, max_megapixels=100)
     assert "max_megapixels" not in IDENTITY
-    assert FeatureExtractor.identity_of(CARDS["xfeat"], other) == {**IDENTITY, "max_megapixels": 100}
+    assert XFEAT.identity(other) == {**IDENTITY, "max_megapixels": 100}  # type: ignore[union-attr]
     places = Places(Path("c"), Path("d"), Path("r"))
-    usual, low = (feature_folder("demo", "xfeat", options, places).name for options in (EXTRACT, other))
+    usual, low = (part_folder("demo", XFEAT, options, places).name for options in (EXTRACT, other))
     assert (usual, low) == ("demo-xfeat-160px-150", "demo-xfeat-160px-150-100mp")
     with pytest.raises(UserError, match="max_megapixels 0: expected at least 1"):
         ExtractOptions(max_megapixels=0)
@@ -468,17 +483,17 @@ def test_an_interrupted_extraction_goes_on_without_reading_finished_images(
     with pytest.raises(KeyboardInterrupt):
         fill(small, progress=interrupt)
     read: list[str] = []
-    real = stores._extract_one
+    real = extracting._extract_one
 
     def counted(item: stores.Item, with_: FeatureExtractor) -> tuple:
         read.append(item.key)
         return real(item, with_)
 
-    stores._extract_one = counted
+    extracting._extract_one = counted
     try:
         report = fill(small)
     finally:
-        stores._extract_one = real
+        extracting._extract_one = real
     assert read == ["object1/view0", "object1/view1"] and report.extracted == 2
 
 
@@ -498,17 +513,19 @@ torch.set_num_threads(1)
 import bench.features.store as stores
 from bench.datasets import folder
 from bench.errors import UserError
-from bench.features.extractors import CARDS, ExtractOptions, FeatureExtractor
+from bench.features.extract import ExtractOptions, PartExtractor, extract
+from bench.features.sets import SetName
 stores.SHARD_IMAGES = 2
 options = ExtractOptions(160, 150)
-made = FeatureExtractor("xfeat", options)
+part = SetName.parse("xfeat").parts[0]
+made = PartExtractor(part, options)
 def progress(done, total):
     if done == 3:  # the first shard is written
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 try:
-    stores.extract(stores.items(folder.load(Path(sys.argv[1]))), Path(sys.argv[2]), lambda: made,
-                   FeatureExtractor.identity_of(CARDS["xfeat"], options), progress)
+    extract(stores.items(folder.load(Path(sys.argv[1]))), Path(sys.argv[2]), lambda: made,
+            part.identity(options), progress)
 except UserError as error:
     print(error)
     sys.exit(7)

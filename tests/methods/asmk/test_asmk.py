@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from bench.conformance import batch_of, check_reranker, example
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.asmk import SHIPPED, Asmk, aggregate, similarity
 from methods.asmk.codebook import Codebook
 
-XFEAT = CARDS["xfeat"]
+XFEAT = card_of("xfeat")
 CENTROIDS = torch.tensor([[0.0, 0], [10, 0]])
 QUERY = torch.tensor([[0.6, 0.8], [-0.6, 0.8], [10, 1]])  # residuals (0, 1.6) to the first word, (0, 1) to the second
 CANDIDATE = torch.tensor([[0.8, 0.6], [9, 0.5]])  # (0.8, 0.6) and (-1, 0.5)
@@ -128,17 +128,17 @@ def test_the_shipped_codebook_is_for_xfeat_and_says_what_it_is() -> None:
 
 
 def test_another_feature_set_is_skipped_with_the_command_that_trains_a_codebook() -> None:
-    reason = Asmk().skip(CARDS["sift"])
+    reason = Asmk().skip(card_of("sift"))
     assert reason is not None and "train asmk --recipe kmeans --photos PHOTOS --features sift" in reason
-    assert "--store STORE" in str(Asmk().skip(CARDS["delg"]))
+    assert "--store STORE" in str(Asmk().skip(card_of("delg")))
     assert Asmk().skip(XFEAT) is None
 
 
 def test_a_codebook_of_equal_size_but_other_features_is_refused(tmp_path: Path) -> None:
     Codebook(torch.eye(128), "sift", "nothing", 0).save(tmp_path / "c.safetensors")
     method = Asmk(Asmk.Options(codebook=tmp_path / "c.safetensors", assignments=200))
-    assert "sift" in str(method.skip(CARDS["delg"]))
-    assert "128 words" in str(method.skip(CARDS["sift"]))
+    assert "sift" in str(method.skip(card_of("delg")))
+    assert "128 words" in str(method.skip(card_of("sift")))
     assert "nothing" in str(method.card().trained_on) and Asmk().card().trained_on == Asmk.spec.card.trained_on
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.conformance import batch_of, check_reranker, example
 from bench.errors import UserError
 from bench.features import Features
-from bench.features.extractors import CARDS
+from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.rrt import RerankingTransformer, scale_ids
 from methods.rrt.model import RRT, RRTConfig, load_checkpoint, save_checkpoint
@@ -24,19 +24,19 @@ def with_weights(path: Path) -> RerankingTransformer:
 
 
 def test_the_shipped_weights_run_on_xfeat_alone() -> None:
-    assert RerankingTransformer().skip(CARDS["xfeat"]) is None
-    assert "xfeat" in str(RerankingTransformer().skip(CARDS["sift"]))
+    assert RerankingTransformer().skip(card_of("xfeat")) is None
+    assert "xfeat" in str(RerankingTransformer().skip(card_of("sift")))
 
 
 def test_weights_for_other_descriptors_are_a_reported_skip(tmp_path: Path) -> None:
     save_checkpoint(RRT(RRTConfig(depth=1, feedforward=8)), tmp_path / "w.safetensors")
-    reason = str(with_weights(tmp_path / "w.safetensors").skip(CARDS["xfeat"]))
+    reason = str(with_weights(tmp_path / "w.safetensors").skip(card_of("xfeat")))
     assert "2048-d" in reason and "1280-d" in reason
 
 
 def test_weights_that_are_not_there_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        with_weights(tmp_path / "w.safetensors").skip(CARDS["xfeat"])
+        with_weights(tmp_path / "w.safetensors").skip(card_of("xfeat"))
 
 
 def test_the_shipped_weights_prefer_the_same_scene(images: list[Features]) -> None:
@@ -112,12 +112,12 @@ def released(tmp_path: Path) -> Path:
 def scaled(seed: int) -> Features:
     """Features of six rows with DELG's scales, in some order."""
     order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))[:6]
-    return replace(example(6, CARDS["delg"], seed), scales=torch.from_numpy(as_written("in float32"))[order])
+    return replace(example(6, card_of("delg"), seed), scales=torch.from_numpy(as_written("in float32"))[order])
 
 
 def loaded(weights: Path, **options: object) -> RerankingTransformer:
     method = RerankingTransformer(RerankingTransformer.Options(weights=weights, **options))  # type: ignore[arg-type]
-    assert method.skip(CARDS["delg"]) is None
+    assert method.skip(card_of("delg")) is None
     method.load()
     return method
 
@@ -161,7 +161,7 @@ def test_weights_without_a_scale_read_one_row_and_take_no_scale_ids(tmp_path: Pa
     assert torch.equal(method.score(query, batch), method.score(query, without))
     assert method.descriptors_used(1000) == 50
     options = RerankingTransformer.Options(weights=path, scale_ids="fixed")
-    assert "without scales" in str(RerankingTransformer(options).skip(CARDS["delg"]))
+    assert "without scales" in str(RerankingTransformer(options).skip(card_of("delg")))
     save_checkpoint(load_checkpoint(released), path, {"scale_ids": "fixed"})
     with_fixed = loaded(released, scale_ids="fixed").score(query, batch)
     assert torch.equal(loaded(path).score(query, batch), with_fixed)

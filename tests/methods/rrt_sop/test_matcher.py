@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from methods.rrt.model import RRTConfig
+from methods._transformer import EncoderConfig
 from methods.rrt_sop.matcher import Matcher, sine_positions, tokens
 
 
 def _small(seed: int = 0) -> Matcher:
     torch.manual_seed(seed)
-    return Matcher(RRTConfig(depth=2, feedforward=32, dim=128)).eval()
+    return Matcher(EncoderConfig(depth=2, feedforward=32, dim=128)).eval()
 
 
 def _maps(b: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

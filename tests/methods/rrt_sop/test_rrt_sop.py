@@ -10,7 +10,8 @@ from click.testing import Result
 
 from bench.conformance import batch_of, check_reranker, example
 from bench.errors import UserError
-from bench.features.extractors import CARDS, FeatureCard, card
+from bench.features import FeatureCard
+from bench.features.sets import card_of
 from methods.rrt_sop import RerankingTransformerSOP
 from methods.rrt_sop.model import OPTIONAL, SOPModel, load_model, save_model
 
@@ -22,12 +23,11 @@ def _with(path: Path | None) -> RerankingTransformerSOP:
 
 
 def _on(path: Path) -> FeatureCard:
-    return card(f"sop:{path}")
+    return card_of(f"sop:{path}")
 
 
-def test_conformance(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CARDS, "sop", _on(weights))  # type: ignore[arg-type]
-    check_reranker(RerankingTransformerSOP, RerankingTransformerSOP.Options(weights=weights), features="sop")
+def test_conformance(weights: Path) -> None:
+    check_reranker(RerankingTransformerSOP, RerankingTransformerSOP.Options(weights=weights), _on(weights))
 
 
 def test_scores_are_the_matchers(weights: Path) -> None:
@@ -71,7 +71,7 @@ def test_it_reads_at_most_a_grid_of_descriptors(weights: Path) -> None:
 
 @pytest.mark.parametrize("features", ["xfeat", "sift", "delg"])
 def test_other_features_are_a_skip(features: str, weights: Path) -> None:
-    assert "--features sop:WEIGHTS" in str(_with(weights).skip(CARDS[features]))
+    assert "--features sop:WEIGHTS" in str(_with(weights).skip(card_of(features)))
 
 
 def test_no_weights_are_a_skip(weights: Path) -> None:
@@ -100,7 +100,7 @@ def test_only_features_of_the_same_trunk_and_local_map_fit(small: Small, weights
     assert _with(longer).skip(_on(weights)) is None  # a matcher trained on, over the same descriptors
     reason = str(_with(weights).skip(_on(other)))
     assert str(other) in reason and f"--features sop:{weights}" in reason
-    assert "none" in str(_with(weights).skip(CARDS["sop"]))
+    assert "none" in str(_with(weights).skip(card_of("sop")))
 
 
 def test_the_card_says_whose_weights_they_are(weights: Path) -> None:

@@ -10,12 +10,12 @@ import torch
 
 from bench.conformance import batch_of, check_reranker, example
 from bench.errors import UserError
-from bench.features.extractors import CARDS, FeatureCard
+from bench.features.sets import card_of
 from bench.speed.learned import random_state
 from methods.superglue import SuperGlueMatches
 from methods.superglue.model import SuperGlueConfig
 
-OF_32 = replace(CARDS["xfeat"], name="of-32", local_dim=32)
+OF_32 = replace(card_of("xfeat"), name="of-32", local_dim=32)
 
 
 @pytest.fixture
@@ -25,14 +25,14 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_without_weights_it_says_where_they_are() -> None:
-    reason = str(SuperGlueMatches().skip(CARDS["xfeat"]))
+    reason = str(SuperGlueMatches().skip(card_of("xfeat")))
     assert "superglue_outdoor.pth" in reason and "-o superglue.weights=FILE" in reason
     assert SuperGlueMatches().card().noncommercial == "magic-leap"
 
 
 def test_descriptors_of_another_size_are_a_reason_to_skip(weights: Path) -> None:
     method = SuperGlueMatches(SuperGlueMatches.Options(weights=weights))
-    assert method.skip(CARDS["xfeat"]) == f"{weights} reads 32-d descriptors, xfeat has 64-d"
+    assert method.skip(card_of("xfeat")) == f"{weights} reads 32-d descriptors, xfeat+gem-lite0 has 64-d"
     assert method.skip(OF_32) is None
 
 
@@ -41,10 +41,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         SuperGlueMatches(SuperGlueMatches.Options(weights=tmp_path / "x.pth")).skip(OF_32)
 
 
-def test_it_keeps_the_promises_of_a_reranker(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cards: dict[str, FeatureCard] = {**CARDS, "of-32": OF_32}
-    monkeypatch.setattr("bench.conformance.CARDS", cards)
-    check_reranker(SuperGlueMatches, SuperGlueMatches.Options(weights=weights), features="of-32")
+def test_it_keeps_the_promises_of_a_reranker(weights: Path) -> None:
+    check_reranker(SuperGlueMatches, SuperGlueMatches.Options(weights=weights), OF_32)
 
 
 def test_it_counts_the_matches_of_the_best_descriptors(weights: Path) -> None:

@@ -1,0 +1,114 @@
+"""What an author of an extractor writes: one class with `Options` and `__call__`, an image in, its features out."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from bench.options import NoOptions, check_options
+from bench.reranker import Card
+
+__all__ = ["Card", "LocalFeatures", "extractor"]
+Gives = Literal["local", "global", "both"]
+KNOWN_GIVES = ("local", "global", "both")
+
+
+@dataclass(frozen=True)
+class LocalFeatures:
+    """Local features of one image, sorted by descending `scores`; keypoints in pixels of the image given."""
+
+    descriptors: np.ndarray  # (n, d) float32, unit norm
+    keypoints: np.ndarray  # (n, 2) float32 x, y
+    scales: np.ndarray  # (n,) pixels; 1 where the detector has a single scale
+    orientations: np.ndarray  # (n,) radians; 0 where the detector has none
+    scores: np.ndarray  # (n,)
+
+
+@dataclass(frozen=True)
+class ExtractorSpec:
+    """What an extractor declares about itself."""
+
+    name: str
+    gives: Gives
+    version: int  # of its code; features of another version are extracted again
+    card: Card
+    summary: str  # first line of the class's docstring
+    local_dim: int | None = None  # values of a descriptor, where they do not depend on its options
+    global_dim: int | None = None
+    packages: tuple[str, ...] = ()  # modules it needs
+    takes: str = ""  # the files that its first option must name, as the command line shows them
+    full_size: bool = False  # it is given the image at its full size and makes it smaller itself
+    unit_norm: bool = True  # its local descriptors have unit norm
+
+    def skip(self) -> str | None:
+        """Why it cannot run here whatever its options, or None."""
+        missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        return f"needs the package {missing[0]}" if missing else None
+
+
+class Extractor(Protocol):
+    """A class that `extractor` declares.
+
+    `__call__` takes (h, w, 3) uint8 RGB and gives, as declared, `LocalFeatures`, a global descriptor (D,) float32 of
+    unit norm, or both in that order. A field `descriptors` of its `Options` is what `--keep-descriptors` says; what is
+    more than that is cut. `weights(options)`, where it is defined, names the files that decide its features.
+    """
+
+    spec: ExtractorSpec
+    Options: type
+
+    def __init__(self, options: Any, device: torch.device) -> None: ...
+
+    def __call__(self, image: np.ndarray) -> LocalFeatures | np.ndarray | tuple[LocalFeatures, np.ndarray]: ...
+
+
+E = TypeVar("E", bound=type)
+
+
+def extractor(
+    name: str,
+    *,
+    gives: Gives,
+    version: int,
+    card: Card,
+    local_dim: int | None = None,
+    global_dim: int | None = None,
+    packages: Sequence[str] = (),
+    takes: str = "",
+    full_size: bool = False,
+    unit_norm: bool = True,
+) -> Callable[[E], E]:
+    """Declare a class as the extractor `name`. Refuses what the harness could not run."""
+
+    def declare(cls: E) -> E:
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        if gives not in KNOWN_GIVES:
+            raise ValueError(f"{where}: gives {gives!r}, expected one of {', '.join(KNOWN_GIVES)}")
+        if any(character in name for character in "+:,@ ") or not name:
+            raise ValueError(f"{where}: {name!r} is no name: names stand on the command line beside +, : and @")
+        if not hasattr(cls, "Options"):
+            cls.Options = NoOptions  # type: ignore[attr-defined]
+        check_options(cls.Options, where)  # type: ignore[attr-defined]
+        summary = (inspect.getdoc(cls) or name).splitlines()[0].rstrip(".")
+        dims = (0 if gives == "global" else local_dim, 0 if gives == "local" else global_dim)
+        spec = ExtractorSpec(name, gives, version, card, summary, *dims, tuple(packages), takes, full_size, unit_norm)
+        cls.spec = spec  # type: ignore[attr-defined]
+        return cls
+
+    return declare
+
+
+def weights_of(cls: Any, options: Any) -> tuple[Path, ...]:
+    """The files that decide the features: what the class says, else those that its options name."""
+    if hasattr(cls, "weights"):
+        return tuple(cls.weights(options))
+    values = [getattr(options, name) for name in getattr(options, "__dataclass_fields__", ())]
+    flat = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return tuple(part for part in flat if isinstance(part, Path))

@@ -1,0 +1,263 @@
+"""From an image to what is stored of it: one extractor at a time, checked as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.errors import UserError, unknown
+from bench.executor import Executor, Local
+from bench.extractor import Extractor, ExtractorSpec, LocalFeatures, weights_of
+from bench.features.precision import PRECISIONS
+from bench.features.store import Entry, ExtractReport, Item, fill
+from bench.files import file_hash
+from bench.images import LARGEST, UnreadableImage, content_hash, read_bytes, read_picture, shrink
+
+FORMAT = 2  # of what is stored of an image; features of another are extracted again
+UNIT = 1e-2  # a descriptor whose norm is this near to 1 has unit norm: some extractors work in half precision
+PROBE = 128  # pixels of the sides of the picture that tells how long descriptors are
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How features are extracted; part of the feature set's identity."""
+
+    max_side: int = 640  # longer side in pixels that an image is shrunk to (scaled with the crop, as DELG does)
+    descriptors: int = 1000  # best-scored local descriptors stored per image
+    precision: str = "float16"  # how their values are stored: a key of PRECISIONS
+    max_megapixels: int = LARGEST  # of an image as its file declares it: a larger one is refused before it is decoded
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("precision of descriptors", self.precision, PRECISIONS)
+        if self.max_side < 32 or self.descriptors < 1:
+            raise UserError(
+                f"max_side {self.max_side} and descriptors {self.descriptors}: "
+                "expected at least 32 pixels and 1 descriptor"
+            )
+        if self.max_megapixels < 1:
+            raise UserError(f"max_megapixels {self.max_megapixels}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class Part:
+    """An extractor with its options: what makes the local or the global descriptors of a feature set, or both."""
+
+    cls: Any  # the declared class
+    options: Any
+
+    @property
+    def spec(self) -> ExtractorSpec:
+        return self.cls.spec
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        """The files that its options name."""
+        values = (getattr(self.options, name) for name in self.options.__dataclass_fields__)
+        flat = (part for value in values for part in (value if isinstance(value, tuple) else (value,)))
+        return tuple(part for part in flat if isinstance(part, Path))
+
+    @cached_property
+    def key(self) -> str:
+        """The name, with the contents of the files given and other options: equal keys mean equal features."""
+        plain = {k: v for k, v in asdict(self.options).items() if k != "descriptors"}
+        changed = {k: v for k, v in plain.items() if v != getattr(type(self.options)(), k) and not _names_files(v)}
+        digests = [file_hash(path)[:8] for path in self.given]
+        if changed:
+            digests.append(hashlib.sha256(json.dumps(changed, sort_keys=True, default=str).encode()).hexdigest()[:8])
+        return "-".join([self.spec.name, *digests])
+
+    def skip(self) -> str | None:
+        """Why it cannot be extracted here, or None."""
+        if self.spec.takes and not self.given:
+            return f"needs weights: --features {self.spec.name}:{self.spec.takes}"
+        return self.spec.skip()
+
+    def identity(self, options: ExtractOptions) -> dict[str, object]:
+        """What decides the features of an image, besides the image; no place of a file."""
+        local = self.spec.gives != "global"
+        plain = {k: v for k, v in asdict(self.options).items() if k != "descriptors" and not _names_files(v)}
+        return {
+            "extractor": self.spec.name,
+            "version": [FORMAT, self.spec.version],
+            "options": plain,
+            "weights": [file_hash(path) for path in weights_of(self.cls, self.options)],
+            "max_side": options.max_side,
+            **({"local": self.key, "descriptors": options.descriptors} if local else {}),
+            **({"precision": options.precision} if local else {}),
+            # what is as ever is not said, so that stores made before there was a choice stay what they are
+            **({} if options.max_megapixels == LARGEST else {"max_megapixels": options.max_megapixels}),
+        }
+
+
+def _names_files(value: object) -> bool:
+    values = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(part, Path) for part in values)
+
+
+class PartExtractor:
+    """One extractor ready to run on a device: image in, arrays of one image out."""
+
+    def __init__(self, part: Part, options: ExtractOptions = ExtractOptions(), device: torch.device | str = "cpu"):
+        if reason := part.skip():
+            raise UserError(f"feature set {part.spec.name!r} cannot run here: {reason}", hint="install what it needs")
+        self.part, self.options = part, options
+        own = part.options
+        if "descriptors" in own.__dataclass_fields__:
+            own = replace(own, descriptors=options.descriptors)
+        self._extractor: Extractor = part.cls(own, torch.device(device))
+
+    def __call__(self, image: np.ndarray, ratio: float = 1.0) -> dict[str, np.ndarray]:
+        """Arrays named as the fields of `bench.features.Features`; keypoints and scales in pixels of `image`.
+
+        `ratio` scales the size limit: the crop's longer side over the whole image's. UserError for an extractor that
+        breaks its promise.
+        """
+        height, width = image.shape[:2]
+        small = image if self.part.spec.full_size else shrink(image, max(32.0, self.options.max_side * ratio))
+        found: Any = self._extractor(small)
+        gives = self.part.spec.gives
+        if gives == "both" and not (isinstance(found, tuple) and len(found) == 2):
+            raise self._fail(f"gave {type(found).__name__}, expected LocalFeatures and a global descriptor")
+        arrays: dict[str, np.ndarray] = {"image_size": np.array([width, height], dtype=np.int32)}
+        if gives != "local":
+            arrays["global_descriptor"] = self._checked_global(found[1] if gives == "both" else found)
+        if gives != "global":
+            local = self._checked_local(found[0] if gives == "both" else found)
+            expected = self.part.spec.local_dim
+            if expected is not None and local.descriptors.shape[1] != expected:
+                raise self._fail(f"gave {local.descriptors.shape[1]}-d local descriptors, and declares {expected}-d")
+            zoom = np.array([width / small.shape[1], height / small.shape[0]], dtype=np.float32)
+            arrays |= {
+                "descriptors": local.descriptors,
+                "keypoints": np.clip(local.keypoints * zoom, 0, [width - 1, height - 1]).astype(np.float32),
+                "scales": local.scales * float(zoom.mean()),
+                "orientations": local.orientations,
+                "scores": local.scores,
+            }
+        return arrays
+
+    @cached_property
+    def dims(self) -> tuple[int, int]:
+        """Values of a local and of a global descriptor, 0 where it gives none; where undeclared, of a noisy picture."""
+        if self.part.spec.local_dim is not None and self.part.spec.global_dim is not None:
+            return self.part.spec.local_dim, self.part.spec.global_dim
+        arrays = self(np.random.default_rng(0).integers(0, 256, (PROBE, PROBE, 3), np.uint8))
+        sizes = [arrays[name].shape[-1] if name in arrays else 0 for name in ("descriptors", "global_descriptor")]
+        return sizes[0], sizes[1]
+
+    def empty(self) -> dict[str, np.ndarray]:
+        """The arrays of an image that cannot be read."""
+        local, whole = self.dims
+        arrays: dict[str, np.ndarray] = {"image_size": np.ones(2)}
+        if whole:
+            arrays["global_descriptor"] = np.zeros(whole)
+        if local:
+            arrays |= {"descriptors": np.zeros((0, local)), "keypoints": np.zeros((0, 2))}
+            arrays |= {name: np.zeros(0) for name in ("scales", "orientations", "scores")}
+        return arrays
+
+    def _fail(self, what: str) -> UserError:
+        name = self.part.spec.name
+        return UserError(f"the extractor {name!r} {what}", hint="bench.conformance.check_extractor finds such mistakes")
+
+    def _checked_global(self, found: Any) -> np.ndarray:
+        if not isinstance(found, np.ndarray) or found.ndim != 1 or not len(found) or found.dtype.kind != "f":
+            shape = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+            raise self._fail(f"gave {shape}, expected a global descriptor (D,) of floats")
+        if not np.isfinite(found).all():
+            raise self._fail("gave non-finite global_descriptor")
+        if self.part.spec.global_dim not in (None, len(found)):
+            raise self._fail(f"gave a {len(found)}-d global descriptor, and declares {self.part.spec.global_dim}-d")
+        norm = float(np.linalg.norm(found.astype(np.float64)))
+        if abs(norm - 1) > UNIT:
+            raise self._fail(f"gave a global descriptor of norm {norm:.3g}, expected 1")
+        return found
+
+    def _checked_local(self, found: Any) -> LocalFeatures:
+        if not isinstance(found, LocalFeatures):
+            raise self._fail(f"gave {type(found).__name__}, expected LocalFeatures")
+        n = len(found.scores) if found.scores.ndim == 1 else -1
+        shapes = {"keypoints": (n, 2), "scales": (n,), "orientations": (n,), "scores": (n,)}
+        if found.descriptors.ndim != 2 or len(found.descriptors) != n:
+            raise self._fail(f"gave descriptors {found.descriptors.shape}, expected ({max(n, 0)}, d)")
+        for name, shape in shapes.items():
+            if getattr(found, name).shape != shape:
+                raise self._fail(f"gave {name} {getattr(found, name).shape}, expected {shape}")
+        for name in ("descriptors", *shapes):
+            if not np.isfinite(getattr(found, name)).all():
+                raise self._fail(f"gave non-finite {name}")
+        if n > 1 and (np.diff(found.scores) > 0).any():
+            raise self._fail("gave local descriptors that are not sorted by descending score")
+        if self.part.spec.unit_norm and n:
+            norms = np.linalg.norm(found.descriptors.astype(np.float64), axis=1)
+            if (np.abs(norms - 1) > UNIT).any() and (norms > 0).all():
+                worst = norms[np.abs(norms - 1).argmax()]
+                raise self._fail(f"gave a local descriptor of norm {worst:.3g}, expected 1")
+        most = self.options.descriptors
+        return found if n <= most else LocalFeatures(**{name: value[:most] for name, value in vars(found).items()})
+
+
+def extract(
+    wanted: Iterable[Item],
+    folder: Path,
+    make_extractor: Callable[[], PartExtractor],
+    identity: Mapping[str, object],
+    progress: Callable[[int, int], None] | None = None,
+    executor: Executor = Local(),
+) -> ExtractReport:
+    """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
+
+    Raises UserError for query images that cannot be read, all of them named, and for a full disk.
+    """
+    return fill(wanted, folder, partial(_extracting, make_extractor), identity, progress, executor=executor)
+
+
+def _extracting(make_extractor: Callable[[], PartExtractor]) -> Callable[[Item], Entry]:
+    extractor = make_extractor()
+    return lambda item: _extract_one(item, extractor)
+
+
+def _extract_one(item: Item, extractor: PartExtractor) -> Entry:
+    """The features of one image; an unreadable one has an error and empty arrays."""
+    (path,) = item.files
+    sha256, error, times = "", None, None
+    try:
+        began = time.perf_counter()
+        data = read_bytes(path)
+        sha256 = content_hash(data)
+        picture = read_picture(data, path, extractor.options.max_megapixels, extractor.options.max_side)
+        image, size, ratio = picture.crop(item.box, path)
+        decoded = time.perf_counter()
+        found = extractor(image, ratio)
+        times = (1000 * (decoded - began), 1000 * (time.perf_counter() - decoded))
+        arrays = _in_pixels_of_the_file(found, image, size)
+    except UnreadableImage as problem:
+        error, arrays = problem.message, extractor.empty()
+    except UserError as problem:
+        raise UserError(f"{path}: {problem.message}", hint=problem.hint) from problem
+    return Entry(sha256, arrays, error, times)
+
+
+def _in_pixels_of_the_file(
+    arrays: dict[str, np.ndarray], image: np.ndarray, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """What was found on an image that was decoded at a reduced size, as if it had been of `size` (width, height)."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return arrays
+    zoom = np.array([size[0] / width, size[1] / height], dtype=np.float32)
+    moved: dict[str, np.ndarray] = {"image_size": np.array(size, dtype=np.int32)}
+    if "keypoints" in arrays:
+        moved["keypoints"] = (arrays["keypoints"] * zoom).astype(np.float32)
+        moved["scales"] = arrays["scales"] * float(zoom.mean())
+    return {**arrays, **moved}

@@ -1,0 +1,354 @@
+"""Feature sets: a local part and a global part, each extracted here or imported, read from their stores as one.
+
+A set is named `LOCAL+GLOBAL`, or `LOCAL` alone, which takes the default global descriptor; one extractor or one import
+may give both. `NAME:VALUE` sets the first option of an extractor, `NAME:OPTION=VALUE` any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.datasets import Dataset
+from bench.doors import Door
+from bench.errors import UserError, unknown
+from bench.executor import Executor, Local
+from bench.features import FeatureCard, Features
+from bench.features.extract import ExtractOptions, Part, PartExtractor, extract
+from bench.features.foreign import IMPORTS as FOREIGN
+from bench.features.foreign import check_foreign
+from bench.features.imports import DELG, Import, check_delg
+from bench.features.store import ALL, ExtractReport, FeatureStore, items
+from bench.images import LARGEST
+from bench.options import read_options
+from bench.places import Places, slug
+from bench.search import Vectors
+
+DEFAULT_GLOBAL = "gem-lite0"
+IMPORTS: Mapping[str, Import] = {each.name: each for each in (DELG, *FOREIGN)}
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+
+
+def _name(value: Any) -> str | None:
+    return vars(value)["spec"].name if inspect.isclass(value) and "spec" in vars(value) else None
+
+
+EXTRACTORS: Door[Any] = Door("extractor", "--features", "bench.features.extractors", "rerankbench.extractors", _name)
+
+
+@dataclass(frozen=True)
+class SetName:
+    """A feature set by name: its parts, before anything of it is extracted. Either part may be missing, not both."""
+
+    local: Part | Import | None
+    global_: Part | Import | None
+
+    @staticmethod
+    def parse(text: str) -> SetName:
+        """From LOCAL, LOCAL+GLOBAL or GLOBAL. UserError naming the part that is not known or does not fit.
+
+        >>> SetName.parse("sift").name
+        'sift+gem-lite0'
+        """
+        first, *more = _split(text)
+        one = _part(first, text)
+        if len(more) > 1:
+            raise UserError(f"--features {text}: {1 + len(more)} parts", hint="expected LOCAL or LOCAL+GLOBAL")
+        if more:
+            other = _part(more[0], text)
+            if _gives(one) == "global" or _gives(other) == "local":
+                wrong = first if _gives(one) == "global" else more[0]
+                what = "local" if _gives(one) == "global" else "global"
+                raise UserError(
+                    f"--features {text}: {wrong!r} gives no {what} descriptors", hint="expected LOCAL+GLOBAL"
+                )
+            return SetName(one, other)
+        if _gives(one) == "global":
+            return SetName(None, one)
+        return SetName(one, _part(DEFAULT_GLOBAL, text) if _gives(one) == "local" else one)
+
+    @property
+    def parts(self) -> tuple[Part | Import, ...]:
+        """Each part once."""
+        found = [part for part in (self.local, self.global_) if part is not None]
+        return tuple(found[:1] if len(found) == 2 and found[0] is found[1] else found)
+
+    @property
+    def name(self) -> str:
+        """As tables have it, with the contents of weights given: equal names mean features made alike."""
+        return "+".join(part.key for part in self.parts)
+
+    @property
+    def imported(self) -> bool:
+        """Whether no photograph is needed to have it."""
+        return all(isinstance(part, Import) for part in self.parts)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The restricted licences of its weights, which `--accept-licence` must repeat."""
+        cards = (part.spec.card for part in self.parts if isinstance(part, Part))
+        return tuple(dict.fromkeys(card.noncommercial for card in cards if card.noncommercial))
+
+    @property
+    def card(self) -> FeatureCard:
+        """What is known of it before it is extracted or opened."""
+        return _card(self, _declared(self.local, 0), _declared(self.global_, 1))
+
+    def skip(self) -> str | None:
+        """Why it cannot be extracted here, or None."""
+        reasons = (part.skip() for part in self.parts)
+        return next((reason for reason in reasons if reason), None)
+
+
+def card_of(text: str) -> FeatureCard:
+    """The card of the set of that name."""
+    return SetName.parse(text).card
+
+
+def local_of(name: str) -> tuple[str, int | None]:
+    """The extractor of that name and the values of its local descriptors, to say what imported ones are."""
+    spec = EXTRACTORS.get(name).spec
+    if spec.gives == "global":
+        raise UserError(f"--local {name}: it gives no local descriptors", hint="see `features`")
+    return name, spec.local_dim
+
+
+def _split(text: str) -> list[str]:
+    """At each + that a known name follows: paths of weights may hold one too."""
+    names = {*EXTRACTORS.names(), *IMPORTS}
+    parts = [""]
+    for piece in text.split("+"):
+        known = piece.partition(":")[0] in names or ":" not in parts[-1]
+        if parts == [""]:
+            parts = [piece]
+        elif known:
+            parts.append(piece)
+        else:
+            parts[-1] += f"+{piece}"
+    return parts
+
+
+def _part(text: str, whole: str) -> Part | Import:
+    name, colon, rest = text.partition(":")
+    if name in IMPORTS:
+        if colon:
+            raise UserError(f"--features {whole}: {name} is imported and takes no options", hint=f"--features {name}")
+        return IMPORTS[name]
+    if name not in EXTRACTORS.names():
+        raise unknown("feature set", name, [*EXTRACTORS.names(), *IMPORTS])
+    cls = EXTRACTORS.get(name)
+    fields = [field for field in cls.Options.__dataclass_fields__ if field != "descriptors"]
+    takes = f"{name}:{cls.spec.takes}" if cls.spec.takes else name
+    given: dict[str, str] = {}
+    for piece in rest.split(":") if colon else ():
+        key, equals, value = piece.partition("=")
+        if equals and key in fields:
+            given[key] = value
+        elif equals and "/" not in key:
+            raise unknown(f"option of {name}", key, fields)
+        elif fields and fields[0] not in given:
+            given[fields[0]] = piece
+        else:
+            raise UserError(f"--features {whole}: {name} takes no weights file", hint=f"--features {takes}")
+    try:
+        part = Part(cls, read_options(cls.Options, given, name, f"--features {name}:"))
+    except UserError as error:
+        raise UserError(error.message, hint=error.hint or f"--features {takes}") from error
+    if part.spec.takes and not part.given:
+        raise UserError(f"--features {whole}: {name} needs weights", hint=f"--features {takes}")
+    for path in part.given:
+        if not path.exists() or path == Path():
+            raise UserError(f"--features {whole}: no such weights file: {path}", hint=f"--features {takes}")
+    return part
+
+
+def _gives(part: Part | Import) -> str:
+    return "both" if isinstance(part, Import) else part.spec.gives
+
+
+def _declared(part: Part | Import | None, which: int) -> int | None:
+    if part is None:
+        return 0
+    if isinstance(part, Import):
+        return part.dims[which]
+    return (part.spec.local_dim, part.spec.global_dim)[which]
+
+
+def _card(name: SetName, local_dim: int | None, global_dim: int | None, local: str | None = None) -> FeatureCard:
+    one = name.local
+    kind = local or ("" if one is None else one.name if isinstance(one, Import) else one.spec.name)
+    other = name.global_
+    return FeatureCard(
+        name.name,
+        kind,
+        "" if other is None else other.key,
+        local_dim,
+        global_dim,
+        kind if one is None or isinstance(one, Import) else one.key,
+        one.given if isinstance(one, Part) else (),
+        isinstance(one, Import),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """The features of a data set's images, read from their stores. A part that is missing is None."""
+
+    name: SetName
+    local: FeatureStore | None
+    globals_: FeatureStore | None
+
+    @cached_property
+    def card(self) -> FeatureCard:
+        """What it holds, with the sizes that the stores have."""
+        local = 0 if self.local is None else self.local.dims[0]
+        whole = 0 if self.globals_ is None else self.globals_.dims[1]
+        said = None if self.local is None else (self.local.identity or {}).get("kind")
+        return _card(self.name, local, whole, said if isinstance(said, str) else None)
+
+    @property
+    def has_globals(self) -> bool:
+        return self.card.global_dim != 0
+
+    @property
+    def _stores(self) -> list[FeatureStore]:
+        stores = [store for store in (self.local, self.globals_) if store is not None]
+        return stores[:1] if len(stores) == 2 and stores[0] is stores[1] else stores
+
+    def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
+        """Features of one image in float32, with only what `needs` names and at most the best `top` local rows."""
+        return self.read_all([key], needs, lambda count: count if top is None else top)[0]
+
+    def read_all(
+        self, keys: Sequence[str], needs: frozenset[str] = ALL, top: Callable[[int], int] | None = None
+    ) -> tuple[Features, ...]:
+        """As `FeatureStore.read_all`, from both parts."""
+        first, *more = self._stores
+        if not more:
+            return first.read_all(keys, needs, top)
+        images = first.read_all(keys, needs - {"global"}, top)
+        if "global" not in needs:
+            return images
+        whole = torch.from_numpy(more[0].global_descriptors(keys)).unbind()
+        return tuple(replace(image, global_descriptor=one) for image, one in zip(images, whole, strict=True))
+
+    def count(self, key: str) -> int:
+        """Number of local descriptors stored for the image."""
+        return 0 if self.local is None else self.local.count(key)
+
+    def counts(self, keys: Iterable[str]) -> np.ndarray:
+        """(len(keys),) numbers of local descriptors."""
+        return self._stores[0].counts(keys)
+
+    def vectors(self, keys: Iterable[str]) -> Vectors:
+        """The global descriptors of these images as they are stored. UserError where there are none."""
+        return self._whole.vectors(keys)
+
+    def global_descriptors(self, keys: Sequence[str]) -> np.ndarray:
+        """(len(keys), D) float32; rows of zeros for images without features. UserError where there are none."""
+        return self._whole.global_descriptors(keys)
+
+    @property
+    def _whole(self) -> FeatureStore:
+        if self.globals_ is None:
+            raise UserError(f"feature set {self.card.name!r} has no global descriptors", hint="name LOCAL+GLOBAL")
+        return self.globals_
+
+    def bytes_per_image(self, needs: frozenset[str]) -> tuple[int, int]:
+        """Stored bytes of one image's global descriptor and of one local row, for what `needs` names."""
+        whole = 0 if self.globals_ is None else self.globals_.bytes_per_image(needs)[0]
+        return whole, 0 if self.local is None else self.local.bytes_per_image(needs)[1]
+
+    def content(self, keys: Callable[[], Iterable[str]]) -> str:
+        """sha256 over how the features of these images were made, and of what; `keys` is called for each part."""
+        digests = [store.content(keys()) for store in self._stores]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def copies(self, keys: Iterable[str], among: Iterable[str]) -> dict[str, str]:
+        """As `FeatureStore.copies`."""
+        return self._stores[0].copies(list(keys), among)
+
+
+def part_folder(dataset: str, part: Part | Import, options: ExtractOptions, places: Places) -> Path:
+    """Where a part of the features of a data set is kept; how images are extracted does not matter to imported ones."""
+    name = slug(dataset)
+    if name != dataset:  # folders: two paths may become one slug
+        name += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:8]
+    if isinstance(part, Import):
+        return places.cache / "features" / f"{name}-{part.name}"
+    how = f"-{options.max_side}px"
+    if part.spec.gives != "global":
+        how += f"-{options.descriptors}"
+        if options.precision != "float16":
+            how += f"-{options.precision}"
+    if options.max_megapixels != LARGEST:
+        how += f"-{options.max_megapixels}mp"
+    return places.cache / "features" / f"{name}-{part.key}{how}"
+
+
+def features_of(
+    dataset: Dataset,
+    name: str,
+    options: ExtractOptions,
+    device: torch.device,
+    places: Places,
+    progress: Progress | None = None,
+    executor: Executor = Local(),
+    skip_unreadable: bool = False,
+) -> tuple[FeatureSet, ExtractReport]:
+    """The data set's features, brought up to date; imported ones are only checked to be so."""
+    parsed = SetName.parse(name)
+    stores: dict[str, FeatureStore] = {}
+    reports = []
+    for part in parsed.parts:
+        folder = part_folder(dataset.name, part, options, places)
+        if isinstance(part, Import):
+            report = check_delg(dataset, folder) if part is DELG else check_foreign(part.name, dataset, folder)
+        else:
+            report = extract(
+                items(dataset, required=not skip_unreadable),
+                folder,
+                partial(PartExtractor, part, options, device),
+                part.identity(options),
+                None if progress is None else partial(progress, f"extracting {part.spec.name}"),
+                executor,
+            )
+        reports.append(report)
+        stores[part.key] = FeatureStore(folder)
+    local = None if parsed.local is None else stores[parsed.local.key]
+    whole = None if parsed.global_ is None else stores[parsed.global_.key]
+    if isinstance(parsed.global_, Import) and whole is not None and whole.dims[1] == 0:
+        whole = None
+    return FeatureSet(parsed, local, whole), ExtractReport(
+        max(report.extracted for report in reports),
+        {key: reason for report in reports for key, reason in report.unreadable.items()},
+        tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        tuple(dict.fromkeys(caveat for report in reports for caveat in report.caveats)),
+    )
+
+
+class FeatureExtractor:
+    """A whole feature set ready to run on a device, for trainings: image in, arrays of one image out."""
+
+    def __init__(self, name: str, options: ExtractOptions = ExtractOptions(), device: torch.device | str = "cpu"):
+        self.name, self.options = SetName.parse(name), options
+        parts = [part for part in self.name.parts if isinstance(part, Part)]
+        if len(parts) != len(self.name.parts):
+            raise UserError(f"--features {name}: imported features cannot be extracted", hint="see `features`")
+        self._parts = [PartExtractor(part, options, device) for part in parts]
+
+    @property
+    def card(self) -> FeatureCard:
+        return self.name.card
+
+    def __call__(self, image: np.ndarray, ratio: float = 1.0) -> dict[str, np.ndarray]:
+        """The arrays of every part, named as the fields of `bench.features.Features`."""
+        return {name: array for part in self._parts for name, array in part(image, ratio).items()}

@@ -1,1 +1,0 @@
-"""The trainings of RRT, one file each: `TrainOptions` and `train(options, out, progress)` on `methods.rrt.loop`."""
