@@ -23,9 +23,11 @@ from bench.errors import UserError, listed, unknown
 from bench.executor import Executor, Local
 from bench.features import FeatureCard
 from bench.features.extract import ExtractOptions
+from bench.features.fill import ExtractReport
 from bench.features.foreign import without_order
+from bench.features.items import items, query_key
 from bench.features.sets import FeatureSet, SetName, features_of
-from bench.features.store import READS, ExtractReport, items, query_key
+from bench.features.store import READS
 from bench.files import file_hash, writing
 from bench.journal import Journal
 from bench.locks import alone

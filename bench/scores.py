@@ -13,8 +13,8 @@ from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.executor import Executor, Local
 from bench.features import FeatureBatch, Features
+from bench.features.items import query_key
 from bench.features.sets import FeatureSet
-from bench.features.store import query_key
 from bench.journal import Journal, Record
 from bench.reranker import Reranker, Scored
 from bench.shortlist import UNION, Shortlist

@@ -391,8 +391,8 @@ DRIVER = """
 import sys, time
 import methods
 methods.__path__.append({methods!r})
-import bench.features.store as store
-store.SHARD_IMAGES = 2
+import bench.features.fill as fill
+fill.SHARD_IMAGES = 2
 from bench.features.extract import PartExtractor
 plain = PartExtractor.__call__
 def slow(self, *given):

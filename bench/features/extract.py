@@ -17,8 +17,10 @@ import torch
 from bench.errors import UserError, unknown
 from bench.executor import Executor, Local
 from bench.extractor import Extractor, ExtractorSpec, LocalFeatures, weights_of
+from bench.features.fill import ExtractReport, fill
+from bench.features.items import Item
 from bench.features.precision import PRECISIONS
-from bench.features.store import Entry, ExtractReport, Item, fill
+from bench.features.shards import Entry
 from bench.files import file_hash
 from bench.images import LARGEST, UnreadableImage, content_hash, read_bytes, read_picture, shrink
 

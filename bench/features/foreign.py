@@ -25,8 +25,11 @@ import numpy as np
 
 from bench.datasets import Dataset, Query
 from bench.errors import UserError
+from bench.features.fill import ExtractReport, fill
 from bench.features.imports import Import
-from bench.features.store import Entry, ExtractReport, FeatureStore, Item, fill, items, query_key
+from bench.features.items import Item, items, query_key
+from bench.features.shards import Entry
+from bench.features.store import FeatureStore
 from bench.files import file_hash, read_json, write_whole, writing
 from bench.names import shown
 from third_party.foreign_features import Ames, Arrays, Colmap, Contents, Foreign, Hloc, ImageFiles, fields

@@ -17,7 +17,10 @@ import numpy as np
 
 from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.features.store import Entry, ExtractReport, FeatureStore, Item, fill, items, query_key
+from bench.features.fill import ExtractReport, fill
+from bench.features.items import Item, items, query_key
+from bench.features.shards import Entry
+from bench.features.store import FeatureStore
 from bench.files import write_whole
 from bench.images import content_hash
 from third_party import delg

@@ -23,10 +23,12 @@ from bench.errors import UserError, unknown
 from bench.executor import Executor, Local
 from bench.features import FeatureCard, Features
 from bench.features.extract import ExtractOptions, Part, PartExtractor, extract
+from bench.features.fill import ExtractReport
 from bench.features.foreign import IMPORTS as FOREIGN
 from bench.features.foreign import check_foreign
 from bench.features.imports import DELG, Import, check_delg
-from bench.features.store import ALL, ExtractReport, FeatureStore, items
+from bench.features.items import items
+from bench.features.store import ALL, FeatureStore
 from bench.images import LARGEST
 from bench.options import read_options
 from bench.places import Places, slug

@@ -1,10 +1,7 @@
-"""The feature store: shards of memory-mapped arrays, written whole or not at all, no pickle.
+"""Reading a feature store: memory-mapped arrays of shards, no pickle, opened in the same time whatever its size.
 
-A shard is a folder of `.npy` arrays and a `shard.json` that lists its images, the sha256 of the files each was made
-from (the image, or files of features) and the size in bytes of every array. It is written under a temporary name and
-renamed, so a shard that exists is whole; a shard whose files have other sizes than it says was damaged afterwards and
-is reported, set aside and extracted again. Every so many shards are merged into one, so that a million images are some
-dozens of shards; which shard and row an image is in is looked up in `bench.features.index`.
+A shard whose files have other sizes than it says was damaged after it was written; it is reported, set aside and read
+again. Which shard and row an image is in is looked up in `bench.features.index`.
 """
 
 from __future__ import annotations
@@ -12,40 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import secrets
-import shutil
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import islice, pairwise, tee
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise, tee
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.executor import Executor, Local, in_order
 from bench.features import Features
-from bench.features.index import Index, Row, Shard, shards
-from bench.features.precision import PRECISIONS, unpacked
-from bench.files import read_json, write_whole, writing
-from bench.images import Box
-from bench.locks import alone
+from bench.features.index import Index, Row
+from bench.features.items import Item, content, stamp
+from bench.features.precision import unpacked
+from bench.features.shards import LOCAL, WHOLE
+from bench.files import read_json
 from bench.search import Vectors
 
-LOCAL: Mapping[str, type] = {
-    "descriptors": np.float16,
-    "keypoints": np.float32,
-    "scales": np.float16,
-    "orientations": np.float16,
-    "scores": np.float16,
-}
 # what a method's declared needs make it read, and so what a deployed system would have to store for it
 READS = {
     "local": ("descriptors", "scales", "scores"),
@@ -53,66 +34,9 @@ READS = {
     "global": ("global_descriptor",),
 }
 ALL = frozenset(READS)
-WHOLE: Mapping[str, type] = {"global_descriptor": np.float16, "image_size": np.int32}
-SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
-MERGED = 256  # small shards that become one of 16,384 images
 REMEMBERED = 65_536  # places of images kept in memory
 NOTHING = torch.zeros(0)
-NAMED = 20  # unreadable queries named in a message
 MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image: its key in the store, the files its features are made from and the box to crop."""
-
-    key: str
-    files: tuple[Path, ...]  # the image; for imported features their files, or none where they are not at hand
-    box: Box | None = None
-    required: bool = False  # a query: if it cannot be read, nothing can be compared
-
-
-def query_key(dataset: Dataset, query: int) -> str:
-    """The store's key of a query image: the gallery's own where the query is an uncropped gallery image."""
-    q = dataset.queries[query]
-    shared = q.box is None and dataset.gallery.get(q.id) == q.image
-    return q.id if shared else f"query/{q.id}/"  # no gallery id ends with a slash
-
-
-class Items(Iterable[Item]):
-    """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
-
-    def __init__(self, dataset: Dataset, required: bool = True):
-        self._dataset = dataset
-        self._queries = {
-            key: Item(key, (query.image,), query.box, required)
-            for i, query in enumerate(dataset.queries)
-            for key in [query_key(dataset, i)]
-        }
-
-    def __len__(self) -> int:
-        return len(self._queries) + len(self._dataset.gallery) - sum(k in self._dataset.gallery for k in self._queries)
-
-    def __iter__(self) -> Iterator[Item]:
-        yield from self._queries.values()
-        for key in self._dataset.gallery:
-            if key not in self._queries:
-                yield Item(key, (self._dataset.gallery[key],))
-
-
-def items(dataset: Dataset, required: bool = True) -> Items:
-    """Every image of the data set; made one at a time. `required`: whether every query must be readable."""
-    return Items(dataset, required)
-
-
-@dataclass(frozen=True)
-class ExtractReport:
-    """What an extraction did: images read anew, images that could not be read, and repairs worth telling."""
-
-    extracted: int
-    unreadable: Mapping[str, str]  # key -> reason
-    notes: tuple[str, ...]
-    caveats: tuple[str, ...] = ()  # what is so of the features themselves; said under every table made of them
 
 
 class FeatureStore:
@@ -329,7 +253,7 @@ class FeatureStore:
                 yield item, "new"
             elif row.box != item.box:
                 yield item, "has another query box"
-            elif item.files and _stat(item.files) != row.stat and _hash(item.files) != row.sha256:
+            elif item.files and stamp(item.files) != row.stat and content(item.files) != row.sha256:
                 yield item, "changed"
 
 
@@ -342,261 +266,3 @@ def _place(key: str, row: Row | None) -> tuple[int, int]:
     if row is None:
         raise KeyError(key)
     return row.shard, row.row
-
-
-def _stat(files: Sequence[Path]) -> tuple[int, ...]:
-    found: list[int] = []
-    for path in files:
-        try:
-            status = path.stat()
-        except OSError:
-            return (-1, -1)
-        found += [status.st_size, status.st_mtime_ns]
-    return tuple(found)
-
-
-def _hash(files: Sequence[Path]) -> str:
-    """As `Entry.sha256`; empty if a file cannot be read."""
-    try:
-        hashes = []
-        for path in files:
-            with path.open("rb") as file:
-                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-        return "+".join(hashes)
-    except OSError:
-        return ""
-
-
-def _unreadable_queries(reasons: Sequence[str]) -> UserError:
-    shown = [*reasons[:NAMED], *([f"and {len(reasons) - NAMED} more"] if len(reasons) > NAMED else [])]
-    return UserError(
-        f"{len(reasons)} query image{'s' * (len(reasons) > 1)} cannot be read:\n  " + "\n  ".join(shown),
-        hint="replace these files, or leave their queries out with --skip-unreadable, which the table then says",
-    )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is stored of one image: arrays named as the fields of `Features`, and what they were made from."""
-
-    sha256: str  # of the item's file, or of each, joined by +; empty if they could not be read
-    arrays: Mapping[str, np.ndarray]  # of local features, the global descriptor or both; the same names in every image
-    error: str | None = None  # why the image has no features
-    times: tuple[float, float] | None = None  # ms to decode the image, and to extract from it
-
-
-def _write_shard(
-    folder: Path,
-    listed: list[dict],
-    arrays: list[Mapping[str, np.ndarray]],
-    pack: Callable[[np.ndarray], np.ndarray] | None,
-) -> None:
-    """One shard of these images; `pack` stores descriptors, and without it everything is stored in float32."""
-    kept, _ = shards(folder / "shards")
-
-    def kind(stored: type) -> type:
-        return np.float32 if pack is None and stored is np.float16 else stored
-
-    number = max((shard.last for shard in kept), default=-1) + 1
-    dim = arrays[0]["descriptors"].shape[1] if "descriptors" in arrays[0] else 0
-    with _new_shard(folder, f"{number:06d}", listed, dim) as temporary:
-        for name in LOCAL.keys() & arrays[0].keys():
-            rows = np.concatenate([a[name] for a in arrays])
-            stored = pack(rows) if pack is not None and name == "descriptors" else rows.astype(kind(LOCAL[name]))
-            np.save(temporary / f"{name}.npy", stored)
-        for name in WHOLE.keys() & arrays[0].keys():
-            np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(kind(WHOLE[name])))
-        rows_of = (len(a["scores"]) if "scores" in a else 0 for a in arrays)
-        np.save(temporary / "offsets.npy", np.cumsum([0, *rows_of]).astype(np.int64))
-
-
-@contextmanager
-def _new_shard(folder: Path, name: str, listed: list[dict], local_dim: int) -> Iterator[Path]:
-    """A folder to write arrays to, which becomes the shard of that name when all are written."""
-    temporary = folder / "shards" / f"tmp-{os.getpid()}-{secrets.token_hex(4)}"  # other machines have the same pids
-    temporary.mkdir()
-    try:
-        yield temporary
-        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        (temporary / "shard.json").write_text(json.dumps({"files": files, "local_dim": local_dim, "images": listed}))
-        temporary.rename(folder / "shards" / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def merge(folder: Path) -> None:
-    """Merge every MERGED small shards of a store into one, and remove what a merged one replaces.
-
-    The merged shard appears whole, under a name that says which shards it stands for; those are removed afterwards, so
-    that a process killed at any point leaves every image in place.
-    """
-    found, replaced = shards(folder / "shards")
-    for path in replaced:
-        shutil.rmtree(path, ignore_errors=True)
-    small = [shard for shard in found if shard.first == shard.last]
-    for start in range(0, len(small) - MERGED + 1, MERGED):
-        _merge(folder, small[start : start + MERGED])
-
-
-def _merge(folder: Path, parts: Sequence[Shard]) -> None:
-    contents = [read_json(part.path / "shard.json") for part in parts]
-    lists = [content["images"] for content in contents]
-    name = f"{parts[0].first:06d}-{parts[-1].last:06d}"
-    entries = [entry for listed in lists for entry in listed]
-    with _new_shard(folder, name, entries, contents[0].get("local_dim", 0)) as temporary:
-        for array in (name for name in (*LOCAL, *WHOLE) if (parts[0].path / f"{name}.npy").is_file()):
-            pieces = [np.load(part.path / f"{array}.npy", mmap_mode="r") for part in parts]
-            rows = sum(map(len, pieces))
-            # an empty array cannot be mapped
-            whole: Any = (
-                np.lib.format.open_memmap(
-                    temporary / f"{array}.npy", "w+", pieces[0].dtype, (rows, *pieces[0].shape[1:])
-                )
-                if rows
-                else np.empty((0, *pieces[0].shape[1:]), pieces[0].dtype)
-            )
-            at = 0
-            for piece in pieces:
-                whole[at : at + len(piece)] = piece
-                at += len(piece)
-            if rows:
-                whole.flush()
-            else:
-                np.save(temporary / f"{array}.npy", whole)
-        counts = [np.diff(np.load(part.path / "offsets.npy")) for part in parts]
-        np.save(temporary / "offsets.npy", np.cumsum(np.concatenate([[0], *counts])).astype(np.int64))
-    for part in parts:
-        shutil.rmtree(part.path, ignore_errors=True)
-
-
-def fill(
-    wanted: Iterable[Item],
-    folder: Path,
-    make_read: Callable[[], Callable[[Item], Entry]],
-    identity: Mapping[str, object],
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    exact: bool = False,
-    executor: Executor = Local(),
-) -> ExtractReport:
-    """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
-
-    `make_read` is called if any of them is new or changed, and what it gives reads an image's features. UserError for
-    query images that cannot be read, all of them named, and for a full disk.
-
-    `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
-    One process at a time writes to a store; a store that is up to date is not written to.
-    """
-    store, total = FeatureStore(folder), 0
-    notes: list[str] = []
-    if _outdated(store, identity) or any(True for _ in store.stale(wanted)):
-        hint = "finished shards are kept; make room or choose another --cache-dir and run again"
-        with writing(folder, hint), alone(folder, "extracting into") as locked:
-            if locked:
-                _sweep(folder)
-            total, notes = _update(wanted, folder, make_read, identity, progress, exact, executor)
-        store = FeatureStore(folder)
-    errors = store.errors()
-    failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
-    if unreadable := [failed[item.key] for item in wanted if item.required and item.key in failed] if failed else []:
-        raise _unreadable_queries(unreadable)
-    return ExtractReport(total, failed, tuple(notes))
-
-
-def _outdated(store: FeatureStore, identity: Mapping[str, object]) -> bool:
-    return bool(store.damaged) or (len(store) > 0 and store.identity != dict(identity))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left unfinished: who writes holds the lock, so nobody is at work on it."""
-    for left in (folder / "shards").glob("tmp-*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _update(
-    wanted: Iterable[Item],
-    folder: Path,
-    make_read: Callable[[], Callable[[Item], Entry]],
-    identity: Mapping[str, object],
-    progress: Callable[[int, int], None] | None,
-    exact: bool,
-    executor: Executor,
-) -> tuple[int, list[str]]:
-    """How many images were read into the store, and notes on what had changed. OSError where it cannot be written."""
-    notes = []
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
-    store = FeatureStore(folder)
-    if len(store) and store.identity != dict(identity):
-        shutil.rmtree(folder / "shards")
-        (folder / "shards").mkdir()
-        notes.append(f"{folder}: extracted by another version or with other settings; extracting anew")
-        store = FeatureStore(folder)
-    for path, reason in store.damaged:
-        shutil.rmtree(path.with_name(f"damaged-{path.name}"), ignore_errors=True)  # of an earlier time
-        path.rename(path.with_name(f"damaged-{path.name}"))
-        notes.append(
-            f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again"
-        )
-    total = sum(1 for _ in store.stale(wanted))
-    if total:
-        pack = None if exact else PRECISIONS[str(identity.get("precision", "float16"))]
-        if store.identity != dict(identity):
-            write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
-        notes += _write_shards(store, wanted, total, make_read, pack, progress, executor)
-        merge(folder)
-    return total, notes
-
-
-def _write_shards(
-    store: FeatureStore,
-    wanted: Iterable[Item],
-    total: int,
-    make_read: Callable[[], Callable[[Item], Entry]],
-    pack: Callable[[np.ndarray], np.ndarray] | None,
-    progress: Callable[[int, int], None] | None,
-    executor: Executor,
-) -> list[str]:
-    """Read what is stale, a shard at a time, merging as it goes; notes on what had changed.
-
-    Workers read; this process alone writes, in the images' order.
-    """
-    notes, done, broken = [], 0, False
-    begun: deque[list[tuple[Item, str]]] = deque()
-
-    def chunks() -> Iterator[list[Item]]:
-        todo = store.stale(wanted)
-        while chunk := list(islice(todo, SHARD_IMAGES)):
-            begun.append(chunk)
-            yield [item for item, _ in chunk]
-
-    for found in in_order(executor.map(partial(_reading, make_read), chunks(), _described)):
-        listed, arrays, chunk = [], [], begun.popleft()
-        for (item, reason), (stat, made) in zip(chunk, found, strict=True):
-            if reason != "new":
-                name = item.files[0] if item.files else item.key
-                notes.append(f"{name} {reason} since its features were stored; read again")
-            entry = {"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error}
-            listed.append(entry if made.times is None else {**entry, "ms": made.times})
-            arrays.append(made.arrays)
-            broken = broken or (item.required and made.error is not None)
-            done += 1
-            if progress:
-                progress(done, total)
-        _write_shard(store.folder, listed, arrays, pack)
-        if done // SHARD_IMAGES % MERGED == 0:
-            merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
-        if broken and not chunk[-1][0].required:
-            break  # every query has been read by now, and nothing can be compared
-    return notes
-
-
-def _reading(
-    make_read: Callable[[], Callable[[Item], Entry]],
-) -> Callable[[list[Item]], Iterator[tuple[tuple[int, ...], Entry]]]:
-    """A worker's function: when each image was last changed, before it is read, and what is read of it."""
-    read = make_read()
-    return lambda items: ((_stat(item.files), read(item)) for item in items)
-
-
-def _described(items: list[Item]) -> str:
-    return f"the images {items[0].key} to {items[-1].key}"

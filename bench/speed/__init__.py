@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from bench.datasets.catalogue import load as load_dataset
+from bench.features.items import items
 from bench.features.sets import SetName, features_of, part_folder
-from bench.features.store import items
 from bench.places import Places
 from bench.run import Request, seal_shortlist
 from bench.scores import Scorer

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.features.store import query_key
+from bench.features.items import query_key
 from bench.places import Places
 from bench.scores import Scorer
 from bench.speed import demo_scorer, interleaved, verdict

@@ -20,7 +20,10 @@ import numpy as np
 import torch
 
 from bench.conformance import batch_of
-from bench.features.store import READS, Entry, FeatureStore, Item, fill
+from bench.features.fill import fill
+from bench.features.items import Item
+from bench.features.shards import Entry
+from bench.features.store import READS, FeatureStore
 from bench.speed import interleaved
 from methods.maxsim import MaxSim
 from methods.mnn import MutualNearestNeighbours

@@ -13,7 +13,8 @@ from click.testing import Result
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
 from bench.features.foreign import KINDS, check_foreign, import_foreign
-from bench.features.store import FeatureStore, query_key
+from bench.features.items import query_key
+from bench.features.store import FeatureStore
 from third_party.foreign_features import Ames, Colmap, Hloc, ImageFiles
 
 h5py = pytest.importorskip("h5py")

@@ -21,7 +21,8 @@ from PIL import Image
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
 from bench.features.foreign import check_foreign, import_foreign, without_order
-from bench.features.store import FeatureStore, items
+from bench.features.items import items
+from bench.features.store import FeatureStore
 from third_party.foreign_features import Colmap, Hloc
 
 h5py = pytest.importorskip("h5py")
@@ -154,7 +155,7 @@ def test_the_file_of_global_descriptors_counts_too(plain: Path, tmp_path: Path) 
 
 
 def test_an_import_that_was_interrupted_goes_on(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.features.store.SHARD_IMAGES", 2)
+    monkeypatch.setattr("bench.features.fill.SHARD_IMAGES", 2)
     dataset, store = folder.load(plain), tmp_path / "store"
     old, place = hloc(tmp_path / "old.h5", everything(1)), hloc(tmp_path / "new.h5", everything())
     import_foreign("hloc", dataset, old, store)

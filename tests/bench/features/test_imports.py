@@ -17,10 +17,12 @@ from click.testing import Result
 from bench.datasets import Dataset, Query
 from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
+from bench.features import fill as filling
 from bench.features import imports
-from bench.features import store as stores
 from bench.features.imports import check_delg, import_delg, import_listed
-from bench.features.store import FeatureStore, items, query_key
+from bench.features.items import Item, items, query_key
+from bench.features.shards import Entry
+from bench.features.store import FeatureStore
 from methods.rrt.training import gld
 
 GALLERY = ("a", "b", "c", "d", "e")
@@ -57,7 +59,7 @@ def files(delg, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def two_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(filling, "SHARD_IMAGES", 2)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def read_now(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = imports._read
 
-    def noted(item: stores.Item) -> stores.Entry:
+    def noted(item: Item) -> Entry:
         names.append(item.files[0].stem)
         return real(item)
 

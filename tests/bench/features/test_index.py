@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 
 from bench.errors import UserError
-from bench.features import store as stores
+from bench.features import fill as filling
+from bench.features import shards
+from bench.features.fill import fill
 from bench.features.index import NAME, Index
-from bench.features.store import Entry, FeatureStore, Item, fill
+from bench.features.items import Item
+from bench.features.shards import Entry
+from bench.features.store import FeatureStore
 
 IDENTITY = {"features": "made", "local_dim": 12}
 
@@ -60,13 +64,13 @@ KEYS = [f"image {i}" for i in range(23)]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "SHARD_IMAGES", 2)
-    monkeypatch.setattr(stores, "MERGED", 3)
+    monkeypatch.setattr(filling, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(shards, "MERGED", 3)
 
 
 def test_merged_shards_hold_the_same_bit_for_bit(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     merged = written(tmp_path / "merged", KEYS)
-    monkeypatch.setattr(stores, "MERGED", 1000)
+    monkeypatch.setattr(shards, "MERGED", 1000)
     plain = written(tmp_path / "plain", KEYS)
     names = sorted(path.name for path in (tmp_path / "merged" / "shards").iterdir())
     assert names == ["000000-000002", "000003-000005", "000006-000008", "000009-000011"]
@@ -85,9 +89,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import shutil, os
-from bench.features import store as stores
+from bench.features import fill as filling
+from bench.features import shards
 from test_index import KEYS, written
-stores.SHARD_IMAGES, stores.MERGED = 2, 1000
+filling.SHARD_IMAGES, shards.MERGED = 2, 1000
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 written(folder, KEYS)
 calls = 0
@@ -99,10 +104,10 @@ def counted(call):
             os._exit(9)
         return call(*arguments, **options)
     return counting
-stores.MERGED = 3
-stores.np.save, Path.rename, shutil.rmtree = map(counted, (stores.np.save, Path.rename, shutil.rmtree))
+shards.MERGED = 3
+shards.np.save, Path.rename, shutil.rmtree = map(counted, (shards.np.save, Path.rename, shutil.rmtree))
 Path.write_text = counted(Path.write_text)
-stores.merge(folder)
+shards.merge(folder)
 """
 
 

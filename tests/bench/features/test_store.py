@@ -21,10 +21,12 @@ from bench.datasets import Dataset, folder
 from bench.errors import UserError
 from bench.features import Features
 from bench.features import extract as extracting
-from bench.features import store as stores
+from bench.features import fill as filling
 from bench.features.extract import extract
+from bench.features.fill import ExtractReport
+from bench.features.items import Item, items, query_key
 from bench.features.sets import EXTRACTORS, ExtractOptions, FeatureExtractor, FeatureSet, SetName, part_folder
-from bench.features.store import FeatureStore, Item, items, query_key
+from bench.features.store import FeatureStore
 from bench.locks import alone
 from bench.places import Places
 from bench.run import Outcome
@@ -55,10 +57,10 @@ def extractor() -> Whole:
 
 
 @pytest.fixture
-def fill(extractor: FeatureExtractor, tmp_path: Path) -> Callable[..., stores.ExtractReport]:
+def fill(extractor: FeatureExtractor, tmp_path: Path) -> Callable[..., ExtractReport]:
     """`fill(images)` brings the store in tmp_path/store up to date with a folder of images."""
 
-    def go(images: Path | Dataset, **more: object) -> stores.ExtractReport:
+    def go(images: Path | Dataset, **more: object) -> ExtractReport:
         dataset = folder.load(images) if isinstance(images, Path) else images
         return extract(
             items(dataset),
@@ -432,7 +434,7 @@ def test_other_settings_extract_anew(small: Path, fill: Callable) -> None:
 
 @pytest.fixture
 def two_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(filling, "SHARD_IMAGES", 2)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +487,7 @@ def test_an_interrupted_extraction_goes_on_without_reading_finished_images(
     read: list[str] = []
     real = extracting._extract_one
 
-    def counted(item: stores.Item, with_: FeatureExtractor) -> tuple:
+    def counted(item: Item, with_: FeatureExtractor) -> tuple:
         read.append(item.key)
         return real(item, with_)
 
@@ -510,12 +512,13 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import bench.features.store as stores
+import bench.features.fill as filling
+from bench.features.items import items
 from bench.datasets import folder
 from bench.errors import UserError
 from bench.features.extract import ExtractOptions, PartExtractor, extract
 from bench.features.sets import SetName
-stores.SHARD_IMAGES = 2
+filling.SHARD_IMAGES = 2
 options = ExtractOptions(160, 150)
 part = SetName.parse("xfeat").parts[0]
 made = PartExtractor(part, options)
@@ -524,7 +527,7 @@ def progress(done, total):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 try:
-    extract(stores.items(folder.load(Path(sys.argv[1]))), Path(sys.argv[2]), lambda: made,
+    extract(items(folder.load(Path(sys.argv[1]))), Path(sys.argv[2]), lambda: made,
             part.identity(options), progress)
 except UserError as error:
     print(error)
@@ -630,12 +633,14 @@ def test_an_unfinished_shard_of_a_running_process_is_left_alone(tmp_path: Path, 
 
 def test_opening_a_store_while_its_shards_are_merged_finds_every_image(tmp_path: Path, small: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nimport numpy as np\nimport bench.features.store as s\n"
-        "s.SHARD_IMAGES, s.MERGED = 1, 2\n"
+        "import sys\nfrom pathlib import Path\nimport numpy as np\n"
+        "from bench.features import fill, shards\nfrom bench.features.items import Item\n"
+        "fill.SHARD_IMAGES, shards.MERGED = 1, 2\n"
         "made = dict(global_descriptor=np.ones(2), descriptors=np.ones((1, 2)), keypoints=np.zeros((1, 2)),\n"
         "  scales=np.ones(1), orientations=np.zeros(1), scores=np.ones(1), image_size=np.ones(2))\n"
         "for i in range(120):\n"
-        "    s.fill([s.Item(str(i), ())], Path(sys.argv[1]), lambda: lambda item: s.Entry('', made), {'a': 1})\n"
+        "    made_ = shards.Entry('', made)\n"
+        "    fill.fill([Item(str(i), ())], Path(sys.argv[1]), lambda: lambda item: made_, {'a': 1})\n"
     )
     place = tmp_path / "merging"
     with subprocess.Popen([sys.executable, "-c", program, str(place)], cwd=REPOSITORY) as writer:

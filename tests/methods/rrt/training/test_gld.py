@@ -17,7 +17,10 @@ from click.testing import Result
 
 from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
-from bench.features.store import Entry, FeatureStore, Item, fill
+from bench.features.fill import fill
+from bench.features.items import Item
+from bench.features.shards import Entry
+from bench.features.store import FeatureStore
 from methods.rrt.model import RRT, RRTConfig, load_checkpoint, save_checkpoint
 from methods.rrt.training import gld
 from methods.rrt.training.gld import TrainOptions

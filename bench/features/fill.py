@@ -1,0 +1,178 @@
+"""Bringing a feature store up to date: what is new or changed is read, a shard at a time, by one process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bench.errors import UserError
+from bench.executor import Executor, Local, in_order
+from bench.features import shards
+from bench.features.items import Item, stamp
+from bench.features.precision import PRECISIONS
+from bench.features.shards import Entry, merge, write_shard
+from bench.features.store import FeatureStore
+from bench.files import write_whole, writing
+from bench.locks import alone
+
+SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
+NAMED = 20  # unreadable queries named in a message
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction did: images read anew, images that could not be read, and repairs worth telling."""
+
+    extracted: int
+    unreadable: Mapping[str, str]  # key -> reason
+    notes: tuple[str, ...]
+    caveats: tuple[str, ...] = ()  # what is so of the features themselves; said under every table made of them
+
+
+def _unreadable_queries(reasons: Sequence[str]) -> UserError:
+    shown = [*reasons[:NAMED], *([f"and {len(reasons) - NAMED} more"] if len(reasons) > NAMED else [])]
+    return UserError(
+        f"{len(reasons)} query image{'s' * (len(reasons) > 1)} cannot be read:\n  " + "\n  ".join(shown),
+        hint="replace these files, or leave their queries out with --skip-unreadable, which the table then says",
+    )
+
+
+def fill(
+    wanted: Iterable[Item],
+    folder: Path,
+    make_read: Callable[[], Callable[[Item], Entry]],
+    identity: Mapping[str, object],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    exact: bool = False,
+    executor: Executor = Local(),
+) -> ExtractReport:
+    """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
+
+    `make_read` is called if any of them is new or changed, and what it gives reads an image's features. UserError for
+    query images that cannot be read, all of them named, and for a full disk.
+
+    `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
+    One process at a time writes to a store; a store that is up to date is not written to.
+    """
+    store, total = FeatureStore(folder), 0
+    notes: list[str] = []
+    if _outdated(store, identity) or any(True for _ in store.stale(wanted)):
+        hint = "finished shards are kept; make room or choose another --cache-dir and run again"
+        with writing(folder, hint), alone(folder, "extracting into") as locked:
+            if locked:
+                _sweep(folder)
+            total, notes = _update(wanted, folder, make_read, identity, progress, exact, executor)
+        store = FeatureStore(folder)
+    errors = store.errors()
+    failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
+    if unreadable := [failed[item.key] for item in wanted if item.required and item.key in failed] if failed else []:
+        raise _unreadable_queries(unreadable)
+    return ExtractReport(total, failed, tuple(notes))
+
+
+def _outdated(store: FeatureStore, identity: Mapping[str, object]) -> bool:
+    return bool(store.damaged) or (len(store) > 0 and store.identity != dict(identity))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left unfinished: who writes holds the lock, so nobody is at work on it."""
+    for left in (folder / "shards").glob("tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _update(
+    wanted: Iterable[Item],
+    folder: Path,
+    make_read: Callable[[], Callable[[Item], Entry]],
+    identity: Mapping[str, object],
+    progress: Callable[[int, int], None] | None,
+    exact: bool,
+    executor: Executor,
+) -> tuple[int, list[str]]:
+    """How many images were read into the store, and notes on what had changed. OSError where it cannot be written."""
+    notes = []
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    store = FeatureStore(folder)
+    if len(store) and store.identity != dict(identity):
+        shutil.rmtree(folder / "shards")
+        (folder / "shards").mkdir()
+        notes.append(f"{folder}: extracted by another version or with other settings; extracting anew")
+        store = FeatureStore(folder)
+    for path, reason in store.damaged:
+        shutil.rmtree(path.with_name(f"damaged-{path.name}"), ignore_errors=True)  # of an earlier time
+        path.rename(path.with_name(f"damaged-{path.name}"))
+        notes.append(
+            f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again"
+        )
+    total = sum(1 for _ in store.stale(wanted))
+    if total:
+        pack = None if exact else PRECISIONS[str(identity.get("precision", "float16"))]
+        if store.identity != dict(identity):
+            write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
+        notes += _write_shards(store, wanted, total, make_read, pack, progress, executor)
+        merge(folder)
+    return total, notes
+
+
+def _write_shards(
+    store: FeatureStore,
+    wanted: Iterable[Item],
+    total: int,
+    make_read: Callable[[], Callable[[Item], Entry]],
+    pack: Callable[[np.ndarray], np.ndarray] | None,
+    progress: Callable[[int, int], None] | None,
+    executor: Executor,
+) -> list[str]:
+    """Read what is stale, a shard at a time, merging as it goes; notes on what had changed.
+
+    Workers read; this process alone writes, in the images' order.
+    """
+    notes, done, broken = [], 0, False
+    begun: deque[list[tuple[Item, str]]] = deque()
+
+    def chunks() -> Iterator[list[Item]]:
+        todo = store.stale(wanted)
+        while chunk := list(islice(todo, SHARD_IMAGES)):
+            begun.append(chunk)
+            yield [item for item, _ in chunk]
+
+    for found in in_order(executor.map(partial(_reading, make_read), chunks(), _described)):
+        listed, arrays, chunk = [], [], begun.popleft()
+        for (item, reason), (stat, made) in zip(chunk, found, strict=True):
+            if reason != "new":
+                name = item.files[0] if item.files else item.key
+                notes.append(f"{name} {reason} since its features were stored; read again")
+            entry = {"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error}
+            listed.append(entry if made.times is None else {**entry, "ms": made.times})
+            arrays.append(made.arrays)
+            broken = broken or (item.required and made.error is not None)
+            done += 1
+            if progress:
+                progress(done, total)
+        write_shard(store.folder, listed, arrays, pack)
+        if done // SHARD_IMAGES % shards.MERGED == 0:
+            merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
+        if broken and not chunk[-1][0].required:
+            break  # every query has been read by now, and nothing can be compared
+    return notes
+
+
+def _reading(
+    make_read: Callable[[], Callable[[Item], Entry]],
+) -> Callable[[list[Item]], Iterator[tuple[tuple[int, ...], Entry]]]:
+    """A worker's function: when each image was last changed, before it is read, and what is read of it."""
+    read = make_read()
+    return lambda items: ((stamp(item.files), read(item)) for item in items)
+
+
+def _described(items: list[Item]) -> str:
+    return f"the images {items[0].key} to {items[-1].key}"
