@@ -8,8 +8,8 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,8 @@ import click
 from bench import __version__
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.datasets.official.sources import Source
     from bench.places import Places
-    from bench.report.tables import Table
     from bench.results import Run
     from bench.run import Request
 
@@ -143,42 +140,6 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, places=places, **kwargs)
 
     return wrapped
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=170, soft_wrap=False)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=_console(stderr=True),
-    ) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield update
 
 
 def _options(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -342,13 +303,14 @@ def run(request: Request, places: Places) -> None:
     Killed or interrupted, the same command goes on where it stopped.
     """
     from bench.report.tables import compare
+    from bench.report.terminal import print_table, progress_bars
     from bench.run import execute
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         outcome = execute(request, places, progress)
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
-    _print(compare([outcome.run]))
+    print_table(compare([outcome.run]))
     click.echo(f"\nrun: {outcome.run.folder}")
 
 
@@ -385,57 +347,31 @@ def sweep(request: Request, descriptors: str | None, vary: tuple[str, ...], out:
     500, for each of queries x top-k pairs. A smaller --top-k makes it shorter.
     """
     from bench import sweep as sweeps
+    from bench.report.terminal import print_table, progress_bars
 
     if vary and descriptors is not None:
         raise click.UsageError("give --descriptors or --vary, not both")
     budgets = sweeps.budgets_of(descriptors or "25,50,100,200,500")
     varied = [sweeps.Varied.parse(text) for text in vary]
-    with _progress() as progress:
+    with progress_bars() as progress:
         if varied:
             found = sweeps.vary(request, varied, places, progress)
         else:
             found = sweeps.sweep(request, budgets, places, progress)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
-    _print(found.table)
+    print_table(found.table)
     click.echo()
     for path in sweeps.write(found, out):
         click.echo(f"written: {path}")
 
 
-def _print(table: Table) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    from bench.report.tables import cells
-
-    shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
-    shown.add_column("method", no_wrap=True)
-    for column in table.columns:
-        shown.add_column(column.name, justify="right")
-    best = {
-        c.name: c.better * table.rows.loc[[n for n in table.rows.index if n not in table.controls], c.name]
-        for c in table.columns
-        if c.better > 0
-    }
-    for name, row in zip(table.rows.index, cells(table), strict=True):
-        marked = [
-            f"[bold]{text}[/bold]"
-            if c.name in best
-            and len(best[c.name]) > 1
-            and name in best[c.name].index
-            and best[c.name][name] == best[c.name].max()
-            else text
-            for c, text in zip(table.columns, row[1:], strict=True)
-        ]
-        shown.add_row(escape(row[0]), *marked, style="dim" if name in table.controls else "")
-    console = _console()
-    console.print(shown)
-    for note in table.notes:
-        console.print(f"  {note}", highlight=False, markup=False)
-    for column in table.columns:
-        console.print(f"  {column.name}: {column.meaning}", style="dim", highlight=False, markup=False)
+_blend = click.option(
+    "--blend",
+    default="replace",
+    show_default=True,
+    help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.",
+)
 
 
 @main.command()
@@ -448,12 +384,7 @@ def _print(table: Table) -> None:
 )
 @click.option("--dataset", "-d", help="Only this data set.")
 @click.option("--seal", help="Only the shortlist whose seal begins so.")
-@click.option(
-    "--blend",
-    default="replace",
-    show_default=True,
-    help="replace, add:WEIGHT or sigmoid:LAMBDA,GAMMA; replayed from stored scores.",
-)
+@_blend
 @click.option(
     "--cascade",
     multiple=True,
@@ -481,16 +412,17 @@ def report(
     from bench.blend import Blend
     from bench.cascade import replay
     from bench.errors import UserError
+    from bench.evaluation import FIRST_STAGE
     from bench.places import slug
     from bench.report.tables import FORMATS, compare, table_groups
-    from bench.results import FIRST_STAGE
+    from bench.report.terminal import print_table
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
     runs = _finished(
         places.runs,
         lambda run: (
-            (dataset is None or run.about["identity"]["shortlist"].get("dataset") in (dataset, _absolute(dataset)))
+            (dataset is None or run.record.identity.shortlist.dataset in (dataset, _absolute(dataset)))
             and (seal is None or run.seal.startswith(seal))
         ),
     )
@@ -508,7 +440,7 @@ def report(
         replayed = replayed or bool(replays)
         table = compare([*group, *replays], how)
         if form == "terminal":
-            _print(table)
+            print_table(table)
         else:
             click.echo(FORMATS[form](table))
         if plots is not None:
@@ -539,20 +471,24 @@ def report(
     "--format", "form", type=click.Choice(["trec", "hloc-pairs", "parquet", "csv"]), default="trec", show_default=True
 )
 @click.option("--out", required=True, type=_Folder(), help="Folder for the files.")
+@_blend
 @_folders
-def export(folder: Path | None, form: str, out: Path, places: Places) -> None:
+def export(folder: Path | None, form: str, out: Path, blend: str, places: Places) -> None:
     """Write a finished run for other programs: TREC runs and qrels, hloc pairs, Parquet or CSV tables.
 
     Blanks and % in names become %XX in TREC files. Their scores are places, so that every scorer keeps our order; a
     scorer's AP is rectangular and sees the candidates alone, so it is not our mAP.
     """
+    from bench.blend import Blend
     from bench.errors import UserError
     from bench.exports import export as write
+    from bench.results import sound_run
 
-    runs = [_one_run(folder)] if folder else _finished(places.runs)
-    if not runs or not runs[-1].finished:
-        raise UserError(f"no finished run in {folder or places.runs}", hint="python cli.py run --method all -d demo")
-    for path in write(runs[-1], form, out):
+    how = Blend.parse(blend)
+    runs = [sound_run(folder)] if folder else _finished(places.runs)
+    if not runs:
+        raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all -d demo")
+    for path in write(runs[-1], form, out, how):
         click.echo(f"written: {path}")
 
 
@@ -564,19 +500,6 @@ def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> l
     for note in found.notes(runs):
         click.echo(f"note: {note}", err=True)
     return list(found.finished)
-
-
-def _one_run(folder: Path) -> Run:
-    """The run in a folder that a user names. UserError where it is not finished or damaged."""
-    from bench.errors import UserError
-    from bench.results import Run
-
-    run = Run.load(folder)
-    if not run.finished:
-        raise UserError(f"no finished run in {folder}", hint="run its command again; it goes on where it stopped")
-    if damage := run.damage():
-        raise UserError(f"{folder} is damaged: {damage}", hint="run its command again; what is lost is measured again")
-    return run
 
 
 def _absolute(dataset: str) -> str:
@@ -598,8 +521,9 @@ def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> N
     """Compare a finished run with a baseline; exit 1 and say what changed on a regression."""
     from bench.errors import UserError
     from bench.report import check as checks
+    from bench.results import sound_run
 
-    runs = [_one_run(folder)] if folder else _finished(places.runs)
+    runs = [sound_run(folder)] if folder else _finished(places.runs)
     if write:
         if not runs:
             raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all --dataset demo")
@@ -617,16 +541,6 @@ def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> N
         raise SystemExit(1)
 
 
-def _listing(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.table import Table as RichTable
-
-    table = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table, markup=False)
-
-
 @main.command()
 @click.option("--features", "-f", default="xfeat", show_default=True, help="Say what can run on this feature set.")
 def methods(features: str) -> None:
@@ -636,6 +550,7 @@ def methods(features: str) -> None:
     from bench import registry
     from bench.errors import UserError
     from bench.features.sets import card_of
+    from bench.report.terminal import print_listing
 
     card, rows = card_of(features), []
     for name in registry.names():
@@ -654,7 +569,7 @@ def methods(features: str) -> None:
                 (cls().skip(card) or "ready") if card.known else "as the imported files are",
             )
         )
-    _listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
+    print_listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
     click.echo("* control: a floor, a ceiling or a sentinel")
 
 
@@ -667,6 +582,7 @@ def datasets(ctx: click.Context, places: Places) -> None:
         return
     from bench.datasets import catalogue
     from bench.errors import UserError
+    from bench.report.terminal import print_listing
 
     rows = []
     for name in catalogue.names():
@@ -676,7 +592,7 @@ def datasets(ctx: click.Context, places: Places) -> None:
             rows.append((name, "", "", "", error.message))
             continue
         rows.append((loader.usage, loader.summary, loader.licence, loader.needs, catalogue.state(loader, places)))
-    _listing(("data set", "what", "licence", "needs", "here"), rows)
+    print_listing(("data set", "what", "licence", "needs", "here"), rows)
 
 
 class _OfSources(click.Command):
@@ -700,12 +616,13 @@ def download(name: str, dry_run: bool, places: Places) -> None:
     """
     from bench.datasets.catalogue import sources_of
     from bench.datasets.official.download import download as fetch
+    from bench.report.terminal import progress_bars
 
     for source in sources_of(name):
         if dry_run:
             _list_files(source, places)
             continue
-        with _progress() as progress:
+        with progress_bars() as progress:
             done = fetch(source, places.data, progress)
         for note in done.notes:
             click.echo(f"note: {note}", err=True)
@@ -731,10 +648,11 @@ def verify(name: str, places: Places) -> None:
     from bench.datasets.catalogue import sources_of
     from bench.datasets.official.download import verify as check_files
     from bench.files import writing
+    from bench.report.terminal import progress_bars
 
     sound = True
     for source in sources_of(name):
-        with _progress() as progress:
+        with progress_bars() as progress:
             found = check_files(source, places.data, progress)
         for what in ("missing", "extra", "damaged"):
             names = getattr(found, what)
@@ -760,6 +678,7 @@ def features(ctx: click.Context) -> None:
         return
     from bench.errors import UserError
     from bench.features.sets import DEFAULT_GLOBAL, EXTRACTORS, IMPORTS
+    from bench.report.terminal import print_listing
 
     def size(dim: int | None) -> str:
         return "as it is" if dim is None else f"{dim}-d" if dim else "–"
@@ -773,9 +692,9 @@ def features(ctx: click.Context) -> None:
             continue
         here = f"needs weights: {name}:{spec.takes}" if spec.takes else spec.skip() or "ready"
         rows.append((name, spec.summary, size(spec.local_dim), size(spec.global_dim), spec.card.licence, here))
-    _listing(("extractor", "what", "local", "global", "licence", "here"), rows)
+    print_listing(("extractor", "what", "local", "global", "licence", "here"), rows)
     click.echo(f"a feature set is LOCAL+GLOBAL; LOCAL alone takes {DEFAULT_GLOBAL} as its global descriptor\n")
-    _listing(
+    print_listing(
         ("imported", "what", "local", "global", "PLACE of `features import`"),
         [(each.name, each.summary, *map(size, each.dims), each.place) for each in map(IMPORTS.get, IMPORTS.names())],
     )
@@ -826,6 +745,7 @@ def import_features(
     from bench.features.imports.delg import import_delg, import_listed
     from bench.features.sets import IMPORTS, local_of, part_folder
     from bench.features.store import FeatureStore
+    from bench.report.terminal import progress_bars
 
     if (dataset is None) == (listing is None):
         raise click.UsageError("give --dataset, or --list for training images")
@@ -834,7 +754,7 @@ def import_features(
     if kind == "delg" and (ordered or any((globals_, queries, query_globals, local))):
         raise click.UsageError("delg takes no --globals, --queries, --query-globals, --local or --ordered")
     made_by = None if local is None else local_of(local)
-    with _progress() as progress:
+    with progress_bars() as progress:
 
         def told(done: int, total: int) -> None:
             progress("importing features", done, total)
@@ -910,6 +830,7 @@ class _Trainer(click.Command):
 
         def run_training(recipe: str, out: Path, **given: str | None) -> None:
             from bench.files import writing
+            from bench.report.terminal import progress_bars
             from bench.training import require_name
 
             require_name(out)  # now, not after the minutes that preparing may take
@@ -920,7 +841,7 @@ class _Trainer(click.Command):
                 for key, text in given.items()
                 if text is not None
             }
-            with _progress() as progress:
+            with progress_bars() as progress:
                 card = module.train(module.TrainOptions(**values), out, progress)
             click.echo(f"weights: {out}")
             for key, value in card.items():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,9 @@ import pandas as pd
 from bench.blend import Blend
 from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.results import Run, evaluate
-from bench.scores import UNION
+from bench.evaluation import evaluate
+from bench.record import Cost, MethodCard, MethodIdentity
+from bench.results import Run
 from bench.shortlist import Shortlist
 
 REPLAYED = "cascade (replayed)"
@@ -113,7 +113,7 @@ class Replay(Run):
         return self.replayed[1]
 
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
-        return evaluate(self.scores, self.shortlist, self.dataset, blend)
+        return evaluate(self.rankings(blend))
 
 
 def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
@@ -131,27 +131,27 @@ def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
             f"--cascade: options of {named[0].method}: a replay takes the runs as they are",
             hint="run it: run --method cascade -o cascade.stages=…",
         )
-    having = {s.method: [run for run in runs if s.method in run.about["costs"]] for s in stages}
+    having = {s.method: [run for run in runs if s.method in run.record.costs] for s in stages}
     if not all(having.values()):
         return None
     chosen = [having[stage.method][-1] for stage in stages]
     base, texts = chosen[-1], list(texts)
-    about = {
-        **base.about,
-        "identity": {**base.about["identity"], "methods": {REPLAYED: {"options": {"stages": ",".join(texts)}}}},
-        "defaults": {REPLAYED: {}},
-        "skipped": {},
-        "failed": {},
-        "cold": {},
-        "costs": {REPLAYED: _costs(stages, chosen)},
-        "cards": {REPLAYED: _card(stages, chosen)},
-    }
-    return Replay(base.folder / Path(f"replayed {','.join(texts)}"), about, base, _replayed(stages, chosen))
+    record = replace(
+        base.record,
+        identity=replace(base.record.identity, methods={REPLAYED: MethodIdentity({"stages": ",".join(texts)})}),
+        defaults={REPLAYED: {}},
+        skipped={},
+        failed={},
+        cold={},
+        costs={REPLAYED: _costs(stages, chosen)},
+        cards={REPLAYED: _card(stages, chosen)},
+    )
+    return Replay(base.folder / Path(f"replayed {','.join(texts)}"), record, base, _replayed(stages, chosen))
 
 
 def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     shortlist, rows, times = runs[-1].shortlist, [], []
-    found = [_by_list(run, stage.method) for stage, run in zip(stages, runs, strict=True)]
+    rankings = {run: run.rankings() for run in runs}
     ledgers = [
         run.ledger[run.ledger.method == stage.method].set_index("query")
         for stage, run in zip(stages, runs, strict=True)
@@ -159,23 +159,15 @@ def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFram
     for number, query in enumerate(shortlist.queries):
         lists = {name: shortlist.candidates(name, number) for name in shortlist.lists}
         for name, candidates in lists.items():
-            ids = np.array([shortlist.gallery[c] for c in candidates])
-
-            def scorer(stored: Mapping[tuple[str, str], Mapping[str, float]], ids: np.ndarray = ids, where: str = name):
-                def score(at: np.ndarray) -> np.ndarray:
-                    values = stored.get((UNION, query)) or stored[where, query]  # noqa: B023 - called at once
-                    return np.array([values[i] for i in ids[at]])
-
-                return score
-
-            best = order(len(ids), [(s.first, scorer(f)) for s, f in zip(stages, found, strict=True)])
+            scores = [rankings[run].scores(stage.method, name, number) for stage, run in zip(stages, runs, strict=True)]
+            best = order(len(candidates), [(s.first, of.__getitem__) for s, of in zip(stages, scores, strict=True)])
             rows.append(
                 pd.DataFrame(
                     {
                         "method": REPLAYED,
                         "list": name,
                         "query": query,
-                        "candidate": ids,
+                        "candidate": [shortlist.gallery[c] for c in candidates],
                         "score": ranks_as_scores(best),
                     }
                 )
@@ -183,48 +175,37 @@ def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFram
         time = dict.fromkeys(TIMES, 0.0)
         for stage, ledger in zip(stages, ledgers, strict=True):
             each = ledger.loc[query].to_dict()
-            scored = sum(len(ids) if stage.first is None else min(stage.first, len(ids)) for ids in lists.values())
+            scored = sum(len(near) if stage.first is None else min(stage.first, len(near)) for near in lists.values())
             share = scored / each["pairs"]
             time = {what: ms + share * float(each[what]) for what, ms in time.items()}
         times.append({"method": REPLAYED, "query": query, "pairs": sum(map(len, lists.values())), **time})
     return pd.concat(rows, ignore_index=True), pd.DataFrame(times)
 
 
-def _by_list(run: Run, method: str) -> dict[tuple[str, str], dict[str, float]]:
-    """(list, query) -> candidate -> score."""
-    own = run.scores[run.scores["method"] == method]
-    return {
-        (str(name), str(query)): dict(zip(group["candidate"], group["score"], strict=True))
-        for (name, query), group in own.groupby(["list", "query"], sort=False)
-    }
-
-
-def _costs(stages: Sequence[Stage], runs: Sequence[Run]) -> dict[str, float]:
+def _costs(stages: Sequence[Stage], runs: Sequence[Run]) -> Cost:
     """Most descriptors of any stage; bytes of everything that any stage reads, where the run has kept them."""
-    costs = [run.about["costs"][stage.method] for stage, run in zip(stages, runs, strict=True)]
-    needs = set().union(*(run.about["cards"][s.method]["needs"] for s, run in zip(stages, runs, strict=True)))
-    mean = max(cost["descriptors_mean"] for cost in costs)
-    stored = runs[-1].about.get("stored_bytes", {})
-    parts = [stored.get(need, (float("nan"),) * 2) for need in needs]
-    return {
-        "descriptors_mean": mean,
-        "descriptors_max": max(cost["descriptors_max"] for cost in costs),
-        "kib_per_image": sum(whole + mean * local for whole, local in parts) / 1024,
-    }
+    costs = [run.record.costs[stage.method] for stage, run in zip(stages, runs, strict=True)]
+    needs = {need for s, run in zip(stages, runs, strict=True) for need in run.record.cards[s.method].needs}
+    mean = max(cost.descriptors_mean for cost in costs)
+    stored = runs[-1].record.stored_bytes
+    parts = [stored.get(need, (float("nan"),) * 2) for need in sorted(needs)]
+    return Cost(
+        descriptors_mean=mean,
+        descriptors_max=max(cost.descriptors_max for cost in costs),
+        kib_per_image=sum(whole + mean * local for whole, local in parts) / 1024,
+    )
 
 
-def _card(stages: Sequence[Stage], runs: Sequence[Run]) -> dict[str, Any]:
-    cards = [run.about["cards"][stage.method] for stage, run in zip(stages, runs, strict=True)]
-    terms = [card["noncommercial"] for card in cards if card["noncommercial"]]
-    return {
-        **cards[0],
-        "paper": "replayed from stored scores; its times are implied by those of its stages, in proportion to the "
+def _card(stages: Sequence[Stage], runs: Sequence[Run]) -> MethodCard:
+    cards = [run.record.cards[stage.method] for stage, run in zip(stages, runs, strict=True)]
+    trained = [f"{s.method}: {c.trained_on}" for s, c in zip(stages, cards, strict=True) if c.trained_on]
+    terms = [card.noncommercial for card in cards if card.noncommercial]
+    return MethodCard(
+        paper="replayed from stored scores; its times are implied by those of its stages, in proportion to the "
         "candidates each one scores, not measured",
-        "licence": " and ".join(dict.fromkeys(card["licence"] for card in cards)),
-        "trained_on": "; ".join(
-            f"{s.method}: {c['trained_on']}" for s, c in zip(stages, cards, strict=True) if c["trained_on"]
-        )
-        or None,
-        "noncommercial": ", ".join(dict.fromkeys(terms)) or None,
-        "control": False,
-    }
+        licence=" and ".join(dict.fromkeys(card.licence for card in cards)),
+        trained_on="; ".join(trained) or None,
+        noncommercial=", ".join(dict.fromkeys(terms)) or None,
+        control=False,
+        needs=cards[0].needs,
+    )

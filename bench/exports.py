@@ -11,69 +11,58 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from bench import trec
+from bench.blend import Blend
 from bench.candidates import common_folder
 from bench.errors import UserError
+from bench.evaluation import FIRST_STAGE, Rankings, graded
 from bench.files import writing
 from bench.names import shown
 from bench.places import slug
-from bench.results import FIRST_STAGE, Run, graded
-from bench.scores import UNION
-from bench.shortlist import reranked
+from bench.results import Run
 
 
-def orders(run: Run, method: str, difficulty: str) -> Iterator[tuple[int, np.ndarray]]:
-    """(query, (k,) candidates best first), as indices into the shortlist's gallery, as the method's scores put them."""
-    shortlist = run.shortlist
-    name = shortlist.list_for(difficulty)
-    own = run.scores[(run.scores["method"] == method) & run.scores["list"].isin([UNION, name])]
-    by_query = {str(query): rows for query, rows in own.groupby("query", sort=False)}
-    for number, query in enumerate(shortlist.queries):
-        candidates = shortlist.candidates(name, number)
-        if method != FIRST_STAGE:
-            rows = by_query[query]
-            scores = dict(zip(rows["candidate"], rows["score"], strict=True))
-            candidates = reranked(candidates, [scores[shortlist.gallery[c]] for c in candidates])
-        yield number, candidates
-
-
-def ranked(run: Run, method: str, difficulty: str) -> dict[str, list[tuple[str, float]]]:
+def ranked(rankings: Rankings, method: str, difficulty: str) -> dict[str, list[tuple[str, float]]]:
     """query -> (image, place from the end), best first, without the images that the difficulty ignores."""
-    found = {}
-    for number, images in orders(run, method, difficulty):
-        _, ignored = graded(run.shortlist, run.dataset, number, difficulty)
-        kept = [run.shortlist.gallery[i] for i in images if i not in set(ignored.tolist())]
-        found[run.shortlist.queries[number]] = [(image, float(len(kept) - i)) for i, image in enumerate(kept)]
+    shortlist, found = rankings.shortlist, {}
+    for number, query in enumerate(shortlist.queries):
+        _, ignored = graded(shortlist, rankings.dataset, number, difficulty)
+        out = set(ignored.tolist())
+        kept = [shortlist.gallery[i] for i in rankings.ranking(method, difficulty, number) if i not in out]
+        found[query] = [(image, float(len(kept) - i)) for i, image in enumerate(kept)]
     return found
 
 
-def export_trec(run: Run, folder: Path) -> list[Path]:
-    """A run a method and difficulty, and qrels a difficulty.
+def export_trec(run: Run, folder: Path, blend: Blend) -> list[Path]:
+    """A run a method and difficulty, in the order of the blend, and qrels a difficulty.
 
     Qrels cannot say that an image is to be ignored, so ignored images are left out of that difficulty's runs.
     """
-    written = []
+    written, rankings = [], run.rankings(blend)
     for difficulty in run.dataset.difficulties:
         relevant = {}
         for number, query in enumerate(run.shortlist.queries):
             positives, _ = graded(run.shortlist, run.dataset, number, difficulty)
             relevant[query] = [run.shortlist.gallery[i] for i in positives]
         written.append(_write(folder / f"{slug(difficulty)}.qrels", trec.qrels_lines(relevant)))
-        for method in (FIRST_STAGE, *run.about["costs"]):
+        for method in (FIRST_STAGE, *run.record.costs):
             name = "first-stage" if method == FIRST_STAGE else slug(method)
-            lines = trec.run_lines(ranked(run, method, difficulty), name)
+            lines = trec.run_lines(ranked(rankings, method, difficulty), name)
             written.append(_write(folder / f"{name}.{slug(difficulty)}.run", lines))
     return written
 
 
-def export_pairs(run: Run, folder: Path) -> list[Path]:
+def export_pairs(run: Run, folder: Path, blend: Blend) -> list[Path]:
     """hloc's list of pairs to match, `query candidate` a line: every candidate of any list.
 
     Files are named by their path below the folder common to all images of the run, so that a query and a gallery image
-    of one file name stay two.
+    of one file name stay two. UserError for a blend: pairs have no order that it could change.
     """
+    if blend != Blend():
+        raise UserError(
+            f"--blend {blend}: hloc-pairs lists the same candidates in any order",
+            hint="export as trec, or leave it out",
+        )
     gallery, images = run.dataset.gallery, run.shortlist.gallery
     root = common_folder([*(query.image for query in run.dataset.queries), *gallery.values()])
 
@@ -92,18 +81,18 @@ def export_pairs(run: Run, folder: Path) -> list[Path]:
     return [_write(folder / "pairs.txt", lines())]
 
 
-def export_parquet(run: Run, folder: Path) -> list[Path]:
-    return _tables(run, folder, "parquet")
+def export_parquet(run: Run, folder: Path, blend: Blend) -> list[Path]:
+    return _tables(run, folder, blend, "parquet")
 
 
-def export_csv(run: Run, folder: Path) -> list[Path]:
-    return _tables(run, folder, "csv")
+def export_csv(run: Run, folder: Path, blend: Blend) -> list[Path]:
+    return _tables(run, folder, blend, "csv")
 
 
-def _tables(run: Run, folder: Path, form: str) -> list[Path]:
-    """scores, details, ledger and metrics as long tables."""
+def _tables(run: Run, folder: Path, blend: Blend, form: str) -> list[Path]:
+    """scores as the methods gave them, details, ledger and the measures of the blend as long tables."""
     written = []
-    tables = {"scores": run.scores, "details": run.details, "ledger": run.ledger, "metrics": run.metrics()}
+    tables = {"scores": run.scores, "details": run.details, "ledger": run.ledger, "metrics": run.metrics(blend)}
     for name, table in tables.items():
         path = folder / f"{name}.{form}"
         with _whole(path) as temporary:
@@ -132,7 +121,7 @@ def _whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-FORMATS: Mapping[str, Callable[[Run, Path], list[Path]]] = {
+FORMATS: Mapping[str, Callable[[Run, Path, Blend], list[Path]]] = {
     "trec": export_trec,
     "hloc-pairs": export_pairs,
     "parquet": export_parquet,
@@ -140,8 +129,8 @@ FORMATS: Mapping[str, Callable[[Run, Path], list[Path]]] = {
 }
 
 
-def export(run: Run, form: str, folder: Path) -> list[Path]:
+def export(run: Run, form: str, folder: Path, blend: Blend = Blend()) -> list[Path]:
     """Write a finished run into a folder in one of FORMATS; the files written. UserError if it cannot be written."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return FORMATS[form](run, folder)
+        return FORMATS[form](run, folder, blend)

@@ -49,6 +49,11 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write whole or not at all. OSError."""
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True))
+
+
 @contextmanager
 def writing(place: Path, hint: str = "make room there, or choose another place") -> Iterator[None]:
     """What is done inside writes to `place`; a full disk or a folder that may not be written is a UserError."""

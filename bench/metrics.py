@@ -6,16 +6,10 @@ All functions take 0-based ranks of the positives in a ranking from which ignore
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-
-REVISITED_MEASURES = ("mAP", "mP@1", "mP@5", "mP@10")
-MEASURES: Mapping[str, tuple[str, ...]] = {  # by protocol; the first is what it is ranked by
-    "revisited": REVISITED_MEASURES,
-    "instance": ("mAP", "R@1", "R@10", "R@100"),
-    "sop": ("R@1", "R@10", "R@100", "R@1000"),
-    "gldv2": ("mAP@100",),
-}
 
 
 def positive_ranks(ranking: np.ndarray, positives: Collection[int], ignored: Collection[int]) -> np.ndarray:
@@ -99,26 +93,75 @@ def truncated_precision(ranks: np.ndarray, k: int, n_positives: int) -> float:
     return float(((np.arange(len(found)) + 1) / (found + 1)).sum() / min(n_positives, k))
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A number in [0, 1] for the ranking of a query, NaN without positives; tables show its mean over queries."""
+
+    name: str  # of the mean over queries, and in files
+    of_query: str  # of the value of one query
+    meaning: str  # of the mean
+    value: Callable[..., float]  # of the 0-based ranks of the positives found, ascending, and `n_positives`
+    protocols: tuple[str, ...]  # that have it
+    shown: bool = True  # in tables; a primary measure always is
+    digits: int = 1  # behind the point, in percent
+    better: int = 1  # +1: more is better, -1: less
+
+    def __post_init__(self) -> None:
+        if self.better not in (1, -1):
+            raise ValueError(f"measure {self.name}: better is {self.better}, expected 1 or -1")
+
+
+def _table(*measures: Measure) -> dict[str, Measure]:
+    return {measure.name: measure for measure in measures}
+
+
+# Adding a measure is adding it here. The first one of a protocol is its primary measure.
+MEASURES: Mapping[str, Measure] = _table(
+    Measure("mAP", "AP", "mean average precision", average_precision, ("revisited", "instance")),
+    *(
+        Measure(
+            f"mP@{k}",
+            f"P@{k}",
+            f"mean precision at {k}, over the rank of the last positive found where that is smaller",
+            partial(precision_at, k=k),
+            ("revisited",),
+            shown=k == 10,
+        )
+        for k in (1, 5, 10)
+    ),
+    *(
+        Measure(
+            f"R@{k}",
+            f"R@{k}",
+            f"share of queries with a positive in the top {k}",
+            partial(recall_at, k=k),
+            ("instance", "sop") if k < 1000 else ("sop",),
+        )
+        for k in (1, 10, 100, 1000)
+    ),
+    Measure(
+        "mAP@100",
+        "AP@100",
+        "mean of the rectangular average precision at 100",
+        partial(truncated_precision, k=100),
+        ("gldv2",),
+    ),
+)
+
+
 def measures(protocol: str) -> tuple[str, ...]:
-    return MEASURES[protocol]
+    """Names of a protocol's measures, its primary one first."""
+    return tuple(name for name, measure in MEASURES.items() if protocol in measure.protocols)
 
 
-def chief(protocol: str) -> str:
+def primary(protocol: str) -> Measure:
     """The measure that a protocol's rows are ordered and compared by."""
-    return MEASURES[protocol][0]
-
-
-AT: Mapping[str, Callable[[np.ndarray, int, int], float]] = {
-    "mP": precision_at,
-    "R": recall_at,
-    "mAP": truncated_precision,
-}
+    return MEASURES[measures(protocol)[0]]
 
 
 def measure(ranks: np.ndarray, n_positives: int, name: str) -> float:
     """The measure of that name, for example mAP, mP@10 or R@1, from the 0-based ranks of the positives found."""
-    kind, at, k = name.partition("@")
-    return AT[kind](ranks, int(k), n_positives) if at else average_precision(ranks, n_positives)
+    return MEASURES[name].value(ranks, n_positives=n_positives)
 
 
 def evaluate_query(

@@ -1,6 +1,6 @@
 """A run on disk: what was asked, what was measured, and the tables derived from it.
 
-run.json          identity, provenance, what each method did, status
+run.json          `bench.record`: identity, provenance, what each method did
 shortlist.npz     the sealed candidates
 dataset.json      queries, gallery and ground truth as they were
 journal.jsonl     per query and method, while it runs and afterwards
@@ -20,9 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,48 +28,31 @@ import pyarrow.parquet as pq
 from bench.blend import Blend
 from bench.datasets import Dataset, Instances, Query
 from bench.errors import UserError
-from bench.files import read_json, write_whole
-from bench.metrics import measure, measures, positive_ranks
+from bench.evaluation import COLUMNS, Rankings, evaluate
+from bench.files import write_json
+from bench.journal import Journal, Record
+from bench.metrics import measures
 from bench.places import slug
-from bench.scores import UNION, Journal, Record
-from bench.shortlist import Shortlist, reranked
+from bench.record import FILE, Identity, RunRecord, Unfinished, as_json, read_record
+from bench.shortlist import UNION, Shortlist
 
-FORMAT = 2  # of a run's folder; folders of another format are left out of reports
-FIRST_STAGE = "(first stage)"
-CEILING = "(ceiling)"
 CHUNK = 500  # queries whose scores are held at a time
 NAMED = 5  # runs that are left out, in a note
-# what a table needs of a finished run's run.json
-KEYS: Mapping[str, Mapping[str, type]] = {
-    "": {
-        "finished": str,
-        "identity": dict,
-        **dict.fromkeys(("costs", "cards", "defaults", "skipped", "failed", "unreadable", "cold", "provenance"), dict),
-    },
-    "identity": {"seal": str, "shortlist": dict, "hardware": dict, "methods": dict},
-}
 PAIR = {"method": pa.string(), "list": pa.string(), "query": pa.string(), "candidate": pa.string()}
 TIMES = {"load_ms": pa.float64(), "transfer_ms": pa.float64(), "score_ms": pa.float64()}
 TABLES = {
     "scores": pa.schema({**PAIR, "score": pa.float64()}),
     "details": pa.schema({**PAIR, "name": pa.string(), "value": pa.float64()}),
     "ledger": pa.schema({"method": pa.string(), "query": pa.string(), "pairs": pa.int64(), **TIMES}),
-    "metrics": pa.schema(
-        {name: pa.string() for name in ("method", "query", "difficulty", "measure")} | {"value": pa.float64()}
-    ),
+    "metrics": pa.schema(dict.fromkeys(COLUMNS, pa.string()) | {"value": pa.float64()}),
 }
 
 
-def run_name(identity: Mapping[str, Any]) -> str:
+def run_name(identity: Identity) -> str:
     """Folder name of a run: readable, and different for any other identity."""
-    header = identity["shortlist"]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{slug(header['dataset'])}-{slug(header['features'])}-{header['policy']}-k{header['k']}-{digest}"
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write whole or not at all. OSError."""
-    write_whole(path, json.dumps(content, indent=1, sort_keys=True))
+    header = identity.shortlist
+    digest = hashlib.sha256(json.dumps(as_json(identity), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{slug(header.dataset)}-{slug(header.features)}-{header.policy}-k{header.k}-{digest}"
 
 
 def save_dataset(path: Path, dataset: Dataset, gallery: Iterable[str]) -> None:
@@ -122,7 +103,7 @@ def write_tables(
             numbers = range(start, min(start + CHUNK, len(shortlist.queries)))
             records = [(n, journal.read(method, shortlist.queries[n])) for n in numbers for method in methods]
             found = tables(((n, record) for n, record in records if record is not None), shortlist)
-            found["metrics"] = evaluate(found["scores"], shortlist, dataset, methods=methods, numbers=numbers)
+            found["metrics"] = evaluate(Rankings(found["scores"], shortlist, dataset), methods, numbers)
             for name, table in found.items():
                 writers[name].write_table(pa.Table.from_pandas(table, TABLES[name], preserve_index=False))
     for name in TABLES:
@@ -155,94 +136,31 @@ def _empty(name: str) -> pd.DataFrame:
     return pd.DataFrame(columns=TABLES[name].names)
 
 
-def evaluate(
-    scores: pd.DataFrame,
-    shortlist: Shortlist,
-    dataset: Dataset,
-    blend: Blend = Blend(),
-    *,
-    methods: Sequence[str] | None = None,
-    numbers: Iterable[int] | None = None,
-) -> pd.DataFrame:
-    """Every measure of every method, query and difficulty, with the first stage and the ceiling of the lists.
-
-    The ceiling puts every positive of a list first. A method that lacks a query's scores is an error. Of some queries
-    only if their `numbers` are given.
-    """
-    index = {image: i for i, image in enumerate(shortlist.gallery)}
-    names = measures(dataset.protocol)
-    by_list: dict[tuple[str, str, str], dict[int, float]] = {}
-    for (method, listed, query), group in scores.groupby(["method", "list", "query"], sort=False):
-        by_list[str(method), str(listed), str(query)] = dict(
-            zip(group["candidate"].map(index).tolist(), group["score"].tolist(), strict=True)
-        )
-    methods = list(dict.fromkeys(scores["method"])) if methods is None else methods
-    rows: list[tuple[str, str, str, str, float]] = []
-    for number in range(len(shortlist.queries)) if numbers is None else numbers:
-        query = shortlist.queries[number]
-        for difficulty in dataset.difficulties:
-            name = shortlist.list_for(difficulty)
-            candidates = shortlist.candidates(name, number)
-            positives, ignored = graded(shortlist, dataset, number, difficulty)
-            tail = shortlist.tail(name, number, positives, ignored)
-            similarities = shortlist.similarities[name][number].astype(np.float64)
-            orders = {
-                FIRST_STAGE: candidates,
-                CEILING: reranked(candidates, np.isin(candidates, positives).astype(float)),
-            }
-            for method in methods:
-                found = by_list.get((method, UNION, query)) or by_list.get((method, name, query))
-                if found is None:
-                    raise UserError(
-                        f"{method}: no scores for query {query!r}; the run is not complete",
-                        hint="run the same command again to finish it",
-                    )
-                values = blend(np.array([found[int(c)] for c in candidates]), similarities)
-                orders[method] = reranked(candidates, values)
-            for method, order in orders.items():
-                ranks = np.concatenate([positive_ranks(order, positives, ignored), tail])
-                rows.extend((method, query, difficulty, what, measure(ranks, len(positives), what)) for what in names)
-    return pd.DataFrame(rows, columns=TABLES["metrics"].names)
-
-
-def graded(shortlist: Shortlist, dataset: Dataset, number: int, difficulty: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into the shortlist's gallery of the images that are positive, and of those ignored, for a query."""
-    positive, ignored = dataset.difficulties[difficulty]
-    grades = dataset.grades.get(shortlist.queries[number], {})
-    images, _ = shortlist.graded.of(number)
-    found = [grades[shortlist.gallery[i]] for i in images]
-    return images[[grade in positive for grade in found]], images[[grade in ignored for grade in found]]
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """A finished run, read from its folder; the tables are read when first asked for."""
 
     folder: Path
-    about: Mapping[str, Any]  # run.json
+    record: RunRecord
 
     @staticmethod
     def load(folder: Path) -> Run:
+        """UserError for a folder that holds no run, an unfinished one or one whose record is damaged."""
+        if not os.path.lexists(folder / FILE):
+            raise UserError(f"{folder}: not a run (it has no {FILE})", hint="a run is a folder below --runs")
         try:
-            about = read_json(folder / "run.json")
-            if not isinstance(about, dict):
-                raise ValueError("it holds no object")
-        except (OSError, ValueError) as error:
-            reason = f"run.json: {_why(error)}"
-            raise UserError(f"{folder}: not a run ({reason})", hint="delete or move that folder") from error
-        return Run(folder, about)
-
-    @property
-    def finished(self) -> bool:
-        return self.about.get("status") == "finished" and self.about.get("format") == FORMAT
+            return Run(folder, read_record(folder))
+        except Unfinished as error:
+            hint = "run its command again; it goes on where it stopped"
+            raise UserError(f"no finished run in {folder}", hint=hint) from error
+        except ValueError as error:
+            raise _damaged(folder, str(error)) from error
 
     def damage(self) -> str:
-        """What is wrong with the files of a finished run, or nothing; its scores and measures are not gone through."""
-        if lacking := _lacking(self.about):
-            return lacking
+        """What is wrong with the files beside the record, or nothing; scores and measures are not gone through."""
         inside = f"{self.folder}{os.sep}"  # names of files need no folder
         try:
-            shortlist, dataset = Shortlist.load(self.folder / "shortlist.npz"), Run(self.folder, self.about).dataset
+            shortlist, dataset = Shortlist.load(self.folder / "shortlist.npz"), Run(self.folder, self.record).dataset
             if shortlist.seal != self.seal:
                 return "shortlist.npz: its seal is not that of run.json"
             if shortlist.queries != tuple(query.id for query in dataset.queries):
@@ -260,7 +178,7 @@ class Run:
 
     @property
     def seal(self) -> str:
-        return str(self.about["identity"]["seal"])
+        return self.record.identity.seal
 
     @cached_property
     def shortlist(self) -> Shortlist:
@@ -288,10 +206,16 @@ class Run:
         return self._table("ledger")
 
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
-        """Per-query measures; stored for the plain blend, replayed from the scores for any other."""
-        return (
-            self._table("metrics") if blend == Blend() else evaluate(self.scores, self.shortlist, self.dataset, blend)
-        )
+        """Measures of every query: as stored, or replayed from the scores for a blend or for newer measures."""
+        if blend == Blend():
+            stored = self._table("metrics")
+            if set(measures(self.dataset.protocol)) <= set(stored["measure"]):
+                return stored
+        return evaluate(self.rankings(blend))
+
+    def rankings(self, blend: Blend = Blend()) -> Rankings:
+        """What every method ranks, from the stored scores."""
+        return Rankings(self.scores, self.shortlist, self.dataset, blend)
 
     def _table(self, name: str) -> pd.DataFrame:
         try:
@@ -324,20 +248,31 @@ def read_runs(folder: Path, wanted: Callable[[Run], bool] = lambda run: True) ->
     for path in sorted(folder.glob("*/run.json")) if folder.is_dir() else ():
         name = path.parent.name
         try:
-            run = Run.load(path.parent)
-        except UserError as error:
-            damaged[name] = error.message.removeprefix(f"{path.parent}: ")
-            continue
-        if not run.finished:
+            run = Run(path.parent, read_record(path.parent))
+        except Unfinished:
             unfinished.append(name)
-        elif lacking := _lacking(run.about):
-            damaged[name] = lacking
-        elif wanted(run):
+            continue
+        except ValueError as error:
+            damaged[name] = str(error)
+            continue
+        if wanted(run):
             if damage := run.damage():
                 damaged[name] = damage
             else:
                 finished.append(run)
-    return Runs(tuple(sorted(finished, key=lambda run: run.about["finished"])), tuple(unfinished), damaged)
+    return Runs(tuple(sorted(finished, key=lambda run: run.record.finished)), tuple(unfinished), damaged)
+
+
+def sound_run(folder: Path) -> Run:
+    """The run in a folder that a user names. UserError where it is not finished or damaged."""
+    run = Run.load(folder)
+    if damage := run.damage():
+        raise _damaged(folder, damage)
+    return run
+
+
+def _damaged(folder: Path, why: str) -> UserError:
+    return UserError(f"{folder} is damaged: {why}", hint="run its command again; what is lost is measured again")
 
 
 def finished_runs(folder: Path) -> list[Run]:
@@ -350,17 +285,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def _lacking(about: Mapping[str, Any]) -> str:
-    """What a finished run's run.json does not have and every table needs, or nothing."""
-    for within, kinds in KEYS.items():
-        content = about[within] if within else about
-        for key, kind in kinds.items():
-            if not isinstance(content.get(key), kind):
-                return f"run.json: {f'{within}.' if within else ''}{key} is missing or not what it should be"
-    methods = about["identity"]["methods"]
-    for method, card in about["cards"].items():
-        if method not in methods or "control" not in card or "options" not in methods[method]:
-            return f"run.json: {method} is not described"
-    return "" if set(about["costs"]) <= set(about["cards"]) else "run.json: a method of its costs has no card"

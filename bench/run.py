@@ -29,10 +29,22 @@ from bench.features.items import items, query_key
 from bench.features.sets import FeatureSet, SetName, features_of
 from bench.features.store import READS
 from bench.files import file_hash, writing
+from bench.journal import Journal
 from bench.locks import alone
 from bench.places import Places
+from bench.record import (
+    Begun,
+    Cost,
+    Identity,
+    MethodCard,
+    MethodIdentity,
+    Part,
+    RunRecord,
+    cold_starts,
+    write_record,
+)
 from bench.reranker import Reranker, parse_options
-from bench.scores import ColdStart, Job, Journal, Scorer, score_all
+from bench.scores import ColdStart, Job, Scorer, score_all
 from bench.shortlist import Policy, Shortlist, first_stage
 from bench.whitening import Whitening, learn
 
@@ -182,18 +194,17 @@ def _defaults(options: Any) -> dict[str, object]:
     return plain if preset is None else {**_plain(type(options)(preset=preset)), "preset": plain["preset"]}
 
 
-def _method_identity(method: Reranker) -> dict[str, object]:
+def _method_identity(method: Reranker) -> MethodIdentity:
     weights = method.weights()
-    parts = [{"method": part.spec.name, **_method_identity(part)} for part in method.parts()]
-    return {
-        "options": _plain(method.options),
-        "weights_sha256": None if weights is None else file_hash(weights),
-        "source_sha256": provenance.source_hash(type(method)),
-        **({"parts": parts} if parts else {}),
-    }
+    return MethodIdentity(
+        options=_plain(method.options),
+        weights_sha256=None if weights is None else file_hash(weights),
+        source_sha256=provenance.source_hash(type(method)),
+        parts=tuple(Part(method=part.spec.name, **vars(_method_identity(part))) for part in method.parts()),
+    )
 
 
-def costs(method: Reranker, store: FeatureSet, counts: np.ndarray) -> dict[str, float]:
+def costs(method: Reranker, store: FeatureSet, counts: np.ndarray) -> Cost:
     """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image.
 
     `counts` (n,) are the local descriptors of the gallery's images.
@@ -202,11 +213,11 @@ def costs(method: Reranker, store: FeatureSet, counts: np.ndarray) -> dict[str, 
     used = np.array([method.descriptors_used(int(count)) for count in values])
     whole, local = store.bytes_per_image(method.needs())
     mean = float((used * images).sum() / images.sum())
-    return {
-        "descriptors_mean": mean,
-        "descriptors_max": float(used.max()),
-        "kib_per_image": (whole + mean * local) / 1024,
-    }
+    return Cost(
+        descriptors_mean=mean,
+        descriptors_max=float(used.max()),
+        kib_per_image=(whole + mean * local) / 1024,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +225,7 @@ class _Open:
     """A run that is being measured."""
 
     folder: Path
-    about: dict[str, Any]
+    record: Begun
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
 
@@ -311,7 +322,7 @@ def _together(
             with _written(folder), suppress(FileNotFoundError):
                 shutil.rmtree(folder)
         if (before := _finished(folder)) is not None:
-            waited, when = _stamp(folder) != stamps[folder], before.about["finished"]
+            waited, when = _stamp(folder) != stamps[folder], before.record.finished
             already = f"already finished on {when}; --force measures again"
             already = f"another process finished it on {when}, while this one waited" if waited else already
             outcomes[folder] = Outcome(before, (*notes, already))
@@ -383,28 +394,23 @@ def _copies(dataset: Dataset, store: FeatureSet) -> tuple[str, ...]:
     )
 
 
-def _identity(chosen: _Chosen, scorer: Scorer, content: str, executor: Executor) -> dict[str, Any]:
-    return {
-        "seal": scorer.shortlist.seal,
-        "shortlist": asdict(scorer.shortlist.header),
-        "features": content,  # of every image, local descriptors too: the seal of an imported list does not hold them
-        "hardware": {**provenance.hardware(scorer.device), **executor.hardware()},
-        "methods": {method.spec.name: _method_identity(method) for method in chosen.methods},
-    }
-
-
-def _load(folder: Path) -> results.Run | None:
-    """The run that was begun there; None where there is none or its record cannot be read, for then it begins anew."""
-    try:
-        return results.Run.load(folder)
-    except UserError:
-        return None
+def _identity(chosen: _Chosen, scorer: Scorer, content: str, executor: Executor) -> Identity:
+    return Identity(
+        seal=scorer.shortlist.seal,
+        shortlist=scorer.shortlist.header,
+        hardware={**provenance.hardware(scorer.device), **executor.hardware()},
+        methods={method.spec.name: _method_identity(method) for method in chosen.methods},
+        features=content,
+    )
 
 
 def _finished(folder: Path) -> results.Run | None:
     """The run there, if every method got to its end and the files are sound; what was damaged is written again."""
-    run = _load(folder)
-    return run if run is not None and run.finished and not run.damage() and not run.about["failed"] else None
+    try:
+        run = results.sound_run(folder)
+    except UserError:
+        return None
+    return None if run.record.failed else run
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
@@ -418,7 +424,7 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 
 def _begin(
     folder: Path,
-    identity: dict[str, Any],
+    identity: Identity,
     chosen: _Chosen,
     scorer: Scorer,
     report: ExtractReport,
@@ -427,29 +433,27 @@ def _begin(
     terms: str | None,
 ) -> _Open:
     """Write what is known before anything is scored; `together` are the runs whose methods take turns."""
-    before = _load(folder)
-    about: dict[str, Any] = {
-        "format": results.FORMAT,
-        "status": "running",
-        "identity": identity,
-        "together": together,
-        "skipped": chosen.skipped,
-        "failed": {},
-        "defaults": {m.spec.name: _defaults(m.options) for m in chosen.methods},
-        "cold": before.about.get("cold", {}) if before else {},
-        "provenance": provenance.record(scorer.device, chosen.methods),
-        "unreadable": dict(report.unreadable),
-        "notes": list(said),
-        "features_noncommercial": terms,
-    }
+    cold = cold_starts(folder)
+    record = Begun(
+        identity=identity,
+        provenance=provenance.record(scorer.device, chosen.methods),
+        together=tuple(together),
+        skipped=chosen.skipped,
+        defaults={m.spec.name: _defaults(m.options) for m in chosen.methods},
+        unreadable=dict(report.unreadable),
+        notes=tuple(said),
+        features_noncommercial=terms,
+        cold=cold or {},
+    )
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         scorer.shortlist.save(folder / "shortlist.npz")
         results.save_dataset(folder / "dataset.json", scorer.dataset, scorer.shortlist.gallery)
-        results.write_json(folder / "run.json", about)
+        write_record(folder, record)
         journal = Journal(folder / "journal.jsonl")
     jobs = tuple(Job(method, journal) for method in chosen.methods)
-    return _Open(folder, about, jobs, ("resuming an interrupted run",) if before or len(journal) else ())
+    begun = cold is not None or len(journal) > 0
+    return _Open(folder, record, jobs, ("resuming an interrupted run",) if begun else ())
 
 
 def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures: Mapping[Job, str]) -> results.Run:
@@ -462,19 +466,19 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
         names = [method.spec.name for method in done]
         results.write_tables(run.folder, run.jobs[0].journal, names, scorer.shortlist, scorer.dataset)
         counts = scorer.store.counts(scorer.dataset.gallery)
-        starts = {job.method.spec.name: asdict(cold[job]) for job in run.jobs if job in cold}
-        about = run.about | {
-            "status": "finished",
+        starts = {job.method.spec.name: cold[job] for job in run.jobs if job in cold}
+        ended = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "failed": failed,
-            "cold": run.about["cold"] | starts,
+            "cold": {**run.record.cold, **starts},
             "stored_bytes": {need: scorer.store.bytes_per_image(frozenset({need})) for need in sorted(READS)},
             "costs": {m.spec.name: costs(m, scorer.store, counts) for m in done},
             "cards": {
-                m.spec.name: {**asdict(m.card()), "control": m.spec.control, "needs": sorted(m.needs())} for m in done
+                m.spec.name: MethodCard(**vars(m.card()), control=m.spec.control, needs=tuple(sorted(m.needs())))
+                for m in done
             },
         }
-        results.write_json(run.folder / "run.json", about)
+        write_record(run.folder, RunRecord(**{**vars(run.record), **ended}))
     return results.Run.load(run.folder)
 
 

@@ -28,6 +28,7 @@ from bench.search import Found, NotFinite, Vectors, search
 
 Policy = Literal["blind", "paper"]
 BLIND_LIST = "any"  # the name of the one list of the policy `blind`
+UNION = "union"  # the list a pairwise method scores: every candidate of any of the query's lists, once
 
 
 @dataclass(frozen=True)

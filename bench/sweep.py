@@ -136,13 +136,13 @@ def vary(base: Request, varied: Sequence[Varied], places: Places, progress: Prog
 
 
 def _spread(table: Table, varied: Varied) -> list[str]:
-    """Mean, sample standard deviation and range of each mAP over the rows of the varied method."""
+    """Mean, sample standard deviation and range of the primary measure over the rows of the varied method."""
     rows = table.rows[[f" {varied.option}=" in row and row.split(" ")[0] == varied.method for row in table.rows.index]]
     return [
         f"{varied.method}, {len(rows)} seeds, {column}: mean {rows[column].mean():.2f}, standard deviation "
         f"{rows[column].std():.2f}, {rows[column].min():.2f} to {rows[column].max():.2f}."
         for column in rows.columns
-        if column.startswith("mAP") and len(rows) > 1
+        if column.startswith(f"{table.measure} ") and len(rows) > 1
     ]
 
 
@@ -162,7 +162,7 @@ def sweep(base: Request, budgets: Sequence[int], places: Places, progress: Progr
     rows = {
         label(outcome.run, method, {OPTION}): (method, budget)
         for budget, outcome in zip(budgets, outcomes, strict=True)
-        for method in outcome.run.about["costs"]
+        for method in outcome.run.record.costs
     }
     table = compare([outcome.run for outcome in outcomes], show={OPTION})
     points = dict(sorted(rows.items(), key=lambda row: row[1]))

@@ -117,6 +117,12 @@ def buildings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _write_buildings(tmp_path_factory.mktemp("buildings") / "set")
 
 
+@pytest.fixture(params=["instances", "buildings"])
+def images(request: pytest.FixtureRequest) -> Path:
+    """Both layouts in turn."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache of the session: every image set is extracted once."""

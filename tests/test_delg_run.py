@@ -19,7 +19,8 @@ from click.testing import Result
 from torch import nn
 
 from bench.datasets import revisited
-from bench.results import FIRST_STAGE, Run
+from bench.evaluation import FIRST_STAGE
+from bench.results import Run
 from bench.shortlist import reranked
 from methods.rrt.model import RRT
 
@@ -177,7 +178,7 @@ def test_the_papers_experiment_on_revisited_oxford(
     header = shortlist.header
     assert (header.features, header.policy, header.k, header.query_crop) == ("delg", "paper", k, True)
     assert header.gallery_size == len(truth["imlist"]) and list(shortlist.queries) == truth["qimlist"]
-    assert not run.about["failed"] and not run.about["skipped"]
+    assert not run.record.failed and not run.record.skipped
 
     # the first stage: inner products of the files' global descriptors, ignored images behind, junk dropped when scored
     gallery = np.stack([images[name].whole for name in truth["imlist"]]).astype(np.float64)
@@ -225,6 +226,6 @@ def test_the_papers_experiment_on_revisited_oxford(
 
     # what is stored: all in single precision, 3 to 5 descriptors of 128, their scales and scores
     mean = np.mean([len(images[name].descriptors) for name in truth["imlist"]])
-    cost = run.about["costs"]["rrt"]
-    assert (cost["descriptors_mean"], cost["descriptors_max"]) == (pytest.approx(mean), 5)
-    assert cost["kib_per_image"] == pytest.approx((2048 * 4 + mean * (128 * 4 + 4 + 4)) / 1024)
+    cost = run.record.costs["rrt"]
+    assert (cost.descriptors_mean, cost.descriptors_max) == (pytest.approx(mean), 5)
+    assert cost.kib_per_image == pytest.approx((2048 * 4 + mean * (128 * 4 + 4 + 4)) / 1024)

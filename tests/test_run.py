@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,18 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from bench.blend import Blend
 from bench.datasets import Dataset, folder
 from bench.errors import UserError
+from bench.evaluation import CEILING, FIRST_STAGE, evaluate
 from bench.features.sets import ExtractOptions, FeatureSet, features_of
 from bench.places import Places
-from bench.report import check
-from bench.report.tables import FORMATS, compare, table_groups
-from bench.results import CEILING, FIRST_STAGE, Run, evaluate, finished_runs
+from bench.record import Cost
+from bench.report.tables import compare
+from bench.results import Run, finished_runs
 from bench.run import Outcome, Request, execute
-from cli import main
 
 Go = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,12 +40,6 @@ def aps(run: Run, method: str, blend: Blend = Blend()) -> pd.Series:
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values([c for c in table.columns if c not in ("score", "value")]).reset_index(drop=True)
-
-
-@pytest.fixture(params=["instances", "buildings"])
-def images(request: pytest.FixtureRequest) -> Path:
-    """Both layouts in turn."""
-    return request.getfixturevalue(request.param)
 
 
 # --- what every run must keep -------------------------------------------------------------------------------------
@@ -139,7 +130,7 @@ def test_real_methods_find_the_other_views(run: Go, instances: Path) -> None:
 
 def test_blends_are_replayed_from_stored_scores(run: Go, instances: Path) -> None:
     done = run(instances, "ransac,identity").run
-    same = evaluate(done.scores, done.shortlist, done.dataset)
+    same = evaluate(done.rankings())
     pd.testing.assert_frame_equal(plain(same), plain(done.metrics()), check_exact=True)
     pd.testing.assert_series_equal(aps(done, "ransac", Blend.parse("add:0")), aps(done, "identity"), check_exact=True)
     pd.testing.assert_series_equal(
@@ -250,7 +241,7 @@ def test_a_method_that_breaks_is_reported_and_the_others_finish(
     body, said = BAD[kind]
     add_method("broken", body)
     done = run(instances, "identity,broken,constant").run
-    assert said in done.about["failed"]["broken"]
+    assert said in done.record.failed["broken"]
     assert set(done.scores.method) == set(done.ledger.method) == {"identity", "constant"}
     table = compare([done])
     assert set(table.rows.index) == {"identity", "constant"}
@@ -273,13 +264,13 @@ def test_a_method_that_breaks_in_the_middle_is_finished_later(
     add_method("late", BREAKS_LATE.format(at=6))
     monkeypatch.setenv("BREAK", "1")
     broken = run(instances, "identity,late,reverse").run
-    assert "broke in the middle" in broken.about["failed"]["late"]
+    assert "broke in the middle" in broken.record.failed["late"]
     assert set(broken.scores.method) == {"identity", "reverse"}
     kept = [json.loads(line) for line in (broken.folder / "journal.jsonl").read_text().splitlines()]
     assert sum(record["method"] == "late" for record in kept) == 3  # two calls warm up, the sixth raised
     monkeypatch.setenv("BREAK", "0")
     mended = run(instances, "identity,late,reverse").run
-    assert mended.folder == broken.folder and not mended.about["failed"]
+    assert mended.folder == broken.folder and not mended.record.failed
     pd.testing.assert_series_equal(aps(mended, "late"), aps(mended, "reverse"), check_exact=True)
     after = [json.loads(line) for line in (mended.folder / "journal.jsonl").read_text().splitlines()]
     assert after[: len(kept)] == kept
@@ -313,7 +304,7 @@ def test_a_method_that_cannot_run_here_is_a_reported_skip(run: Go, instances: Pa
         "def score(self, query, candidates):\n    return candidates.similarities",
     )
     done = run(instances, "identity,picky").run
-    assert done.about["skipped"] == {"picky": "not on Mondays"}
+    assert done.record.skipped == {"picky": "not on Mondays"}
     assert any("picky did not run: not on Mondays" in note for note in compare([done]).notes)
     with pytest.raises(UserError, match="no requested method can run here"):
         run(instances, "picky")
@@ -347,7 +338,7 @@ def score(self, query, candidates):
     assert all(len(image) == 0 and len(image.global_descriptor) == 0 for image in (query, *candidates))
     return candidates.similarities""",
     )
-    assert not run(instances, "modest,blindfolded").run.about["failed"]
+    assert not run(instances, "modest,blindfolded").run.record.failed
 
 
 # --- costs --------------------------------------------------------------------------------------------------------
@@ -358,20 +349,16 @@ def test_descriptors_and_bytes_are_those_of_the_store(
 ) -> None:
     dataset, store = stored
     counts = np.array([store.count(key) for key in dataset.gallery])
-    costs = run(instances, "ransac,random,identity", options={"ransac": {"descriptors": "20"}}).run.about["costs"]
+    costs = run(instances, "ransac,random,identity", options={"ransac": {"descriptors": "20"}}).run.record.costs
     used = np.minimum(counts, 20)
     per_row = 64 * 2 + 2 + 2 + 2 * 4 + 2  # descriptor, scale and score in half precision; x, y single; orientation half
-    assert costs["ransac"] == {
+    assert vars(costs["ransac"]) == {
         "descriptors_mean": pytest.approx(used.mean()),
         "descriptors_max": used.max(),
         "kib_per_image": pytest.approx(used.mean() * per_row / 1024),
     }
-    assert costs["random"] == {
-        "descriptors_mean": 0,
-        "descriptors_max": 0,
-        "kib_per_image": pytest.approx(1280 * 2 / 1024),
-    }
-    assert costs["identity"] == {"descriptors_mean": 0, "descriptors_max": 0, "kib_per_image": 0}
+    assert costs["random"] == Cost(0, 0, 1280 * 2 / 1024)
+    assert costs["identity"] == Cost(0, 0, 0)
 
 
 def test_the_ledger_has_a_row_a_query_and_its_times_are_times(run: Go, instances: Path) -> None:
@@ -384,12 +371,12 @@ def test_the_ledger_has_a_row_a_query_and_its_times_are_times(run: Go, instances
 
 
 def test_a_run_records_what_it_was_made_with(run: Go, instances: Path) -> None:
-    about = run(instances, "ransac,identity").run.about
-    record = about["provenance"]
-    assert record["versions"]["torch"] and record["hardware"]["threads"] == 1 and record["torch_flags"]
-    assert about["identity"]["methods"]["ransac"]["options"]["seed"] == 0
-    assert len(about["identity"]["methods"]["ransac"]["source_sha256"]) == 64
-    assert about["cards"]["identity"]["control"] and not about["cards"]["ransac"]["control"]
+    record = run(instances, "ransac,identity").run.record
+    made = record.provenance
+    assert made["versions"]["torch"] and made["hardware"]["threads"] == 1 and made["torch_flags"]
+    assert record.identity.methods["ransac"].options["seed"] == 0
+    assert len(str(record.identity.methods["ransac"].source_sha256)) == 64
+    assert record.cards["identity"].control and not record.cards["ransac"].control
 
 
 # --- killed and resumed -------------------------------------------------------------------------------------------
@@ -534,244 +521,6 @@ def test_a_torn_last_journal_line_is_dropped(run: Go, instances: Path, torn: byt
     pd.testing.assert_frame_equal(plain(resumed.scores), plain(done.scores), check_exact=True)
 
 
-# --- reports ------------------------------------------------------------------------------------------------------
-
-
-def test_runs_of_different_seals_never_share_a_table(run: Go, instances: Path, places: Places) -> None:
-    a, b = run(instances, "identity").run, run(instances, "reverse").run
-    c = run(instances, "identity", top_k=5).run
-    assert a.seal == b.seal != c.seal
-    groups = table_groups(finished_runs(places.runs))
-    assert sorted(len(group) for group in groups) == [1, 2]
-    for group in groups:
-        assert len({r.seal for r in group}) == 1
-    with pytest.raises(UserError, match="different shortlists"):
-        compare([a, c])
-    assert set(compare([a, b]).rows.index) == {"identity", "reverse"}
-
-
-def test_runs_of_different_machines_never_share_a_table(run: Go, instances: Path, places: Places) -> None:
-    a = run(instances, "identity").run
-    b = run(instances, "reverse").run
-    about = json.loads((b.folder / "run.json").read_text())
-    about["identity"]["hardware"]["threads"] = 7
-    (b.folder / "run.json").write_text(json.dumps(about))
-    assert [len(group) for group in table_groups([a, Run.load(b.folder)])] == [1, 1]
-
-
-def test_the_newest_row_of_a_method_stands_and_other_options_are_another_row(run: Go, instances: Path) -> None:
-    a = run(instances, "random").run
-    b = run(instances, "random", options={"random": {"seed": "4"}}).run
-    assert set(compare([a, b]).rows.index) == {"random", "random seed=4"}
-
-
-def test_a_folder_of_an_odd_name_is_reported_like_any_other(
-    run: Go, write_instances: Callable, places: Places, tmp_path: Path
-) -> None:
-    """Brackets are markup to the terminal, dollars to a plot's title, percent and underscore to LaTeX."""
-    odd = write_instances(tmp_path / "my [old] [/photos] $a_b$ & 50% ü", 2, 2)
-    run(odd, "identity,ransac")
-    for form in ("terminal", *FORMATS):
-        result = CliRunner().invoke(
-            main, ["report", "--runs", str(places.runs), "--format", form, "--plots", str(tmp_path / "plots")]
-        )
-        assert result.exit_code == 0, (form, result.output, result.exception)
-        if form != "json":
-            assert "[old] [/photos] $a_b$ & 50% ü" in result.output.replace("\n", " "), form
-
-
-@pytest.mark.parametrize(
-    "text", ['{"status": "fini', "", "[]", None, '{"status": "running"}', '{"status": "finished"}']
-)
-def test_a_folder_that_holds_no_run_is_named_or_left_out(
-    run: Go, instances: Path, places: Places, text: str | None
-) -> None:
-    """Damaged: named with the reason, since it may have been a result. Unfinished or of another format: counted."""
-    run(instances, "identity")
-    (places.runs / "odd one").mkdir()
-    if text is not None:
-        (places.runs / "odd one" / "run.json").write_text(text)
-    result = CliRunner().invoke(main, ["report", "--runs", str(places.runs), "--format", "json"])
-    assert result.exit_code == 0
-    assert [row["method"] for row in json.loads(result.stdout)["rows"]] == ["identity"]
-    counted = text is not None and (text.endswith('d"}') or "running" in text)
-    assert ("odd one is damaged and left out: " in result.stderr) == (text is not None and not counted)
-    assert (f"left out of {places.runs}: odd one" in result.stderr) == counted
-
-
-@pytest.fixture
-def reported(run: Go, images: Path, places: Places) -> Callable[..., Result]:
-    """`report` on the command line, after a run with several methods."""
-    run(images, "identity,oracle,ransac,reverse", top_k=5)
-
-    def report(*more: str) -> Result:
-        return CliRunner().invoke(main, ["report", "--runs", str(places.runs), "--cache-dir", str(places.cache), *more])
-
-    return report
-
-
-@pytest.mark.parametrize("form", list(FORMATS))
-def test_every_format_holds_the_same_table(reported: Callable[..., Result], places: Places, form: str) -> None:
-    result = reported("--format", form)
-    assert result.exit_code == 0, result.output
-    text = result.stdout
-    table = compare(finished_runs(places.runs))
-    names, columns = list(table.rows.index), [c.name for c in table.columns]
-    if form == "json":
-        content = json.loads(text)
-        assert content["seal"] == table.about["seal"] and [row["method"] for row in content["rows"]] == names
-        assert all(set(columns) <= row.keys() for row in content["rows"])
-    elif form == "csv":
-        read = pd.read_csv(io.StringIO(text))
-        assert read.method.tolist() == names
-        np.testing.assert_allclose(read[columns].to_numpy(), table.rows[columns].to_numpy(), rtol=1e-12)
-    elif form == "md":
-        lines = [line for line in text.splitlines() if line.startswith("|")]
-        assert len(lines) == 2 + len(names)
-        assert {line.count("|") for line in lines} == {len(columns) + 2}
-        assert [line.split("|")[1].strip().rstrip("*") for line in lines[2:]] == names
-    else:
-        body = [line for line in text.splitlines() if line.endswith(r"\\")]
-        assert len(body) == 1 + len(names) and {line.count(" & ") for line in body} == {len(columns)}
-        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
-
-
-def test_the_terminal_table_names_policy_seal_and_every_method(reported: Callable[..., Result], places: Places) -> None:
-    text = reported().output
-    done = finished_runs(places.runs)[0]
-    assert done.seal[:8] in text and "policy blind" in text
-    for name in ("identity*", "oracle*", "reverse*", "ransac"):
-        assert name in text
-
-
-def test_plots_are_written(reported: Callable[..., Result], tmp_path: Path) -> None:
-    result = reported("--plots", str(tmp_path / "plots"), "--format", "json")
-    assert result.exit_code == 0, result.output
-    (plot,) = (tmp_path / "plots").iterdir()
-    assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and plot.stat().st_size > 5000
-
-
-def test_a_report_can_be_narrowed_to_a_seal_a_data_set_and_a_blend(
-    reported: Callable[..., Result], places: Places, images: Path
-) -> None:
-    seal = finished_runs(places.runs)[0].seal
-    assert reported("--seal", seal[:8], "--format", "json").exit_code == 0
-    assert reported("--dataset", f"folder:{images}", "--format", "json").exit_code == 0
-    blended = reported("--blend", "sigmoid:0.5,0.1", "--format", "json")
-    assert json.loads(blended.stdout)["blend"] == "sigmoid:0.5,0.1"
-    for nothing in (("--seal", "zz"), ("--dataset", "demo")):
-        result = reported(*nothing)
-        assert result.exit_code == 1 and "no finished run of that kind" in result.output
-
-
-def test_a_report_refuses_a_run_whose_shortlist_was_changed(reported: Callable[..., Result], places: Places) -> None:
-    path = finished_runs(places.runs)[0].folder / "shortlist.npz"
-    with np.load(path) as file:
-        content = {key: file[key] for key in file.files}
-    content["list/any"] = content["list/any"][:, ::-1]
-    np.savez(path, **content)
-    result = reported("--blend", "add:1")
-    assert result.exit_code == 1 and "seal" in result.output
-
-
-def test_headroom_is_0_for_the_first_stage_and_100_for_the_oracle(run: Go, buildings: Path) -> None:
-    rows = compare([run(buildings, "identity,constant,oracle,reverse", top_k=8).run]).rows
-    (headroom,) = [name for name in rows.columns if name.startswith("headroom")]
-    assert rows.loc["identity", headroom] == 0 == rows.loc["constant", headroom]
-    assert rows.loc["oracle", headroom] == pytest.approx(100)
-    assert rows.loc["reverse", headroom] < 0
-
-
-# --- regression check ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def checked(run: Go, instances: Path, places: Places, tmp_path: Path) -> Callable[..., Result]:
-    """`check` on the command line, with a baseline written from a finished run."""
-    run(instances, "identity,constant,ransac,reverse", top_k=8)
-
-    def go(*more: str) -> Result:
-        return CliRunner().invoke(
-            main, ["check", "--baseline", str(tmp_path / "baseline.json"), "--runs", str(places.runs), *more]
-        )
-
-    assert go("--write").exit_code == 0
-    return go
-
-
-def test_a_run_passes_against_its_own_baseline(checked: Callable[..., Result]) -> None:
-    result = checked()
-    assert result.exit_code == 0, result.output
-    assert "FAIL" not in result.output and "constant equals identity" in result.output
-
-
-def test_a_changed_baseline_accuracy_fails_and_names_the_query(checked: Callable[..., Result], tmp_path: Path) -> None:
-    path = tmp_path / "baseline.json"
-    content = json.loads(path.read_text())
-    content["accuracy"]["ransac"]["All"]["object1/view2"] -= 0.5
-    path.write_text(json.dumps(content))
-    result = checked()
-    assert result.exit_code == 1
-    (line,) = [line for line in result.output.splitlines() if line.startswith("FAIL")]
-    assert "ransac All" in line and "object1/view2" in line and "+5.56" in line
-
-
-def test_tampered_scores_fail_and_name_the_query(checked: Callable[..., Result], places: Places) -> None:
-    path = finished_runs(places.runs)[0].folder / "scores.parquet"
-    table = pd.read_parquet(path)
-    chosen = (table.method == "ransac") & (table["query"] == "object2/view0")
-    table.loc[chosen, "score"] *= -1
-    table.to_parquet(path, index=False)
-    result = checked()
-    assert result.exit_code == 1
-    assert any(
-        line.startswith("FAIL") and "ransac All" in line and "object2/view0" in line
-        for line in result.output.splitlines()
-    )
-
-
-def test_constant_unlike_identity_fails(checked: Callable[..., Result], places: Places) -> None:
-    path = finished_runs(places.runs)[0].folder / "scores.parquet"
-    table = pd.read_parquet(path)
-    table.loc[table.method == "constant", "score"] = table.loc[table.method == "reverse", "score"].to_numpy()
-    table.to_parquet(path, index=False)
-    assert "constant differs from identity" in checked().output
-
-
-def test_relative_times_beyond_the_bound_fail(
-    checked: Callable[..., Result], places: Places, run: Go, instances: Path, add_method: Callable, tmp_path: Path
-) -> None:
-    path = tmp_path / "baseline.json"
-    content = json.loads(path.read_text())
-    assert content["relative_times"] == {"ransac": 1.0}  # controls are no contenders
-    content["relative_times"]["ransac"] = 1 / (content["ratio_bound"] * 1.1)
-    path.write_text(json.dumps(content))
-    result = checked()
-    assert result.exit_code == 1 and "ms per pair" in result.output
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", "not json", '{"identity": {}}'])
-def test_what_is_not_a_baseline_is_refused(checked: Callable[..., Result], tmp_path: Path, content: str) -> None:
-    (tmp_path / "baseline.json").write_text(content)
-    result = checked()
-    assert result.exit_code == 1 and "not a baseline" in result.output and "Traceback" not in result.output
-
-
-def test_a_baseline_without_a_run_says_which_run_is_missing(checked: Callable[..., Result], places: Places) -> None:
-    shutil.rmtree(places.runs)
-    result = checked()
-    assert result.exit_code == 1 and "no finished run to check" in result.output and "--top-k 8" in result.output
-
-
-def test_the_baseline_of_other_options_fails(checked: Callable[..., Result], tmp_path: Path) -> None:
-    path = tmp_path / "baseline.json"
-    content = json.loads(path.read_text())
-    content["identity"]["options"]["ransac"]["threshold"] = 3.0
-    path.write_text(json.dumps(content))
-    assert checked().exit_code == 1
-    assert check.read_baseline(path)["reference"] == "ransac"
-
-
 # --- whitening ----------------------------------------------------------------------------------------------------
 
 
@@ -779,7 +528,7 @@ def test_whitening_is_learned_on_another_set_and_named_in_the_record(run: Go, in
     plain_run = run(instances, "identity").run
     white = run(instances, "identity,constant", whiten=f"folder:{buildings}").run
     assert white.seal != plain_run.seal
-    name = white.about["identity"]["shortlist"]["features"]
+    name = white.record.identity.shortlist.features
     assert name.startswith("xfeat+gem-lite0+pca11[folder:") and str(buildings) in name
     with pytest.raises(UserError, match="another data set than the one tested"):
         run(instances, "identity", whiten=f"folder:{instances}")
@@ -800,21 +549,3 @@ def test_two_folders_whose_long_names_end_alike_keep_apart(
     assert folder.load(first).name != folder.load(second).name
     made = {p.name for p in (places.cache / "features").iterdir() if "b" * 40 in p.name}
     assert len(made) == 4
-
-
-def test_rows_of_earlier_code_of_a_method_are_named(run: Go, instances: Path, add_method: Callable) -> None:
-    body = """
-@dataclass(frozen=True)
-class Options:
-    sign: int = 1  # of the score
-
-def score(self, query, candidates):
-    return candidates.similarities * self.options.sign{more}
-"""
-    add_method("coded", "from dataclasses import dataclass\n" + body.format(more=""))
-    before = run(instances, "coded", top_k=5, options={"coded": {"sign": "-1"}}).run
-    assert not any("earlier code" in note for note in compare([before]).notes)
-    add_method("coded", "from dataclasses import dataclass\n" + body.format(more=" + 1"))
-    after = run(instances, "coded", top_k=5).run
-    said = [note for note in compare([before, after]).notes if "earlier code" in note]
-    assert said == ["Measured with earlier code than other rows of the same method: coded sign=-1."]

@@ -53,7 +53,7 @@ def stored(places: Places) -> dict[str, bytes]:
 
 def same(one: tuple[Outcome, Places], other: tuple[Outcome, Places]) -> None:
     pd.testing.assert_frame_equal(scores(one[0].run), scores(other[0].run))
-    assert one[0].run.seal == other[0].run.seal and not other[0].run.about["failed"]
+    assert one[0].run.seal == other[0].run.seal and not other[0].run.record.failed
     assert stored(one[1]) == stored(other[1])
 
 
@@ -65,8 +65,8 @@ def journal(run: Run) -> list[tuple[str, str]]:
 def test_two_workers_give_what_one_process_gives_in_a_run_of_their_own(alone: Callable) -> None:
     one, two = alone(Local(threads=1), "one"), alone(Local(2, threads=1), "two")
     same(one, two)
-    assert two[0].run.about["identity"]["hardware"]["workers"] == 2
-    assert "workers" not in one[0].run.about["identity"]["hardware"]
+    assert two[0].run.record.identity.hardware["workers"] == 2
+    assert "workers" not in one[0].run.record.identity.hardware
     assert one[0].run.folder.name != two[0].run.folder.name  # their times do not compare
     done = journal(two[0].run)
     assert len(done) == len(set(done)) == 27
@@ -130,7 +130,7 @@ def test_a_ray_node_killed_during_the_run_changes_nothing(alone: Callable) -> No
         ray.shutdown()
         cluster.shutdown()
     same(alone(Local(threads=1), "one"), found)
-    assert found[0].run.about["identity"]["hardware"]["executor"] == "ray"
+    assert found[0].run.record.identity.hardware["executor"] == "ray"
 
 
 def _actors() -> list[dict]:

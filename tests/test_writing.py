@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from bench.datasets import cached
@@ -26,7 +24,6 @@ from bench.features.sets import ExtractOptions, SetName, part_folder
 from bench.locks import alone, lock_of
 from bench.places import Places
 from bench.results import Run, read_runs
-from bench.scores import Journal, Record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ["--max-side", "160", "--keep-descriptors", "150", "--threads", "1"]
@@ -182,43 +179,6 @@ def test_a_generated_set_whose_record_is_torn_is_named(tmp_path: Path, text: str
     (tmp_path / "content.json").write_text(text)
     with pytest.raises(UserError, match="cannot be read"):
         cached.load(tmp_path, "demo")
-
-
-# --- journals -----------------------------------------------------------------------------------------------------
-
-LINES = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 9)),
-        st.sampled_from([b"{}\n", b"\xff\n", b'{"method": "a", "que{"method": "a"}\n', b"\n"]),
-    ),
-    max_size=12,
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(LINES, st.sampled_from([b"", b'{"method": "a", "query']))
-def test_a_journal_counts_a_query_once_and_the_last_record_of_it_stands(
-    tmp_path_factory: pytest.TempPathFactory, lines: list, torn: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
-    expected: dict[tuple[str, str], float] = {}
-    for line in lines:
-        if isinstance(line, tuple):
-            method, query, score = line
-            expected[method, query] = float(score)
-            record = Record(method, query, {"any": (float(score),)}, 0.0, 0.0, 0.0)
-            line = json.dumps(vars(record)).encode() + b"\n"
-        with path.open("ab") as file:
-            file.write(line)
-    with path.open("ab") as file:
-        file.write(torn)
-    journal = Journal(path)
-    assert len(journal) == len(expected)
-    for (method, query), score in expected.items():
-        found = journal.read(method, query)
-        assert found is not None and found.scores == {"any": (score,)}
-    journal.append(Record("new", "q", {"any": (1.0,)}, 0.0, 0.0, 0.0))
-    assert len(Journal(path)) == len(expected) + 1
 
 
 # --- damaged runs -------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
-from bench.files import read_json, writing
-from bench.metrics import chief
+from bench.evaluation import evaluate
+from bench.files import read_json, write_json, writing
+from bench.metrics import Measure, primary
 from bench.report.tables import per_query
-from bench.results import Run, evaluate, write_json
+from bench.results import Run
 
-TOLERANCE = 0.3  # mAP points: other processors round differently, the same one gives the same numbers
+TOLERANCE = 0.3  # percent of the primary measure: other processors round differently, the same one never
 RATIO_BOUND = 4.0  # a method's ms per pair, relative to the run's reference method, may change by this factor
 
 
@@ -28,12 +29,12 @@ class Finding:
 
 
 def _accuracy(run: Run) -> dict[str, dict[str, dict[str, float | None]]]:
-    """method -> difficulty -> query -> AP (None without positives)."""
-    metrics = evaluate(run.scores, run.shortlist, run.dataset)  # from the sealed list and the scores, not as stored
+    """method -> difficulty -> query -> the primary measure (None without positives)."""
+    metrics = evaluate(run.rankings())  # from the sealed list and the scores, not as stored
     found: dict[str, dict[str, dict[str, float | None]]] = {}
-    for method in run.about["costs"]:
+    for method in run.record.costs:
         for difficulty in run.dataset.difficulties:
-            values = per_query(metrics, method, difficulty, chief(run.dataset.protocol))
+            values = per_query(metrics, method, difficulty, primary(run.dataset.protocol).name)
             found.setdefault(method, {})[difficulty] = {
                 str(q): None if pd.isna(v) else round(float(v), 6) for q, v in values.items()
             }
@@ -44,7 +45,7 @@ def _relative_times(run: Run, reference: str) -> dict[str, float]:
     """Median ms per pair of each contender over that of the reference, both of this run."""
     ledger = run.ledger.assign(pair=run.ledger.score_ms / run.ledger.pairs)
     median = ledger.groupby("method")["pair"].median()
-    controls = {name for name, card in run.about["cards"].items() if card["control"]}
+    controls = {name for name, card in run.record.cards.items() if card.control}
     return {str(m): round(float(v / median[reference]), 4) for m, v in median.items() if m not in controls}
 
 
@@ -55,7 +56,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "features": header.features,
         "policy": header.policy,
         "k": header.k,
-        "options": {m: _options(v["options"]) for m, v in run.about["identity"]["methods"].items()},
+        "options": {m: _options(v.options) for m, v in run.record.identity.methods.items()},
     }
 
 
@@ -66,7 +67,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_baseline(run: Run, path: Path) -> None:
     """Write what `check` compares later runs with. UserError where the file cannot be written."""
-    contenders = [name for name, card in run.about["cards"].items() if not card["control"]]
+    contenders = [name for name, card in run.record.cards.items() if not card.control]
     if not contenders:
         raise UserError("a baseline needs at least one method that is not a control")
     reference = "ransac" if "ransac" in contenders else contenders[0]
@@ -79,8 +80,8 @@ def write_baseline(run: Run, path: Path) -> None:
         "relative_times": _relative_times(run, reference),
         "made": {
             "seal": run.seal,
-            "commit": run.about["provenance"].get("commit"),
-            "versions": run.about["provenance"].get("versions"),
+            "commit": run.record.provenance.get("commit"),
+            "versions": run.record.provenance.get("versions"),
         },
     }
     with writing(path, "make room there, or choose another file with --baseline"):
@@ -108,10 +109,9 @@ def matching_run(runs: list[Run], baseline: Mapping[str, Any]) -> Run:
     """The newest finished run of the baseline's data set, features, policy and k that holds all its methods."""
     wanted = {key: baseline["identity"][key] for key in ("dataset", "features", "policy", "k")}
     for run in reversed(runs):
-        header = run.about["identity"]["shortlist"]
-        if all(header[key] == value for key, value in wanted.items()) and set(baseline["accuracy"]) <= set(
-            run.about["costs"]
-        ):
+        header = vars(run.record.identity.shortlist)
+        same = all(header[key] == value for key, value in wanted.items())
+        if same and set(baseline["accuracy"]) <= set(run.record.costs):
             return run
     raise UserError(
         "no finished run to check: "
@@ -129,11 +129,13 @@ def compare(run: Run, baseline: Mapping[str, Any]) -> list[Finding]:
     for method, options in baseline["identity"]["options"].items():
         if identity["options"].get(method) != options:
             findings.append(Finding(False, f"{method}: options {identity['options'].get(method)}, baseline {options}"))
-    now = _accuracy(run)
+    now, measure = _accuracy(run), primary(run.dataset.protocol)
     for method, difficulties in baseline["accuracy"].items():
         for difficulty, before in difficulties.items():
             findings.append(
-                _compare_accuracy(method, difficulty, before, now[method].get(difficulty, {}), baseline["tolerance"])
+                _compare_accuracy(
+                    f"{method} {difficulty}", measure, before, now[method].get(difficulty, {}), baseline["tolerance"]
+                )
             )
     times = _relative_times(run, baseline["reference"])
     for method, before in baseline["relative_times"].items():
@@ -160,15 +162,16 @@ def compare(run: Run, baseline: Mapping[str, Any]) -> list[Finding]:
 
 
 def _compare_accuracy(
-    method: str, difficulty: str, before: Mapping[str, float | None], now: Mapping[str, float | None], tolerance: float
+    row: str, measure: Measure, before: Mapping[str, float | None], now: Mapping[str, float | None], tolerance: float
 ) -> Finding:
     if before.keys() != now.keys():
-        return Finding(False, f"{method} {difficulty}: other queries than the baseline's")
+        return Finding(False, f"{row}: other queries than the baseline's")
     deltas = {q: 100 * ((now[q] or 0) - (before[q] or 0)) for q in before if (before[q] is None) == (now[q] is None)}
     scored = [q for q in before if before[q] is not None]
     change = sum(deltas.get(q, 0) for q in scored) / max(1, len(scored))
     most = max(deltas, key=lambda q: abs(deltas[q]), default=None)
-    text = f"{method} {difficulty}: mAP changed by {change:+.2f} points (tolerance {tolerance:g})"
+    text = f"{row}: {measure.name} changed by {change:+.2f} points (tolerance {tolerance:g})"
     if most is not None and deltas[most]:
-        text += f"; most: query {most}, AP {100 * (before[most] or 0):.1f} -> {100 * (now[most] or 0):.1f}"
+        was, is_now = (100 * (values[most] or 0) for values in (before, now))
+        text += f"; most: query {most}, {measure.of_query} {was:.1f} -> {is_now:.1f}"
     return Finding(abs(change) <= tolerance and len(deltas) == len(before), text)

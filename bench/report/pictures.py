@@ -6,58 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.blend import Blend
+from bench.evaluation import FIRST_STAGE, graded, main_difficulty
 from bench.images import Box, UnreadableImage, crop, decode, read_bytes
-from bench.metrics import chief
+from bench.metrics import primary
 from bench.names import shown as readable
 from bench.report.plots import saved
 from bench.report.tables import label
-from bench.results import FIRST_STAGE, Run, graded
-from bench.scores import UNION
-from bench.shortlist import reranked
+from bench.results import Run
 
 SHOWN = 8  # images of a ranking
 SIDE = 160  # pixels of a thumbnail's longer side
 COLOURS = {"right": "#0072b2", "wrong": "#d55e00", "ignored": "0.6"}  # told apart by all eyes
 
 
-def difficulty_of(run: Run) -> str:
-    """The difficulty that the sheet is about: Medium, or All where there is no other."""
-    return "Medium" if "Medium" in run.dataset.difficulties else "All"
-
-
 def worst(run: Run, method: str, reference: str, blend: Blend = Blend()) -> list[tuple[int, float, float]]:
-    """Query numbers with the average precisions of the method and of the reference, greatest loss first, no gains."""
-    found = run.metrics(blend)
-    found = found[(found["difficulty"] == difficulty_of(run)) & (found["measure"] == chief(run.dataset.protocol))]
+    """Query numbers with the primary measure of the method and of the reference, greatest loss first, no gains."""
+    found, measure = run.metrics(blend), primary(run.dataset.protocol)
+    found = found[(found["difficulty"] == main_difficulty(run.dataset)) & (found["measure"] == measure.name)]
     values = found.pivot(index="query", columns="method", values="value")
     numbers = {query: i for i, query in enumerate(run.shortlist.queries)}
     rows = [
         (numbers[query], ours, theirs)
         for query, ours, theirs in zip(values.index, values[method], values[reference], strict=True)
-        if ours < theirs  # also leaves out queries without positives
+        if measure.better * (ours - theirs) < 0  # also leaves out queries without positives
     ]
-    return sorted(rows, key=lambda row: (row[1] - row[2], row[0]))
-
-
-def ranking(run: Run, method: str, query: int, blend: Blend = Blend()) -> np.ndarray:
-    """(k,) indices of the candidates in the shortlist's gallery, best first, as the method's scores put them."""
-    shortlist = run.shortlist
-    name = shortlist.list_for(difficulty_of(run))
-    candidates = shortlist.candidates(name, query)
-    if method == FIRST_STAGE:
-        return candidates
-    scores = run.scores
-    rows = scores[
-        (scores["method"] == method)
-        & (scores["query"] == shortlist.queries[query])
-        & scores["list"].isin([UNION, name])
-    ]
-    found = dict(zip(rows["candidate"], rows["score"], strict=True))
-    values = np.array([found[shortlist.gallery[c]] for c in candidates])
-    return reranked(candidates, blend(values, shortlist.similarities[name][query].astype(np.float64)))
+    return sorted(rows, key=lambda row: (measure.better * (row[1] - row[2]), row[0]))
 
 
 def worst_queries(
@@ -75,7 +49,8 @@ def worst_queries(
     lost = worst(run, method, reference, blend)
     if not lost:
         return None
-    shown = lost[:rows]
+    shown, rankings, difficulty = lost[:rows], run.rankings(blend), main_difficulty(run.dataset)
+    measure = primary(run.dataset.protocol).of_query
     figure, places = plt.subplots(
         2 * len(shown),
         SHOWN + 1,
@@ -85,20 +60,20 @@ def worst_queries(
     )
     for row, (number, ours, theirs) in enumerate(shown):
         query = run.dataset.queries[number]
-        right, ignored = graded(run.shortlist, run.dataset, number, difficulty_of(run))
+        right, ignored = graded(run.shortlist, run.dataset, number, difficulty)
         for line, (by, value) in enumerate(((method, ours), (reference, theirs))):
             axes = places[2 * row + line]
             _show(axes[0], query.image, query.box if line == 0 else None, "black" if line == 0 else None)
             axes[0].set_title(readable(query.id)[:24] if line == 0 else "", fontsize=7)
-            axes[0].set_xlabel(f"{by}\nAP {100 * value:.1f}", fontsize=8)
+            axes[0].set_xlabel(f"{by}\n{measure} {100 * value:.1f}", fontsize=8)
             for place in range(1, SHOWN + 1):
                 _show(axes[place], query.image, None, None)
-            for place, index in enumerate(ranking(run, by, number, blend)[:SHOWN], 1):
+            for place, index in enumerate(rankings.ranking(by, difficulty, number)[:SHOWN], 1):
                 kind = "right" if index in right else "ignored" if index in ignored else "wrong"
                 _show(axes[place], run.dataset.gallery[run.shortlist.gallery[index]], None, COLOURS[kind])
                 axes[place].set_title(kind, fontsize=7, color=COLOURS[kind], pad=2)
     figure.suptitle(
-        f"{readable(run.dataset.name)}, {difficulty_of(run)}: "
+        f"{readable(run.dataset.name)}, {difficulty}: "
         f"where {_row(run, method)} loses most to {_row(run, reference)} "
         f"({len(lost)} of {len(run.shortlist.queries)} queries lose)",
         fontsize=9,
@@ -122,7 +97,7 @@ def _show(axes: Any, file: Path, box: Box | None, colour: str | None) -> None:
 
 def chosen_run(runs: Sequence[Run], method: str, reference: str) -> Run | None:
     """The last of the runs that has both; they are rows of one table (`bench.report.tables.table_groups`)."""
-    having = [run for run in runs if {method, reference} <= {FIRST_STAGE, *run.about["costs"]}]
+    having = [run for run in runs if {method, reference} <= {FIRST_STAGE, *run.record.costs}]
     return having[-1] if having else None
 
 

@@ -31,7 +31,8 @@ def _bounds(axes: Any, table: Table) -> None:
             va="center",
         )
     values = table.rows[_quality(table)][[name not in table.controls for name in table.rows.index]]
-    low, high = min([table.first_stage, *values]), max([table.ceiling, *values])
+    levels = [table.first_stage, table.ceiling, *values]
+    low, high = min(levels), max(levels)
     axes.set_ylim(low - 0.1 * (high - low) - 1, high + 0.1 * (high - low) + 1)
 
 
@@ -50,7 +51,7 @@ def saved(figure: Any, folder: Path, name: str, dpi: int) -> Path:
 
 
 def quality_against_time(table: Table, folder: Path, name: str) -> Path:
-    """mAP against median ms per query, one point a reranker, between first stage and ceiling; the file written."""
+    """Quality against median ms per query, one point a reranker, between first stage and ceiling; the file written."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -80,7 +81,7 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
 
 
 def quality_against_descriptors(table: Table, points: Mapping[str, tuple[str, int]], folder: Path, name: str) -> Path:
-    """A sweep: mAP against descriptors and KiB an image, and ms a pair against descriptors; the file written.
+    """A sweep: quality against descriptors and KiB an image, and ms a pair against descriptors; the file written.
 
     `points` gives each row's method and budget; a line a method. Descriptors and KiB are those counted in the runs.
     """

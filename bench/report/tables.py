@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from bench.blend import Blend
-from bench.datasets import PROTOCOLS, Dataset
+from bench.datasets import Dataset
 from bench.errors import UserError, listed
-from bench.metrics import chief, measures
+from bench.evaluation import CEILING, FIRST_STAGE, main_difficulty
+from bench.metrics import MEASURES, Measure, measures, primary
+from bench.record import MethodCard
 from bench.report.statistics import difference
-from bench.results import CEILING, FIRST_STAGE, Run
-
-SHOWN = frozenset({"mP@10", "R@1", "R@10", "R@100", "R@1000"})  # of the measures that rows are not ordered by
-MEANINGS = {"mAP": "mean average precision"}
+from bench.results import Run
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Table:
     controls: frozenset[str]
     notes: tuple[str, ...]
     about: Mapping[str, object]  # seal, policy, k, … for machine readers
-    first_stage: float  # chief measure of the main difficulty, percent
+    measure: str  # the primary one
+    first_stage: float  # the primary measure of the main difficulty, percent
     ceiling: float  # the most that reordering these lists can reach
 
 
@@ -49,8 +49,8 @@ def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that may share a table: same seal, features, machine and number of threads. Newest group last."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        identity = run.about["identity"]
-        key = run.seal + str(identity.get("features")) + json.dumps(identity["hardware"], sort_keys=True)
+        identity = run.record.identity
+        key = run.seal + str(identity.features) + json.dumps(identity.hardware, sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
@@ -64,25 +64,24 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
     latest: dict[str, tuple[Run, str]] = {}  # row -> where it comes from
     for run in runs:
-        for method in run.about["costs"]:
+        for method in run.record.costs:
             latest[label(run, method, show)] = (run, method)
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
-    difficulties = tuple(PROTOCOLS[dataset.protocol])
-    # the difficulty that the headroom, the interval and the order of rows are about
-    main = "Medium" if "Medium" in difficulties else difficulties[0]
-    measure = chief(dataset.protocol)
-    columns = _columns(dataset.protocol, difficulties, main)
+    main = _Quality(primary(dataset.protocol), main_difficulty(dataset))
+    shown = _shown(dataset, main)
+    columns = _columns(shown, main)
     metrics = {run.folder: run.metrics(blend) for run in dict.fromkeys(run for run, _ in latest.values())}
     anyone = metrics[runs[-1].folder]  # first stage and ceiling are the same in every run of one seal
-    floor, top = (100 * per_query(anyone, name, main, measure).mean() for name in (FIRST_STAGE, CEILING))
+    floor, top = (main.mean(anyone, name) for name in (FIRST_STAGE, CEILING))
     values = {
-        name: _row(run, method, metrics[run.folder], difficulties, main, dataset.protocol, (floor, top))
+        name: _row(run, method, metrics[run.folder], shown, main, (floor, top))
         for name, (run, method) in latest.items()
     }
     rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
-    cards = {name: run.about["cards"][method] for name, (run, method) in latest.items()}
-    controls = frozenset(name for name in latest if cards[name]["control"])
-    order = sorted(rows.index, key=lambda name: (name not in controls, rows.loc[name, f"{measure} {main}"]))
+    cards = {name: run.record.cards[method] for name, (run, method) in latest.items()}
+    controls = frozenset(name for name in latest if cards[name].control)
+    better = main.measure.better
+    order = sorted(rows.index, key=lambda name: (name not in controls, better * rows.loc[name, main.name]))
     title = (
         f"{header.dataset} ({header.image_set}) · {len(dataset.queries)} queries · gallery {header.gallery_size} · "
         f"{header.features} · "
@@ -93,7 +92,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         columns,
         rows.loc[order],
         controls,
-        _notes(latest, cards, controls, metrics, measure, main, blend, (floor, top)),
+        _notes(latest, cards, controls, metrics, main, blend, (floor, top)),
         {
             "seal": runs[-1].seal,
             "dataset": header.dataset,
@@ -103,9 +102,10 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
             "k": header.k,
             "query_crop": header.query_crop,
             "blend": str(blend),
-            "measure": f"{measure} {main}",
-            "hardware": runs[-1].about["identity"]["hardware"],
+            "measure": main.name,
+            "hardware": runs[-1].record.identity.hardware,
         },
+        main.measure.name,
         floor,
         top,
     )
@@ -113,8 +113,8 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
 
 def label(run: Run, method: str, show: Collection[str] = ()) -> str:
     """The row's name: the method, with the options that are not the defaults, and those in `show`."""
-    options = run.about["identity"]["methods"][method]["options"]
-    defaults = run.about["defaults"].get(method, {})
+    options = run.record.identity.methods[method].options
+    defaults = run.record.defaults.get(method, {})
     changed = [
         f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in options.items()
@@ -123,13 +123,45 @@ def label(run: Run, method: str, show: Collection[str] = ()) -> str:
     return " ".join([method, *changed])
 
 
-def _columns(protocol: str, difficulties: Sequence[str], main: str) -> tuple[Column, ...]:
-    first, *others = measures(protocol)
-    quality = [Column(f"{first} {d}", f"{MEANINGS.get(first, first)}, {d}, percent", 1, 1) for d in difficulties]
-    quality += [Column(f"{m} {main}", f"{m}, {main}, percent", 1, 1) for m in others if m in SHOWN]
+@dataclass(frozen=True)
+class _Quality:
+    """A measure at a difficulty; its column has the mean over queries, in percent."""
+
+    measure: Measure
+    difficulty: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.measure.name} {self.difficulty}"
+
+    @property
+    def column(self) -> Column:
+        meaning = f"{self.measure.meaning}, {self.difficulty}, percent"
+        return Column(self.name, meaning, self.measure.digits, self.measure.better)
+
+    def values(self, metrics: pd.DataFrame, method: str) -> pd.Series:
+        """Of a method by query."""
+        return per_query(metrics, method, self.difficulty, self.measure.name)
+
+    def mean(self, metrics: pd.DataFrame, method: str) -> float:
+        """Of a method, in percent."""
+        return 100 * self.values(metrics, method).mean()
+
+
+def _shown(dataset: Dataset, main: _Quality) -> tuple[_Quality, ...]:
+    """The primary measure at every difficulty, and others at the main one."""
+    others = [MEASURES[name] for name in measures(dataset.protocol) if name != main.measure.name]
     return (
-        *quality,
-        Column(f"headroom {main}", "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
+        *(_Quality(main.measure, difficulty) for difficulty in dataset.difficulties),
+        *(_Quality(measure, main.difficulty) for measure in others if measure.shown),
+    )
+
+
+def _columns(shown: Sequence[_Quality], main: _Quality) -> tuple[Column, ...]:
+    headroom = f"headroom {main.difficulty}"
+    return (
+        *(quality.column for quality in shown),
+        Column(headroom, "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
         Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
         Column("ms/query p95", "95th percentile of the same", 1, -1),
         Column("ms/pair", "median wall ms of scoring alone, per candidate", 2, -1),
@@ -152,79 +184,76 @@ def _row(
     run: Run,
     method: str,
     metrics: pd.DataFrame,
-    difficulties: Sequence[str],
-    main: str,
-    protocol: str,
+    shown: Sequence[_Quality],
+    main: _Quality,
     bounds: tuple[float, float],
 ) -> dict[str, float]:
     """One method's values by column name; `bounds` are first stage and ceiling of `main` in percent."""
-    first, *others = measures(protocol)
-    row = {f"{first} {d}": 100 * per_query(metrics, method, d, first).mean() for d in difficulties}
-    row |= {f"{m} {main}": 100 * per_query(metrics, method, main, m).mean() for m in others if m in SHOWN}
+    row = {quality.name: quality.mean(metrics, method) for quality in shown}
     floor, top = bounds
-    row[f"headroom {main}"] = 100 * (row[f"{first} {main}"] - floor) / (top - floor) if top > floor else float("nan")
+    gap = main.measure.better * (top - floor)
+    row[f"headroom {main.difficulty}"] = 100 * (row[main.name] - floor) / (top - floor) if gap > 0 else float("nan")
     ledger = run.ledger[run.ledger.method == method]
     total = ledger.load_ms + ledger.transfer_ms + ledger.score_ms
-    cost = run.about["costs"][method]
+    cost, cold = run.record.costs[method], run.record.cold.get(method)
     return row | {
         "ms/query p50": total.median(),
         "ms/query p95": float(np.percentile(total, 95)),
         "ms/pair": (ledger.score_ms / ledger.pairs).median(),
-        "desc mean": cost["descriptors_mean"],
-        "desc max": cost["descriptors_max"],
-        "KiB/image": cost["kib_per_image"],
-        "peak MiB": _number(run.about["cold"].get(method, {}).get("peak_mib")),
+        "desc mean": cost.descriptors_mean,
+        "desc max": cost.descriptors_max,
+        "KiB/image": cost.kib_per_image,
+        "peak MiB": float("nan") if cold is None or cold.peak_mib is None else cold.peak_mib,
     }
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _notes(
     latest: Mapping[str, tuple[Run, str]],
-    cards: Mapping[str, dict],
+    cards: Mapping[str, MethodCard],
     controls: frozenset[str],
     metrics: Mapping[Path, pd.DataFrame],
-    measure: str,
-    main: str,
+    main: _Quality,
     blend: Blend,
     bounds: tuple[float, float],
 ) -> tuple[str, ...]:
     runs = list(dict.fromkeys(run for run, _ in latest.values()))
     floor, top = bounds
-    machine = runs[-1].about["identity"]["hardware"]
+    machine = runs[-1].record.identity.hardware
     anyone = metrics[runs[-1].folder]
-    scorable = per_query(anyone, FIRST_STAGE, main, measure).notna().any()  # an older run may have no positives
+    scorable = main.values(anyone, FIRST_STAGE).notna().any()  # an older run may have no positives
     notes = [
-        f"First stage {floor:.1f}, ceiling of these lists {top:.1f} ({measure} {main}, percent). "
+        f"First stage {floor:.1f}, ceiling of these lists {top:.1f} ({main.name}, percent). "
         "Controls are marked *: they are floors and ceilings, not contenders."
         if scorable
-        else f"No query has a positive at {main}, so no method can be scored and nothing compared."
+        else f"No query has a positive at {main.difficulty}, so no method can be scored and nothing compared."
     ]
     contenders = [name for name in latest if name not in controls and scorable]
     notes += _nothing_to_gain(runs[-1], bounds)
-    notes += _without_value(runs[-1].dataset, anyone, measure)
+    notes += _without_value(runs[-1].dataset, anyone, main.measure.name)
     notes += _all_tied(latest, contenders)
 
-    def values(name: str) -> pd.Series:
-        run, method = latest[name]
-        return per_query(metrics[run.folder], method, main, measure)
+    def goodness(run: Run, method: str) -> pd.Series:
+        """By query; more is better, whatever the measure."""
+        return main.measure.better * main.values(metrics[run.folder], method)
 
     if contenders:
         gains = []
         for name in contenders:
-            d = difference(values(name), per_query(metrics[runs[-1].folder], FIRST_STAGE, main, measure))
+            d = difference(goodness(*latest[name]), goodness(runs[-1], FIRST_STAGE))
             gains.append(
                 f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
                 f"better/equal/worse {d.wins}/{d.ties}/{d.losses}"
             )
         notes.append(
-            f"{measure} {main} over the first stage, with a 95 % bootstrap interval over queries: {'; '.join(gains)}."
+            f"{main.name} over the first stage, with a 95 % bootstrap interval over queries: {'; '.join(gains)}."
         )
     if len(contenders) > 1:
-        best = max(contenders, key=lambda name: values(name).mean())
-        tied = [name for name in contenders if name != best and difference(values(best), values(name)).low <= 0]
+        best = max(contenders, key=lambda name: goodness(*latest[name]).mean())
+        tied = [
+            name
+            for name in contenders
+            if name != best and difference(goodness(*latest[best]), goodness(*latest[name])).low <= 0
+        ]
         notes.append(
             f"Best: {best}"
             + (
@@ -243,29 +272,27 @@ def _notes(
     for run in runs:
         notes += [
             f"{method} did not run: {reason}"
-            for method, reason in run.about["skipped"].items()
+            for method, reason in run.record.skipped.items()
             if method not in {m for _, m in latest.values()}
         ]
-        if terms := run.about.get("features_noncommercial"):
+        if terms := run.record.features_noncommercial:
             notes.append(f"Features: NOT FOR COMMERCIAL USE ({terms}).")
-        notes += [f"{method} failed: {reason}" for method, reason in run.about["failed"].items()]
-        notes += run.about.get("notes", ())
-        if run.about["unreadable"]:
-            notes.append(f"{len(run.about['unreadable'])} images could not be read and have no features.")
-    sources = {
-        name: run.about["identity"]["methods"][method].get("source_sha256") for name, (run, method) in latest.items()
-    }
+        notes += [f"{method} failed: {reason}" for method, reason in run.record.failed.items()]
+        notes += run.record.notes
+        if run.record.unreadable:
+            notes.append(f"{len(run.record.unreadable)} images could not be read and have no features.")
+    sources = {name: run.record.identity.methods[method].source_sha256 for name, (run, method) in latest.items()}
     newest = {
-        method: sources[name] for name, (_, method) in sorted(latest.items(), key=lambda row: _finished(row[1][0]))
+        method: sources[name] for name, (_, method) in sorted(latest.items(), key=lambda row: row[1][0].record.finished)
     }
     if older := [name for name, (_, method) in latest.items() if sources[name] != newest[method]]:
         notes.append(f"Measured with earlier code than other rows of the same method: {', '.join(older)}.")
     said: dict[tuple[str, str], list[str]] = {}  # method, what its card says -> rows; once for all rows of a sweep
     for name in contenders:
         card = cards[name]
-        trained = f"; trained on {card['trained_on']}" if card["trained_on"] else ""
-        terms = f"; NOT FOR COMMERCIAL USE ({card['noncommercial']})" if card["noncommercial"] else ""
-        said.setdefault((latest[name][1], f"{card['paper']}; {card['licence']}{trained}{terms}"), []).append(name)
+        trained = f"; trained on {card.trained_on}" if card.trained_on else ""
+        terms = f"; NOT FOR COMMERCIAL USE ({card.noncommercial})" if card.noncommercial else ""
+        said.setdefault((latest[name][1], f"{card.paper}; {card.licence}{trained}{terms}"), []).append(name)
     notes += [f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items()]
     return tuple(dict.fromkeys(notes))
 
@@ -316,13 +343,9 @@ def _all_tied(latest: Mapping[str, tuple[Run, str]], contenders: Sequence[str]) 
     return notes
 
 
-def _finished(run: Run) -> str:
-    return str(run.about.get("finished", ""))
-
-
 def _interleaved(runs: Sequence[Run]) -> bool:
     """Whether the methods of all runs took turns."""
-    return len(runs) == 1 or len({tuple(run.about.get("together", [run.folder.name])) for run in runs}) == 1
+    return len(runs) == 1 or len({run.record.together or (run.folder.name,) for run in runs}) == 1
 
 
 def _text(value: float, digits: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bench.datasets import REVISITED
-from bench.metrics import REVISITED_MEASURES, measure, ranks_in, without
+from bench.metrics import measure, measures, ranks_in, without
 from bench.search import Vectors, search
 from bench.speed import interleaved, verdict
 
@@ -100,7 +100,7 @@ def own_scores(ranking: np.ndarray, truth: dict[str, np.ndarray]) -> list[float]
     for positive, ignored in REVISITED.values():
         ok, out = (np.concatenate([parts[grade] for grade in sorted(grades)]) for grades in (positive, ignored))
         left = without(ok, out)
-        values += [measure(left, len(ok), name) for name in REVISITED_MEASURES]
+        values += [measure(left, len(ok), name) for name in measures("revisited")]
     return values
 
 

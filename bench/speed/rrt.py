@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.places import Places
-from bench.scores import UNION
+from bench.shortlist import UNION
 from bench.speed import demo_scorer, interleaved, rank_changes
 from methods._transformer import Layer
 from methods.rrt import RerankingTransformer

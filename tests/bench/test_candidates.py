@@ -134,7 +134,7 @@ def test_an_exported_first_stage_imported_again_gives_the_same_measures(
         names = np.array([[ours.shortlist.gallery[i] for i in row] for row in ours.shortlist.lists["any"]])
         np.savez(tmp_path / "theirs.npz", queries=np.array(ours.shortlist.queries), candidates=names)
         theirs = run(buildings, "identity,mnn", top_k=8, shortlist=tmp_path / "theirs.npz")
-        assert any("theirs.npz" in note for note in theirs.run.about["notes"])
+        assert any("theirs.npz" in note for note in theirs.run.record.notes)
         for method in ("identity", "mnn"):
             a, b = (
                 r.scores[r.scores.method == method].sort_values(["query", "candidate"])[["query", "candidate"]]
@@ -590,7 +590,7 @@ def test_every_exported_ranking_comes_back_as_a_shortlist(
     export(ours, "trec", tmp_path)
     for method in ("identity", "mnn", "constant"):
         for difficulty in ours.dataset.difficulties:
-            expected = [[image for image, _ in rows] for rows in ranked(ours, method, difficulty).values()]
+            expected = [[image for image, _ in rows] for rows in ranked(ours.rankings(), method, difficulty).values()]
             k = min(map(len, expected))
             path = tmp_path / f"{method}.{difficulty}.run"
             made = imported_shortlist(path, everything, "blind", k).shortlist

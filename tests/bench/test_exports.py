@@ -13,10 +13,12 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from bench.blend import Blend
 from bench.errors import UserError
+from bench.evaluation import FIRST_STAGE
 from bench.exports import FORMATS, export, ranked
 from bench.metrics import average_precision
-from bench.results import FIRST_STAGE, Run
+from bench.results import Run
 from bench.trec import read_qrels, read_run
 
 
@@ -72,11 +74,31 @@ def test_a_run_file_is_in_our_order_without_ignored_images(done: Run, tmp_path: 
         _, ignored = done.dataset.difficulties[difficulty]
         for method in ("identity", "mnn"):
             found = read_run(tmp_path / f"{method}.{difficulty}.run")
-            assert found == ranked(done, method, difficulty)
+            assert found == ranked(done.rankings(), method, difficulty)
             for query, rows in found.items():
                 assert not {done.dataset.grades[query].get(image) for image, _ in rows} & ignored
                 assert [score for _, score in rows] == [float(len(rows) - i) for i in range(len(rows))]
-        assert ranked(done, "constant", difficulty) == ranked(done, FIRST_STAGE, difficulty)
+        assert ranked(done.rankings(), "constant", difficulty) == ranked(done.rankings(), FIRST_STAGE, difficulty)
+
+
+def test_a_blend_orders_what_is_exported_as_it_orders_the_table(done: Run, tmp_path: Path) -> None:
+    first = Blend.parse("add:0")  # no weight on its scores: every method is the first stage
+    for blend, folder in ((Blend(), tmp_path / "plain"), (first, tmp_path / "blended")):
+        export(done, "trec", folder, blend)
+        export(done, "csv", folder, blend)
+    runs = {name: read_run(tmp_path / name) for name in ("plain/mnn.Hard.run", "plain/first-stage.Hard.run")}
+    assert runs["plain/mnn.Hard.run"] != runs["plain/first-stage.Hard.run"]
+    assert read_run(tmp_path / "blended" / "mnn.Hard.run") == runs["plain/first-stage.Hard.run"]
+    plain, blended = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("plain", "blended"))
+    values = {method: rows["value"].tolist() for method, rows in blended.fillna(-1).groupby("method")}
+    assert values["mnn"] == values[FIRST_STAGE] and not plain.equals(blended)
+    scores = [(tmp_path / name / "scores.csv").read_bytes() for name in ("plain", "blended")]
+    assert scores[0] == scores[1]  # a method's own, which no blend changes
+
+
+def test_pairs_have_no_order_that_a_blend_could_change(done: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--blend add:1: hloc-pairs"):
+        export(done, "hloc-pairs", tmp_path, Blend.parse("add:1"))
 
 
 def test_tables_are_read_by_pandas(done: Run, tmp_path: Path) -> None:
@@ -127,6 +149,20 @@ def test_the_command_exports_the_newest_run(cli: Callable[..., Result], building
     assert cli("run", "-m", "identity", "-d", f"folder:{buildings}", *small).exit_code == 0
     shown = cli("export", "--out", str(tmp_path / "out"))
     assert shown.exit_code == 0 and (tmp_path / "out" / "identity.Medium.run").is_file()
+
+
+def test_the_command_takes_the_blends_of_a_report(cli: Callable[..., Result], buildings: Path, tmp_path: Path) -> None:
+    small = ("--max-side", "160", "--keep-descriptors", "150", "-k", "6")
+    assert cli("run", "-m", "reverse", "-d", f"folder:{buildings}", *small).exit_code == 0
+    for blend in ("add:0", "replace"):
+        assert cli("export", "--blend", blend, "--out", str(tmp_path / blend)).exit_code == 0
+    first, blended, plain = (
+        read_run(tmp_path / name)
+        for name in ("replace/first-stage.Easy.run", "add:0/reverse.Easy.run", "replace/reverse.Easy.run")
+    )
+    assert blended == first != plain
+    refused = cli("export", "--blend", "ad:1", "--out", str(tmp_path / "no"))
+    assert refused.exit_code == 1 and "did you mean 'add'" in refused.output and not (tmp_path / "no").exists()
 
 
 def test_a_query_and_a_gallery_image_of_one_file_name_stay_two_in_pairs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets import INSTANCE, REVISITED, grade
+from bench import metrics
+from bench.datasets import INSTANCE, PROTOCOLS, REVISITED, grade
 from bench.datasets.revisited import read_ground_truth
 from bench.metrics import (
     average_precision,
@@ -20,6 +22,7 @@ from bench.metrics import (
     measures,
     positive_ranks,
     precision_at,
+    primary,
     recall_at,
 )
 
@@ -110,10 +113,39 @@ def test_an_image_both_positive_and_ignored_counts_as_positive() -> None:
     assert positive_ranks(np.array([4, 2, 7]), {2}, {2, 4}).tolist() == [0]
 
 
-def test_every_protocol_has_its_measures() -> None:
-    assert measures("revisited") == MEASURES
-    assert measures("instance") == ("mAP", "R@1", "R@10", "R@100")
+def test_every_protocol_has_its_measures_and_a_primary_one() -> None:
+    assert {"mAP", "mP@1", "mP@5", "mP@10"} <= set(measures("revisited"))
+    assert {"mAP", "R@1", "R@10", "R@100"} <= set(measures("instance"))
+    assert {"R@1", "R@10", "R@100", "R@1000"} <= set(measures("sop"))
+    names = {protocol: primary(protocol).name for protocol in PROTOCOLS}
+    assert names == {"revisited": "mAP", "instance": "mAP", "sop": "R@1", "gldv2": "mAP@100"}
     assert INSTANCE["All"][0] == {"easy", "hard"}
+
+
+def test_the_mean_of_ap_is_map_and_one_querys_is_ap() -> None:
+    names = {name: (measure.of_query, measure.meaning) for name, measure in metrics.MEASURES.items()}
+    assert names["mAP"] == ("AP", "mean average precision")
+    assert names["mP@10"][0] == "P@10" and names["mAP@100"][0] == "AP@100" and names["R@1"][0] == "R@1"
+
+
+def test_a_measure_says_which_direction_is_better() -> None:
+    with pytest.raises(ValueError, match="better is 0, expected 1 or -1"):
+        replace(primary("sop"), better=0)
+
+
+@pytest.mark.parametrize("name", list(metrics.MEASURES))
+def test_every_measure_is_in_the_docs(name: str) -> None:
+    measure = metrics.MEASURES[name]
+    row = f"| {name} | {measure.of_query} | {measure.meaning} | {', '.join(measure.protocols)} |"
+    assert row in (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text().splitlines()
+
+
+@given(st.lists(st.integers(0, 60), unique=True, max_size=8).map(sorted), st.integers(0, 4))
+def test_every_measure_is_nan_without_positives_and_else_a_share(ranks: list[int], more: int) -> None:
+    n = len(ranks) + more
+    for name in metrics.MEASURES:
+        value = metrics.measure(np.array(ranks, np.int64), n, name)
+        assert math.isnan(value) if n == 0 else -EXACT <= value <= 1 + EXACT
 
 
 def literal_revisitop(ranking: list[int], ok: set[int], junk: set[int]) -> tuple[float, dict[int, float]]:

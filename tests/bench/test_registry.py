@@ -105,7 +105,7 @@ def test_with_all_a_broken_plugin_is_a_reported_skip(
 ) -> None:
     plugins(odd="broken_plugin:X")
     done = run(instances, "all", top_k=1).run
-    assert "cannot be loaded" in done.about["skipped"]["odd"] and "identity" in done.about["costs"]
+    assert "cannot be loaded" in done.record.skipped["odd"] and "identity" in done.record.costs
 
 
 def test_two_plugins_of_one_name_are_refused(plugins: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

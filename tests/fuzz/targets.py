@@ -166,7 +166,7 @@ def _shortlist_seed() -> bytes:
 
 
 def _journal(path: Path) -> object:
-    from bench.scores import Journal
+    from bench.journal import Journal
 
     return len(Journal(path))
 

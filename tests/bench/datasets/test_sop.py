@@ -11,9 +11,10 @@ from PIL import Image
 from bench.datasets import sop
 from bench.datasets.catalogue import load as load_named
 from bench.errors import UserError
+from bench.evaluation import FIRST_STAGE, Rankings, evaluate
 from bench.metrics import measures
 from bench.places import Places
-from bench.results import FIRST_STAGE, evaluate, tables
+from bench.results import tables
 from bench.search import Vectors
 from bench.shortlist import Shortlist, first_stage
 
@@ -42,7 +43,7 @@ def measured(dataset: sop.Dataset, vectors: np.ndarray, k: int) -> tuple[Shortli
     shortlist = first_stage(
         dataset, Vectors.of(vectors), vectors, features="f", features_content="c", policy="blind", k=k
     )
-    found = evaluate(tables([], shortlist)["scores"], shortlist, dataset)
+    found = evaluate(Rankings(tables([], shortlist)["scores"], shortlist, dataset))
     return shortlist, found[found.method == FIRST_STAGE].groupby("measure")["value"].mean().to_dict()
 
 

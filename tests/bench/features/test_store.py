@@ -223,8 +223,8 @@ def test_odd_images_are_read_or_reported_and_all_stay_in_the_gallery(
 ) -> None:
     odd = odd_images(guarded)
     outcome = run(guarded, "identity,ransac,constant", features=features)
-    assert not outcome.run.about["failed"]
-    unreadable = outcome.run.about["unreadable"]
+    assert not outcome.run.record.failed
+    unreadable = outcome.run.record.unreadable
     assert set(unreadable) == {name for name, readable in odd.items() if not readable}
     assert all(f"{name}." in reason for name, reason in unreadable.items())
     assert any("4 images cannot be read" in note for note in outcome.notes)
@@ -302,7 +302,7 @@ def test_an_image_without_keypoints_has_a_global_descriptor_and_no_rows(
     Image.new("RGB", (160, 120), (90, 90, 90)).save(guarded / "queries" / "query0.png")
     methods = "identity,ransac" + (",lightglue" if features == "xfeat" else "")
     outcome = run(guarded, methods, features=features, top_k=2)
-    assert not outcome.run.about["failed"]
+    assert not outcome.run.record.failed
     scores = outcome.run.scores
     flat = scores[(scores["query"] == "query0") & (scores.method != "identity")]
     assert len(flat) and (flat.score == 0).all()

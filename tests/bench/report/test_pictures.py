@@ -10,22 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from bench.blend import Blend
-from bench.report.pictures import chosen_run, ranking, worst, worst_queries
-from bench.results import FIRST_STAGE, Run
+from bench.evaluation import FIRST_STAGE
+from bench.report.pictures import chosen_run, worst, worst_queries
+from bench.results import Run
 from cli import main
 
 
 @pytest.fixture
 def done(run: Callable, write_instances: Callable, tmp_path: Path) -> Run:
     return run(write_instances(tmp_path / "pictures", 4, 3), "oracle,reverse,identity").run
-
-
-def test_a_ranking_is_what_the_methods_scores_say(done: Run) -> None:
-    for query in range(len(done.shortlist.queries)):
-        first = ranking(done, FIRST_STAGE, query)
-        k = done.shortlist.header.k
-        assert (ranking(done, "identity", query) == first).all()
-        assert (ranking(done, "reverse", query)[:k] == first[:k][::-1]).all()
 
 
 def test_the_worst_queries_are_those_of_the_greatest_loss_and_gains_are_none(done: Run) -> None:
@@ -62,8 +55,6 @@ def test_a_sheet_is_of_the_last_run_that_has_both(done: Run, run: Callable) -> N
 def test_a_blend_orders_the_sheet_as_it_orders_the_table(done: Run) -> None:
     """With no weight on its scores every method is the first stage, and loses nothing to it."""
     first = Blend.parse("add:0")
-    for query in range(len(done.shortlist.queries)):
-        assert (ranking(done, "reverse", query, first) == ranking(done, FIRST_STAGE, query)).all()
     assert worst(done, "reverse", FIRST_STAGE, first) == [] != worst(done, "reverse", FIRST_STAGE)
 
 

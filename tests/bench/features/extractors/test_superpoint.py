@@ -131,7 +131,7 @@ def test_a_run_needs_consent_and_its_table_says_so(
     torch.save(random_state(SuperGlueConfig(layers=2)), matcher)
     given = {"superglue": {"weights": str(matcher), "preset": "oxford"}}
     done = run(instances, "mnn,superglue", accept_licence=frozenset({"magic-leap"}), options=given, **small).run
-    assert not done.about["failed"] and set(done.details[done.details.method == "superglue"].name) == {"confidence"}
+    assert not done.record.failed and set(done.details[done.details.method == "superglue"].name) == {"confidence"}
     assert any(row.startswith("superglue") and "preset=oxford" in row for row in compare([done]).rows.index)
     assert not any("descriptors=" in row for row in compare([done]).rows.index)  # the preset says it
     assert any("NOT FOR COMMERCIAL USE (magic-leap)" in note for note in compare([done]).notes)

@@ -1,0 +1,222 @@
+"""Tables of finished runs: which rows may stand in one, what they say, and that every format says the same."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from bench import metrics
+from bench.errors import UserError
+from bench.evaluation import FIRST_STAGE
+from bench.metrics import Measure
+from bench.places import Places
+from bench.report.tables import FORMATS, compare, table_groups
+from bench.results import Run, finished_runs
+from bench.run import Outcome
+from cli import main
+
+Go = Callable[..., Outcome]
+
+
+@pytest.fixture
+def done(run: Callable, instances: Path) -> Run:
+    return run(instances, "identity,oracle,reverse", top_k=8).run
+
+
+def reciprocal(ranks: np.ndarray, n_positives: int) -> float:
+    return float("nan") if n_positives == 0 else 1 / (1 + ranks[0])
+
+
+def first_rank(ranks: np.ndarray, n_positives: int) -> float:
+    """A share of which less is better."""
+    return float("nan") if n_positives == 0 else ranks[0] / 100
+
+
+def test_a_measure_is_one_entry_and_older_runs_have_it_too(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Measure("MRR", "RR", "mean reciprocal rank", reciprocal, ("instance",), digits=3)
+    monkeypatch.setitem(metrics.MEASURES, "MRR", entry)  # type: ignore[misc]
+    table = compare([done])
+    (column,) = [column for column in table.columns if column.name == "MRR All"]
+    assert (column.meaning, column.digits, column.better) == ("mean reciprocal rank, All, percent", 3, 1)
+    values = done.metrics().query("measure == 'MRR' and method == 'identity'")["value"]
+    assert table.rows.loc["identity", "MRR All"] == pytest.approx(100 * values.mean()) and 0 < values.mean() <= 1
+    assert table.measure == "mAP" and table.about["measure"] == "mAP All"
+
+
+def test_a_measure_that_is_not_shown_has_no_column(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Measure("R@2", "R@2", "two", partial(metrics.recall_at, k=2), ("instance",), shown=False)
+    monkeypatch.setitem(metrics.MEASURES, "R@2", entry)  # type: ignore[misc]
+    assert not [column for column in compare([done]).columns if column.name.startswith("R@2")]
+
+
+def test_rows_are_ordered_and_compared_in_the_direction_that_is_better(
+    done: Run, run: Callable, instances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    less = Measure("rank", "rank", "first rank", first_rank, ("instance",), better=-1)
+    monkeypatch.setattr("bench.metrics.MEASURES", {"rank": less, **metrics.MEASURES})
+    other = run(instances, "mnn,aqe", top_k=8).run
+    table = compare([done, other])
+    ranks = table.rows["rank All"]
+    controls = [name for name in table.rows.index if name in table.controls]
+    assert table.measure == "rank" and ranks[controls].is_monotonic_decreasing  # the best row of each kind is the last
+    assert ranks["oracle"] == table.ceiling < table.first_stage and table.rows.loc["oracle", "headroom All"] == 100
+    contenders = [name for name in table.rows.index if name not in table.controls]
+    assert ranks[contenders].is_monotonic_decreasing
+    (best,) = [note for note in table.notes if note.startswith("Best: ")]
+    assert ranks[best.removeprefix("Best: ").split(";")[0].rstrip(".")] == ranks[contenders].min()
+    assert done.metrics()[done.metrics().method == FIRST_STAGE]["measure"].iloc[0] == "rank"
+
+
+# --- which rows, in which formats -----------------------------------------------------------------------------------
+
+
+def test_runs_of_different_seals_never_share_a_table(run: Go, instances: Path, places: Places) -> None:
+    a, b = run(instances, "identity").run, run(instances, "reverse").run
+    c = run(instances, "identity", top_k=5).run
+    assert a.seal == b.seal != c.seal
+    groups = table_groups(finished_runs(places.runs))
+    assert sorted(len(group) for group in groups) == [1, 2]
+    for group in groups:
+        assert len({r.seal for r in group}) == 1
+    with pytest.raises(UserError, match="different shortlists"):
+        compare([a, c])
+    assert set(compare([a, b]).rows.index) == {"identity", "reverse"}
+
+
+def test_runs_of_different_machines_never_share_a_table(run: Go, instances: Path, places: Places) -> None:
+    a = run(instances, "identity").run
+    b = run(instances, "reverse").run
+    about = json.loads((b.folder / "run.json").read_text())
+    about["identity"]["hardware"]["threads"] = 7
+    (b.folder / "run.json").write_text(json.dumps(about))
+    assert [len(group) for group in table_groups([a, Run.load(b.folder)])] == [1, 1]
+
+
+def test_the_newest_row_of_a_method_stands_and_other_options_are_another_row(run: Go, instances: Path) -> None:
+    a = run(instances, "random").run
+    b = run(instances, "random", options={"random": {"seed": "4"}}).run
+    assert set(compare([a, b]).rows.index) == {"random", "random seed=4"}
+
+
+def test_a_folder_of_an_odd_name_is_reported_like_any_other(
+    run: Go, write_instances: Callable, places: Places, tmp_path: Path
+) -> None:
+    """Brackets are markup to the terminal, dollars to a plot's title, percent and underscore to LaTeX."""
+    odd = write_instances(tmp_path / "my [old] [/photos] $a_b$ & 50% ü", 2, 2)
+    run(odd, "identity,ransac")
+    for form in ("terminal", *FORMATS):
+        result = CliRunner().invoke(
+            main, ["report", "--runs", str(places.runs), "--format", form, "--plots", str(tmp_path / "plots")]
+        )
+        assert result.exit_code == 0, (form, result.output, result.exception)
+        if form != "json":
+            assert "[old] [/photos] $a_b$ & 50% ü" in result.output.replace("\n", " "), form
+
+
+@pytest.fixture
+def reported(run: Go, images: Path, places: Places) -> Callable[..., Result]:
+    """`report` on the command line, after a run with several methods."""
+    run(images, "identity,oracle,ransac,reverse", top_k=5)
+
+    def report(*more: str) -> Result:
+        return CliRunner().invoke(main, ["report", "--runs", str(places.runs), "--cache-dir", str(places.cache), *more])
+
+    return report
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_every_format_holds_the_same_table(reported: Callable[..., Result], places: Places, form: str) -> None:
+    result = reported("--format", form)
+    assert result.exit_code == 0, result.output
+    text = result.stdout
+    table = compare(finished_runs(places.runs))
+    names, columns = list(table.rows.index), [c.name for c in table.columns]
+    if form == "json":
+        content = json.loads(text)
+        assert content["seal"] == table.about["seal"] and [row["method"] for row in content["rows"]] == names
+        assert all(set(columns) <= row.keys() for row in content["rows"])
+    elif form == "csv":
+        read = pd.read_csv(io.StringIO(text))
+        assert read.method.tolist() == names
+        np.testing.assert_allclose(read[columns].to_numpy(), table.rows[columns].to_numpy(), rtol=1e-12)
+    elif form == "md":
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(lines) == 2 + len(names)
+        assert {line.count("|") for line in lines} == {len(columns) + 2}
+        assert [line.split("|")[1].strip().rstrip("*") for line in lines[2:]] == names
+    else:
+        body = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(body) == 1 + len(names) and {line.count(" & ") for line in body} == {len(columns)}
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+
+
+def test_the_terminal_table_names_policy_seal_and_every_method(reported: Callable[..., Result], places: Places) -> None:
+    text = reported().output
+    done = finished_runs(places.runs)[0]
+    assert done.seal[:8] in text and "policy blind" in text
+    for name in ("identity*", "oracle*", "reverse*", "ransac"):
+        assert name in text
+
+
+def test_plots_are_written(reported: Callable[..., Result], tmp_path: Path) -> None:
+    result = reported("--plots", str(tmp_path / "plots"), "--format", "json")
+    assert result.exit_code == 0, result.output
+    (plot,) = (tmp_path / "plots").iterdir()
+    assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and plot.stat().st_size > 5000
+
+
+def test_a_report_can_be_narrowed_to_a_seal_a_data_set_and_a_blend(
+    reported: Callable[..., Result], places: Places, images: Path
+) -> None:
+    seal = finished_runs(places.runs)[0].seal
+    assert reported("--seal", seal[:8], "--format", "json").exit_code == 0
+    assert reported("--dataset", f"folder:{images}", "--format", "json").exit_code == 0
+    blended = reported("--blend", "sigmoid:0.5,0.1", "--format", "json")
+    assert json.loads(blended.stdout)["blend"] == "sigmoid:0.5,0.1"
+    for nothing in (("--seal", "zz"), ("--dataset", "demo")):
+        result = reported(*nothing)
+        assert result.exit_code == 1 and "no finished run of that kind" in result.output
+
+
+def test_a_report_refuses_a_run_whose_shortlist_was_changed(reported: Callable[..., Result], places: Places) -> None:
+    path = finished_runs(places.runs)[0].folder / "shortlist.npz"
+    with np.load(path) as file:
+        content = {key: file[key] for key in file.files}
+    content["list/any"] = content["list/any"][:, ::-1]
+    np.savez(path, **content)
+    result = reported("--blend", "add:1")
+    assert result.exit_code == 1 and "seal" in result.output
+
+
+def test_headroom_is_0_for_the_first_stage_and_100_for_the_oracle(run: Go, buildings: Path) -> None:
+    rows = compare([run(buildings, "identity,constant,oracle,reverse", top_k=8).run]).rows
+    (headroom,) = [name for name in rows.columns if name.startswith("headroom")]
+    assert rows.loc["identity", headroom] == 0 == rows.loc["constant", headroom]
+    assert rows.loc["oracle", headroom] == pytest.approx(100)
+    assert rows.loc["reverse", headroom] < 0
+
+
+def test_rows_of_earlier_code_of_a_method_are_named(run: Go, instances: Path, add_method: Callable) -> None:
+    body = """
+@dataclass(frozen=True)
+class Options:
+    sign: int = 1  # of the score
+
+def score(self, query, candidates):
+    return candidates.similarities * self.options.sign{more}
+"""
+    add_method("coded", "from dataclasses import dataclass\n" + body.format(more=""))
+    before = run(instances, "coded", top_k=5, options={"coded": {"sign": "-1"}}).run
+    assert not any("earlier code" in note for note in compare([before]).notes)
+    add_method("coded", "from dataclasses import dataclass\n" + body.format(more=" + 1"))
+    after = run(instances, "coded", top_k=5).run
+    said = [note for note in compare([before, after]).notes if "earlier code" in note]
+    assert said == ["Measured with earlier code than other rows of the same method: coded sign=-1."]

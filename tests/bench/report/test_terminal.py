@@ -1,0 +1,66 @@
+"""What a terminal shows: every row, the best contenders marked, names as they are."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from bench.report import terminal
+from bench.report.tables import Column, Table
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a table of two columns looks like on a terminal of 80 columns, with its styles."""
+
+    def show(values: dict[str, tuple[float, float]], controls: set[str] = frozenset(), title: str = "a table") -> str:
+        columns = (Column("mAP All", "mean average precision, All, percent", 1, 1), Column("ms", "time", 1, -1))
+        rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
+        table = Table(title, columns, rows, frozenset(controls), ("A [note].",), {}, "mAP", 1.0, 2.0)
+        text = io.StringIO()
+        there = Console(file=text, width=80, force_terminal=True, color_system="standard", legacy_windows=False)
+        monkeypatch.setattr(terminal, "console", lambda: there)
+        terminal.print_table(table)
+        return text.getvalue()
+
+    return show
+
+
+BOLD = "\x1b[1m"
+
+
+def bold(text: str) -> list[str]:
+    return [part.split("\x1b")[0] for part in text.split(BOLD)[1:] if part[0].isdigit()]
+
+
+def test_the_best_contenders_are_bold_and_controls_are_not_compared(shown: Callable[..., str]) -> None:
+    text = shown({"oracle": (99.0, 1.0), "a": (50.0, 3.0), "b": (50.0, 2.0), "c": (40.0, 1.5)}, {"oracle"})
+    assert bold(text) == ["50.0", "50.0"] and "oracle*" in text and "99.0" in text
+
+
+def test_one_contender_is_not_the_best_of_any(shown: Callable[..., str]) -> None:
+    assert bold(shown({"oracle": (99.0, 1.0), "a": (50.0, 3.0)}, {"oracle"})) == []
+
+
+def test_brackets_are_no_markup(shown: Callable[..., str]) -> None:
+    text = shown({"mnn [bold]": (float("nan"), 3.0), "b": (1.0, 2.0)}, title="of [/photos]")
+    assert "mnn [bold]" in text and "of [/photos]" in text and "A [note]." in text and "–" in text
+    assert "mAP All: mean average precision, All, percent" in text
+
+
+def test_what_is_no_terminal_is_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_listing(("name", "what"), [("a[b]", "x" * 100)])
+    out = capsys.readouterr().out
+    assert "a[b]" in out and "x" * 100 in out
+
+
+def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.progress_bars() as progress:
+        progress("scoring", 1, 2)
+        progress("scoring", 2, 2)
+    out, err = capsys.readouterr()
+    assert out == "" and "scoring" in err and "2/2" in err
