@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench.datasets.official.sources import Source
     from bench.places import Places
     from bench.results import Run
-    from bench.run import Request
+    from bench.run import Selection, Setup
 
 
 SPARE = {"·": "|", "–": "-", "—": "-", "…": ".", "×": "x", "±": "~", "−": "-", "≥": ">", "≤": "<"}  # of one column each
@@ -163,8 +163,8 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _request(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say what to run on what, handed on as `request`."""
+def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to run on what, handed on as `setup`, `selection` and `force`."""
 
     @click.option("--method", "-m", required=True, help="Names, separated by commas, or all. See `methods`.")
     @click.option("--dataset", "-d", required=True, metavar="NAME[:PATH]", help="Data set. See `datasets`.")
@@ -268,36 +268,34 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         from bench.executor import executor as executor_of
         from bench.features.extract import ExtractOptions
-        from bench.run import Request
+        from bench.run import Selection, Setup
 
         _set_threads(threads)
-        request = Request(
-            dataset,
-            tuple(m.strip() for m in method.split(",") if m.strip()),
-            features,
-            top_k,
-            policy,
-            _options(options),
-            ExtractOptions(max_side, keep_descriptors, descriptor_precision, max_megapixels),
-            whiten,
-            device,
-            frozenset(accept_licence),
-            force,
-            search,
-            executor_of(executor, workers, threads, ray_address, device),
-            shortlist,
-            skip_unreadable,
-            shortlist_order,
+        selection = Selection(tuple(m.strip() for m in method.split(",") if m.strip()), _options(options))
+        setup = Setup(
+            dataset=dataset,
+            features=features,
+            top_k=top_k,
+            policy=policy,
+            extract=ExtractOptions(max_side, keep_descriptors, descriptor_precision, max_megapixels),
+            whiten=whiten,
+            device=device,
+            accept_licence=frozenset(accept_licence),
+            search=search,
+            executor=executor_of(executor, workers, threads, ray_address, device),
+            shortlist=shortlist,
+            skip_unreadable=skip_unreadable,
+            shortlist_order=shortlist_order,
         )
-        return command(*args, request=request, **kwargs)
+        return command(*args, setup=setup, selection=selection, force=force, **kwargs)
 
     return wrapped
 
 
 @main.command()
-@_request
+@_asked
 @_folders
-def run(request: Request, places: Places) -> None:
+def run(setup: Setup, selection: Selection, force: bool, places: Places) -> None:
     """Run rerankers on one sealed shortlist and print the comparison.
 
     Killed or interrupted, the same command goes on where it stopped.
@@ -307,7 +305,7 @@ def run(request: Request, places: Places) -> None:
     from bench.run import execute
 
     with progress_bars() as progress:
-        outcome = execute(request, places, progress)
+        (outcome,) = execute(setup, [selection], places, progress, force=force)
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
     print_table(compare([outcome.run]))
@@ -315,7 +313,7 @@ def run(request: Request, places: Places) -> None:
 
 
 @main.command()
-@_request
+@_asked
 @click.option(
     "--descriptors",
     metavar="N,N,…",
@@ -334,7 +332,15 @@ def run(request: Request, places: Places) -> None:
     help="Folder for sweep.csv, sweep.md and, for descriptors, sweep.png.",
 )
 @_folders
-def sweep(request: Request, descriptors: str | None, vary: tuple[str, ...], out: Path, places: Places) -> None:
+def sweep(
+    setup: Setup,
+    selection: Selection,
+    force: bool,
+    descriptors: str | None,
+    vary: tuple[str, ...],
+    out: Path,
+    places: Places,
+) -> None:
     """Run rerankers at several descriptor budgets on one sealed shortlist: quality against bytes and time.
 
     With --vary, at several values of any option; `--vary ransac.seed=0,1,2` also says the spread over seeds.
@@ -355,9 +361,9 @@ def sweep(request: Request, descriptors: str | None, vary: tuple[str, ...], out:
     varied = [sweeps.Varied.parse(text) for text in vary]
     with progress_bars() as progress:
         if varied:
-            found = sweeps.vary(request, varied, places, progress)
+            found = sweeps.vary(setup, selection, varied, places, progress, force=force)
         else:
-            found = sweeps.sweep(request, budgets, places, progress)
+            found = sweeps.sweep(setup, selection, budgets, places, progress, force=force)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     print_table(found.table)

@@ -54,20 +54,17 @@ Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for."""
+class Setup:
+    """What decides the seal and the machine: everything that is the same for the methods of a table."""
 
     dataset: str
-    methods: tuple[str, ...]  # names, or ("all",)
     features: str = "xfeat"
     top_k: int | None = None  # None: 100, or the gallery's size where it is smaller
     policy: Policy = "blind"
-    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # method -> option -> text
     extract: ExtractOptions = ExtractOptions()
     whiten: str | None = None  # data set to learn PCA whitening on
     device: str = "cpu"
     accept_licence: frozenset[str] = frozenset()
-    force: bool = False
     search: str = "blocks"  # how the first stage searches; it finds the same in any way
     executor: Executor = Local()  # where images are extracted and queries scored
     shortlist: Path | None = None  # other people's candidate lists, instead of a first stage of our own
@@ -75,8 +72,6 @@ class Request:
     shortlist_order: Meaning | None = None  # what orders those lists; None: their numbers and ranks, which must agree
 
     def __post_init__(self) -> None:
-        if not self.methods:
-            raise UserError("--method: no method given", hint="name one or more, or all")
         if self.shortlist is None and self.shortlist_order is not None:
             raise UserError(f"--shortlist-order {self.shortlist_order}: no --shortlist was given")
         if self.shortlist is not None and self.whiten is not None:
@@ -84,6 +79,18 @@ class Request:
                 f"--whiten {self.whiten}: with --shortlist there is no first stage to whiten",
                 hint="leave one of them out",
             )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Methods, by name or `all`, and their options: what one run measures."""
+
+    methods: tuple[str, ...]  # names, or ("all",)
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # method -> option -> text
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise UserError("--method: no method given", hint="name one or more, or all")
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def seal_shortlist(
     dataset: Dataset,
     store: FeatureSet,
     content: str,
-    request: Request,
+    setup: Setup,
     whitening: Whitening | None,
     notes: list[str],
 ) -> tuple[Shortlist, tuple[str, ...]]:
@@ -107,20 +114,20 @@ def seal_shortlist(
     `content` is the store's of the images of the data set; `notes` is given what only this call's user should hear.
     """
     possible = len(dataset.gallery) - any(map(dataset.itself, dataset.queries))
-    k = request.top_k
+    k = setup.top_k
     if k is None:
         k = min(DEFAULT_TOP_K, possible)
         if k < DEFAULT_TOP_K:
             notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
-    if request.shortlist is not None:
-        imported = imported_shortlist(request.shortlist, dataset, request.policy, k, request.shortlist_order)
-        theirs = f"Candidates are those of {request.shortlist.name}; graded images it does not list are not retrieved."
+    if setup.shortlist is not None:
+        imported = imported_shortlist(setup.shortlist, dataset, setup.policy, k, setup.shortlist_order)
+        theirs = f"Candidates are those of {setup.shortlist.name}; graded images it does not list are not retrieved."
         return imported.shortlist, (theirs, *imported.notes)
     gallery = store.vectors(dataset.gallery)
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
     name = store.card.name
-    if request.extract.precision != "float16":
-        name += f",{request.extract.precision}"
+    if setup.extract.precision != "float16":
+        name += f",{setup.extract.precision}"
     if whitening is not None:
         gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
     found = first_stage(
@@ -129,9 +136,9 @@ def seal_shortlist(
         queries,
         features=name,
         features_content=content,
-        policy=request.policy,
+        policy=setup.policy,
         k=k,
-        engine=request.search,
+        engine=setup.search,
     )
     return found, ()
 
@@ -152,11 +159,11 @@ class _Chosen:
         return _Chosen(kept, {**self.skipped, **reasons})
 
 
-def choose(request: Request, card: FeatureCard, device: torch.device) -> _Chosen:
-    """The requested methods that can run here; with `all`, a method that cannot be loaded is a reported skip."""
-    everything = request.methods == ("all",)
-    names = registry.names() if everything else list(dict.fromkeys(request.methods))
-    for name in request.options:
+def choose(setup: Setup, selection: Selection, card: FeatureCard, device: torch.device) -> _Chosen:
+    """The selected methods that can run here; with `all`, a method that cannot be loaded is a reported skip."""
+    everything = selection.methods == ("all",)
+    names = registry.names() if everything else list(dict.fromkeys(selection.methods))
+    for name in selection.options:
         if name not in names:
             raise (
                 UserError(f"-o {name}.…: method {name!r} is not part of this run", hint=f"running: {', '.join(names)}")
@@ -172,10 +179,10 @@ def choose(request: Request, card: FeatureCard, device: torch.device) -> _Chosen
                 raise
             skipped[name] = str(error)
             continue
-        method = cls(parse_options(cls, request.options.get(name, {})), device)
+        method = cls(parse_options(cls, selection.options.get(name, {})), device)
         reason = method.skip(card) if card.known else None  # else once the features tell
         terms = None if reason else method.card().noncommercial
-        if terms is not None and terms not in request.accept_licence:
+        if terms is not None and terms not in setup.accept_licence:
             reason = f"its weights may not be used commercially: run with --accept-licence {terms}"
         if reason is None:
             chosen.append(method)
@@ -230,57 +237,69 @@ class _Open:
     notes: tuple[str, ...]
 
 
-def execute(request: Request, places: Places, progress: Progress | None = None) -> Outcome:
-    """Run it, or finish a run of the same identity that was interrupted, or give back one that is finished."""
-    return execute_together([request], places, progress)[0]
-
-
-def execute_together(requests: Sequence[Request], places: Places, progress: Progress | None = None) -> list[Outcome]:
-    """As `execute`, a run each, on one shortlist; all methods of the unfinished runs take turns query by query.
-
-    One process at a time measures a run; another that is asked for it waits, and gives back what was measured.
-    Raises ValueError for requests that differ in more than their methods and options.
-    """
-    with ExitStack() as locks:
-        return _together(requests, places, progress, locks)
-
-
-def _together(
-    requests: Sequence[Request], places: Places, progress: Progress | None, locks: ExitStack
+def execute(
+    setup: Setup,
+    selections: Sequence[Selection],
+    places: Places,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
 ) -> list[Outcome]:
-    request = requests[0]
-    if any(replace(other, methods=request.methods, options=request.options) != request for other in requests):
-        raise ValueError("requests executed together may differ in methods and options alone")
+    """A run for each selection, all on one shortlist: measured, finished where it was interrupted, or given back.
+
+    All methods of the unfinished runs take turns query by query. `force` measures finished runs again. One process at a
+    time measures a run; another that is asked for it waits, and gives back what was measured.
+    """
+    ready = _prepare(setup, selections, places, progress)
+    with ExitStack() as locks:
+        return _measure(ready, setup, places, progress, locks, force)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """All that is needed to score: candidates, features, and the methods that can read them."""
+
+    scorer: Scorer
+    chosen: Sequence[_Chosen]
+    content: str  # sha256 of every feature that can be read
+    report: ExtractReport
+    said: tuple[str, ...]  # for the tables
+    notes: tuple[str, ...]  # for the user of this call
+    terms: str | None  # restricted licences of the features
+
+
+def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, progress: Progress | None) -> _Ready:
+    """Data set, features and sealed candidates. UserError for whatever cannot be compared."""
     notes: list[str] = []
-    name = SetName.parse(request.features)
+    name = SetName.parse(setup.features)
     for terms in name.terms:
-        if terms not in request.accept_licence:
+        if terms not in setup.accept_licence:
             raise UserError(
-                f"--features {request.features}: its weights may not be used commercially",
+                f"--features {setup.features}: its weights may not be used commercially",
                 hint=f"--accept-licence {terms}, if your use is allowed by it",
             )
-    device = resolve_device(request.device)
-    chosen = [choose(each, name.card, device) for each in requests]
+    device = resolve_device(setup.device)
+    chosen = [choose(setup, each, name.card, device) for each in selections]
     images = not name.imported
     dataset = load_dataset(
-        request.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t), images
+        setup.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t), images
     )
-    other = None if request.whiten is None else load_dataset(request.whiten, places, images=images)
+    other = None if setup.whiten is None else load_dataset(setup.whiten, places, images=images)
     if other is not None and other.name == dataset.name:
-        raise UserError(f"--whiten {request.whiten}: whitening must be learned on another data set than the one tested")
+        raise UserError(f"--whiten {setup.whiten}: whitening must be learned on another data set than the one tested")
     require_positives(dataset)
     store, report = features_of(
         dataset,
-        request.features,
-        request.extract,
+        setup.features,
+        setup.extract,
         device,
         places,
         progress,
-        request.executor,
-        request.skip_unreadable,
+        setup.executor,
+        setup.skip_unreadable,
     )
     notes += report.notes
-    if request.skip_unreadable:
+    if setup.skip_unreadable:
         dataset = without_queries(dataset, report.unreadable)
     if report.unreadable:
         notes.append(
@@ -291,9 +310,9 @@ def _together(
         chosen = [each.without(_unfit(each, store.card)) for each in chosen]
     if not store.has_globals:
         chosen = [each.without(_reading_globals(each)) for each in chosen]
-        if request.shortlist is None:
+        if setup.shortlist is None:
             raise UserError(
-                f"feature set {request.features!r} of {dataset.name} has no global descriptors, and without them there "
+                f"feature set {setup.features!r} of {dataset.name} has no global descriptors, and without them there "
                 "is no first stage",
                 hint="give candidates with --shortlist FILE, or import the features again with --globals FILE",
             )
@@ -302,23 +321,30 @@ def _together(
         if store.local is not None:
             chosen[place] = each.without(without_order(store.local, reads, (item.key for item in items(dataset))))
     content = store.content(lambda: (item.key for item in items(dataset)))
-    whitening = None if other is None else _whitening(other, request, device, places, progress)
-    shortlist, of_lists = seal_shortlist(dataset, store, content, request, whitening, notes)
+    whitening = None if other is None else _whitening(other, setup, device, places, progress)
+    shortlist, of_lists = seal_shortlist(dataset, store, content, setup, whitening, notes)
     scorer = Scorer(dataset, shortlist, store, device)
     said = (*dataset.notes, *report.caveats, *of_lists, *_copies(dataset, store))
+    return _Ready(scorer, chosen, content, report, said, tuple(notes), ", ".join(name.terms) or None)
 
+
+def _measure(
+    ready: _Ready, setup: Setup, places: Places, progress: Progress | None, locks: ExitStack, force: bool
+) -> list[Outcome]:
+    """Score what is not finished; `locks` holds the runs' folders until all is written."""
+    scorer, notes = ready.scorer, ready.notes
     identities = {}
-    for each in chosen:
-        identity = _identity(each, scorer, content, request.executor)
+    for each in ready.chosen:
+        identity = _identity(each, scorer, ready.content, setup.executor)
         identities[places.runs / results.run_name(identity)] = identity
     stamps = {folder: _stamp(folder) for folder in identities}
     for folder in sorted(identities):  # in one order everywhere, so that no two wait for each other
-        if request.force or _finished(folder) is None:
+        if force or _finished(folder) is None:
             with _written(folder):
                 locks.enter_context(alone(folder, "measuring"))
     outcomes = {}
     for folder in identities:
-        if request.force and _stamp(folder) == stamps[folder]:  # else another process measured it during the wait
+        if force and _stamp(folder) == stamps[folder]:  # else another process measured it during the wait
             with _written(folder), suppress(FileNotFoundError):
                 shutil.rmtree(folder)
         if (before := _finished(folder)) is not None:
@@ -328,15 +354,15 @@ def _together(
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [
-        _begin(folder, identity, each, scorer, report, said, together, ", ".join(name.terms) or None)
-        for each, (folder, identity) in zip(chosen, identities.items(), strict=True)
+        _begin(folder, identity, each, scorer, ready.report, ready.said, together, ready.terms)
+        for each, (folder, identity) in zip(ready.chosen, identities.items(), strict=True)
         if folder not in outcomes
     ]
     cold, failures = score_all(
         scorer,
         [job for run in opened for job in run.jobs],
         None if progress is None else lambda name, d, t: progress("scoring", d, t),
-        request.executor,
+        setup.executor,
     )
     for run in opened:
         outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures), (*notes, *run.notes))
@@ -490,8 +516,8 @@ def _written(folder: Path) -> Iterator[None]:
 
 
 def _whitening(
-    other: Dataset, request: Request, device: torch.device, places: Places, progress: Progress | None
+    other: Dataset, setup: Setup, device: torch.device, places: Places, progress: Progress | None
 ) -> Whitening:
-    store, _ = features_of(other, request.features, request.extract, device, places, progress, request.executor)
+    store, _ = features_of(other, setup.features, setup.extract, device, places, progress, setup.executor)
     every = max(1, len(other.gallery) // LEARNED_ON)
     return learn(store.global_descriptors(list(islice(other.gallery, 0, None, every))), other.name)

@@ -21,7 +21,7 @@ from bench.places import Places
 from bench.report.plots import quality_against_descriptors
 from bench.report.tables import FORMATS, Table, compare, label
 from bench.reranker import parse_options
-from bench.run import Progress, Request, execute_together
+from bench.run import Progress, Selection, Setup, execute
 
 OPTION = "descriptors"
 
@@ -51,8 +51,8 @@ def budgets_of(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def requests(base: Request, budgets: Sequence[int]) -> list[Request]:
-    """One request a budget, in the order given. UserError for methods without one and for more than is stored."""
+def selections(setup: Setup, base: Selection, budgets: Sequence[int]) -> list[Selection]:
+    """One selection a budget, in the order given. UserError for methods without one and for more than is stored."""
     able = [name for name in registry.names() if _has_budget(name)]
     names = able if base.methods == ("all",) else list(dict.fromkeys(base.methods))
     for name in names:
@@ -64,17 +64,16 @@ def requests(base: Request, budgets: Sequence[int]) -> list[Request]:
             )
         if OPTION in base.options.get(name, {}):
             raise UserError(f"-o {name}.{OPTION}: the sweep sets it", hint="give the numbers with --descriptors")
-    stored = base.extract.descriptors
-    if max(budgets) > stored and not SetName.parse(base.features).imported:
+    stored = setup.extract.descriptors
+    if max(budgets) > stored and not SetName.parse(setup.features).imported:
         raise UserError(
             f"--descriptors {max(budgets)}: only the best {stored} of an image are stored",
             hint=f"--keep-descriptors {max(budgets)}",
         )
     return [
-        replace(
-            base,
-            methods=tuple(names),
-            options={**base.options, **{n: {**base.options.get(n, {}), OPTION: str(budget)} for n in names}},
+        Selection(
+            tuple(names),
+            {**base.options, **{n: {**base.options.get(n, {}), OPTION: str(budget)} for n in names}},
         )
         for budget in budgets
     ]
@@ -102,8 +101,8 @@ class Varied:
         return Varied(method, option, found)
 
 
-def combinations(base: Request, varied: Sequence[Varied]) -> list[Request]:
-    """One request for every combination of values; methods that are not varied are run once, with the first."""
+def combinations(base: Selection, varied: Sequence[Varied]) -> list[Selection]:
+    """One selection for every combination of values; methods that are not varied are run once, with the first."""
     places = [(v.method, v.option) for v in varied]
     for method, option in places:
         if option in base.options.get(method, {}) or places.count((method, option)) > 1:
@@ -112,20 +111,28 @@ def combinations(base: Request, varied: Sequence[Varied]) -> list[Request]:
         for value in each.values:  # one that is refused stops all before any work
             parse_options(registry.get(each.method), {**base.options.get(each.method, {}), each.option: value})
     methods = tuple(dict.fromkeys(v.method for v in varied))
-    found: list[Request] = []
+    found: list[Selection] = []
     for values in product(*(v.values for v in varied)):
         options = {method: dict(given) for method, given in base.options.items()}
         for (method, option), value in zip(places, values, strict=True):
             options.setdefault(method, {})[option] = value
         names = methods if found or base.methods == ("all",) else (*methods, *base.methods)
         names = tuple(dict.fromkeys(names))
-        found.append(replace(base, methods=names, options={m: o for m, o in options.items() if m in names}))
+        found.append(Selection(names, {m: o for m, o in options.items() if m in names}))
     return found
 
 
-def vary(base: Request, varied: Sequence[Varied], places: Places, progress: Progress | None = None) -> Sweep:
+def vary(
+    setup: Setup,
+    base: Selection,
+    varied: Sequence[Varied],
+    places: Places,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+) -> Sweep:
     """Run every combination, or take what is finished, and put all into one table; seeds alone: and their spread."""
-    outcomes = execute_together(combinations(base, varied), places, progress)
+    outcomes = execute(setup, combinations(base, varied), places, progress, force=force)
     options = {v.option for v in varied}
     table = compare([outcome.run for outcome in outcomes], show=options)
     notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
@@ -153,12 +160,20 @@ def _has_budget(name: str) -> bool:
         return False
 
 
-def sweep(base: Request, budgets: Sequence[int], places: Places, progress: Progress | None = None) -> Sweep:
+def sweep(
+    setup: Setup,
+    base: Selection,
+    budgets: Sequence[int],
+    places: Places,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+) -> Sweep:
     """Run every budget, or take what is finished, and put all of them into one table.
 
     All methods at all budgets that are not finished take turns query by query, so that their times compare.
     """
-    outcomes = execute_together(requests(base, budgets), places, progress)
+    outcomes = execute(setup, selections(setup, base, budgets), places, progress, force=force)
     rows = {
         label(outcome.run, method, {OPTION}): (method, budget)
         for budget, outcome in zip(budgets, outcomes, strict=True)

@@ -19,7 +19,7 @@ import methods
 from bench.datasets import Dataset, folder
 from bench.features.sets import ExtractOptions, FeatureSet, features_of
 from bench.places import Places
-from bench.run import Outcome, Request, execute
+from bench.run import Outcome, Selection, Setup, execute
 from cli import main
 from methods.rrt.model import RRT, RRTConfig
 
@@ -152,7 +152,10 @@ def run(places: Places) -> Run:
 
     def go(path: Path, names: str, where: Places = places, **more: object) -> Outcome:
         more.setdefault("extract", EXTRACT)
-        return execute(Request(f"folder:{path}", tuple(names.split(",")), **more), where)  # type: ignore[arg-type]
+        selection = Selection(tuple(names.split(",")), more.pop("options", {}))  # type: ignore[arg-type]
+        force = bool(more.pop("force", False))
+        (outcome,) = execute(Setup(f"folder:{path}", **more), [selection], where, force=force)  # type: ignore[arg-type]
+        return outcome
 
     return go
 

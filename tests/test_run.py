@@ -25,7 +25,7 @@ from bench.places import Places
 from bench.record import Cost
 from bench.report.tables import compare
 from bench.results import Run, finished_runs
-from bench.run import Outcome, Request, execute
+from bench.run import Outcome, Selection, Setup, execute
 
 Go = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -481,8 +481,9 @@ def test_an_extraction_killed_in_the_middle_keeps_its_shards(
     before = {path: (path / "shard.json").stat().st_mtime_ns for path in shards()}
     told: list[tuple[str, int, int]] = []
     extract = ExtractOptions(160, 150)
-    resumed = execute(
-        Request(f"folder:{instances}", ("identity",), extract=extract),
+    (resumed,) = execute(
+        Setup(f"folder:{instances}", extract=extract),
+        [Selection(("identity",))],
         places,
         lambda what, done, total: told.append((what, done, total)),
     )

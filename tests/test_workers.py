@@ -19,7 +19,7 @@ from bench.executor import Executor, Local, Ray
 from bench.features.sets import ExtractOptions
 from bench.places import Places
 from bench.results import Run
-from bench.run import Outcome, Request, execute
+from bench.run import Outcome, Selection, Setup, execute
 
 METHODS = "identity,mnn,ransac"
 
@@ -33,10 +33,9 @@ def alone(tmp_path: Path, instances: Path) -> Callable[..., tuple[Outcome, Place
     ) -> tuple[Outcome, Places]:
 
         places = Places(tmp_path / name / "cache", tmp_path / "data", tmp_path / name / "runs")
-        request = Request(
-            f"folder:{instances}", tuple(METHODS.split(",")), extract=ExtractOptions(160, 150), executor=executor
-        )
-        return execute(request, places, told), places
+        setup = Setup(f"folder:{instances}", extract=ExtractOptions(160, 150), executor=executor)
+        (outcome,) = execute(setup, [Selection(tuple(METHODS.split(",")))], places, told)
+        return outcome, places
 
     return go
 
@@ -47,8 +46,8 @@ def scores(run: Run) -> pd.DataFrame:
 
 
 def stored(places: Places) -> dict[str, bytes]:
-    (folder,) = (places.cache / "features").iterdir()
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "shards").rglob("*.npy"))}
+    home = places.cache / "features"
+    return {str(path.relative_to(home)): path.read_bytes() for path in sorted(home.rglob("*.npy"))}
 
 
 def same(one: tuple[Outcome, Places], other: tuple[Outcome, Places]) -> None:

@@ -20,7 +20,7 @@ from bench.datasets.catalogue import load as load_dataset
 from bench.features.items import items
 from bench.features.sets import SetName, features_of, part_folder
 from bench.places import Places
-from bench.run import Request, seal_shortlist
+from bench.run import Setup, seal_shortlist
 from bench.scores import Scorer
 
 
@@ -81,7 +81,7 @@ def verdict(ratio: float, target: float) -> str:
 
 def demo_scorer(places: Places, top_k: int = 50) -> Scorer | None:
     """The demo's queries on its sealed shortlist; None where `make demo` has not extracted its features."""
-    request, device = Request("demo", ("identity",), top_k=top_k), torch.device("cpu")
+    request, device = Setup("demo", top_k=top_k), torch.device("cpu")
     parts = SetName.parse(request.features).parts
     if not all(part_folder("demo", part, request.extract, places).is_dir() for part in parts):
         return None

@@ -17,13 +17,13 @@ from PIL import Image
 
 from bench.datasets.folder import load
 from bench.errors import UserError
-from bench.features.sets import ExtractOptions, FeatureExtractor
+from bench.features.sets import ExtractOptions, FeatureExtractor, features_of
 from bench.images import decode
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors
 from bench.results import finished_runs
-from bench.run import Outcome, Request, execute_together, features_of
-from bench.sweep import Sweep, Varied, requests, sweep, vary
+from bench.run import Outcome, Selection, Setup
+from bench.sweep import Sweep, Varied, selections, sweep, vary
 
 STORED = ExtractOptions(max_side=160, descriptors=150)  # as tests/conftest.py extracts
 Go = Callable[..., Sweep]
@@ -35,7 +35,9 @@ def go(instances: Path, places: Places) -> Go:
 
     def run(methods: str, budgets: tuple[int, ...], path: Path = instances, progress=None, **more: object) -> Sweep:
         more = {"top_k": 5, "extract": STORED, **more}
-        return sweep(Request(f"folder:{path}", tuple(methods.split(",")), **more), budgets, places, progress)
+        selection = Selection(tuple(methods.split(",")), more.pop("options", {}))  # type: ignore[arg-type]
+        force = bool(more.pop("force", False))
+        return sweep(Setup(f"folder:{path}", **more), selection, budgets, places, progress, force=force)  # type: ignore[arg-type]
 
     return run
 
@@ -136,12 +138,6 @@ def test_interrupted_it_goes_on_where_it_stopped_and_scores_nothing_again(go: Go
     assert told[-1] == (54, 54) and len(found.points) == 6
 
 
-def test_runs_together_ask_the_same_of_the_same_images(places: Places, instances: Path) -> None:
-    one = Request(f"folder:{instances}", ("identity",))
-    with pytest.raises(ValueError, match="methods and options alone"):
-        execute_together([one, replace(one, top_k=3)], places)
-
-
 def test_a_method_that_fails_at_one_budget_loses_neither_its_others_nor_the_other_methods(
     go: Go, add_method: Callable
 ) -> None:
@@ -172,11 +168,11 @@ def test_the_default_budget_is_named_like_the_others_and_other_options_are_kept(
 def test_all_are_the_methods_that_have_a_budget(add_method: Callable) -> None:
     add_method("few", FEW, {"local"})
     add_method("broken", "this is no Python")
-    found = requests(Request("demo", ("all",)), (10, 20))
+    found = selections(Setup("demo"), Selection(("all",)), (10, 20))
     assert found[0].methods == found[1].methods
     assert {"few", "lightglue", "ransac", "rrt", "mnn"} <= set(found[0].methods)
     assert not {"identity", "aqe", "cascade"} & set(found[0].methods)
-    assert [request.options["few"] for request in found] == [{"descriptors": "10"}, {"descriptors": "20"}]
+    assert [selection.options["few"] for selection in found] == [{"descriptors": "10"}, {"descriptors": "20"}]
 
 
 def test_a_method_that_cannot_run_here_is_reported_and_the_others_run(go: Go) -> None:
@@ -266,9 +262,9 @@ def test_the_picture_shows_quality_time_descriptors_and_bytes(go: Go, tmp_path: 
 
 
 def test_every_combination_of_values_is_run_once_and_other_methods_once(instances: Path, places: Places) -> None:
-    base = Request(f"folder:{instances}", ("identity", "ransac"), top_k=5, extract=STORED)
+    setup, base = Setup(f"folder:{instances}", top_k=5, extract=STORED), Selection(("identity", "ransac"))
     varied = [Varied.parse("ransac.threshold=4,8"), Varied.parse("ransac.model=affine,homography")]
-    found = vary(base, varied, places)
+    found = vary(setup, base, varied, places)
     rows = [f"ransac model={m} threshold={t}" for t in ("4.0", "8.0") for m in ("affine", "homography")]
     assert sorted(found.table.rows.index) == sorted(["identity", *rows]) and not found.points
     assert sum('"identity"' in line for lines in journals(places).values() for line in lines) == 9
@@ -285,8 +281,8 @@ def test_the_spread_over_seeds_is_said(instances: Path, places: Places, add_meth
         return candidates.similarities * (1 if self.options.seed == 0 else -1)
     """
     add_method("coin", "from dataclasses import dataclass\n" + textwrap.dedent(body))
-    base = Request(f"folder:{instances}", ("all",), top_k=5, extract=STORED)
-    found = vary(base, [Varied.parse("coin.seed=0,1,2")], places)
+    setup = Setup(f"folder:{instances}", top_k=5, extract=STORED)
+    found = vary(setup, Selection(("all",)), [Varied.parse("coin.seed=0,1,2")], places)
     values = found.table.rows["mAP All"]
     assert len(values) == 3 and values.max() > values.min()
     said = f"coin, 3 seeds, mAP All: mean {values.mean():.2f}, standard deviation {values.std():.2f}, "
@@ -310,9 +306,9 @@ def test_the_spread_over_seeds_is_said(instances: Path, places: Places, add_meth
 def test_values_that_cannot_be_varied_are_refused_before_any_work(
     tmp_path: Path, places: Places, texts: list[str], said: str
 ) -> None:
-    base = Request(f"folder:{tmp_path}/none", ("ransac",), options={"ransac": {"trials": "9"}})
+    setup, base = Setup(f"folder:{tmp_path}/none"), Selection(("ransac",), {"ransac": {"trials": "9"}})
     with pytest.raises(UserError, match=said):
-        vary(base, [Varied.parse(text) for text in texts], places)
+        vary(setup, base, [Varied.parse(text) for text in texts], places)
 
 
 def test_the_command_varies_or_sweeps_but_not_both(cli: Callable[..., Result], instances: Path, tmp_path: Path) -> None:
