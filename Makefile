@@ -40,7 +40,7 @@ baseline: .venv/ready-$(FAISS)
 	$(BIN)/python cli.py check --baseline results/baseline/demo.json --write
 
 bench: .venv/ready-$(FAISS)
-	$(BIN)/python -m bench.speed
+	$(BIN)/python -m tests.speed
 
 # every parser of other people's files, 15 s each; what breaks one is kept in results/fuzz
 fuzz: .venv/ready-$(FAISS)

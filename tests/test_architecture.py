@@ -12,7 +12,6 @@ ROOMS = ("bench", "methods", "third_party")
 # what in `bench` imports a method, and why
 METHODS_IN_BENCH = {
     "bench.features.extractors.sop": "the product variant's features are those of its own trained trunk",
-    "bench.speed": "benchmarks time methods",
 }
 GROUND_FLOOR = {"bench.errors", "bench.files", "bench.names"}  # all that adapters may use of the harness
 

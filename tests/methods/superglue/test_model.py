@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bench.errors import UserError
-from bench.speed.learned import PlainSuperGlue, random_keypoints, random_state
 from methods.superglue import model as superglue
 from methods.superglue.model import Keypoints, SuperGlue, SuperGlueConfig, load, matches, sinkhorn
+from tests.speed.learned import PlainSuperGlue, random_keypoints, random_state
 
 REFERENCE = Path(os.environ.get("RERANKBENCH_REFERENCE", "/work/shared/data/reference"))
 SMALL = SuperGlueConfig(dim=32, layers=4, encoder=(8, 16))

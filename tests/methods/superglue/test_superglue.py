@@ -11,9 +11,9 @@ import torch
 from bench.conformance import batch_of, check_reranker, example
 from bench.errors import UserError
 from bench.features.sets import card_of
-from bench.speed.learned import random_state
 from methods.superglue import SuperGlueMatches
 from methods.superglue.model import SuperGlueConfig
+from tests.speed.learned import random_state
 
 OF_32 = replace(card_of("xfeat"), name="of-32", local_dim=32)
 

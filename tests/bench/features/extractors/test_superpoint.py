@@ -14,8 +14,8 @@ from bench.errors import UserError
 from bench.features.extractors.superpoint_320 import SuperPoint320
 from bench.features.sets import ExtractOptions, FeatureExtractor, SetName, part_folder
 from bench.report.tables import compare
-from bench.speed.learned import random_state
 from methods.superglue.model import SuperGlueConfig
+from tests.speed.learned import random_state
 from third_party.superpoint_weights import NAMES
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import speed
-from bench.speed import interleaved, rank_changes
+from tests import speed
+from tests.speed import interleaved, rank_changes
 
 
 @pytest.fixture

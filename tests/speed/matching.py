@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from bench.features.items import query_key
 from bench.places import Places
 from bench.scores import Scorer
-from bench.speed import demo_scorer, interleaved, verdict
 from methods._matching import Matches, match
 from methods._parallel import each
 from methods._verification import ENGINES, Verification, verify
 from methods.ransac import Ransac
+from tests.speed import demo_scorer, interleaved, verdict
 
 CANDIDATES = 100
 TRIALS, THRESHOLD = 1000, 12.0

@@ -1,4 +1,4 @@
-"""`python -m bench.speed`: all of them."""
+"""`python -m tests.speed`: all of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 import torch
 
 from bench.places import PROJECT, Places
-from bench.speed import interleaved
-from bench.speed.full_size import bench_evaluation, bench_search
-from bench.speed.learned import bench_lightglue, bench_superglue
-from bench.speed.matching import bench_matching, bench_threads, bench_verification
-from bench.speed.rrt import bench_precision, bench_rrt
 from methods.rrt.model import RRTConfig
+from tests.speed import interleaved
+from tests.speed.full_size import bench_evaluation, bench_search
+from tests.speed.learned import bench_lightglue, bench_superglue
+from tests.speed.matching import bench_matching, bench_threads, bench_verification
+from tests.speed.rrt import bench_precision, bench_rrt
 
 SECONDS_ALLOWED_FOR_HELP = 0.5
 

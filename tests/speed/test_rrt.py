@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.places import Places
-from bench.speed import rank_changes
-from bench.speed.rrt import CANDIDATES, Naive, bench_precision, bench_rrt, example_tokens, pair_flops, ragged
 from methods.rrt.engine import _first_token
 from methods.rrt.model import RRT, RRTConfig
+from tests.speed import rank_changes
+from tests.speed.rrt import CANDIDATES, Naive, bench_precision, bench_rrt, example_tokens, pair_flops, ragged
 
 SMALL = RRTConfig(depth=3, feedforward=48, heads=4, dim=32, global_dim=40, local_dim=16)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.speed import learned
-from bench.speed.learned import bench_lightglue, bench_superglue
 from methods.superglue.model import SuperGlueConfig
+from tests.speed import learned
+from tests.speed.learned import bench_lightglue, bench_superglue
 
 SMALL = SuperGlueConfig(dim=32, layers=3, encoder=(8, 16))
 

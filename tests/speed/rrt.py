@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from bench.places import Places
 from bench.shortlist import UNION
-from bench.speed import demo_scorer, interleaved, rank_changes
 from methods._transformer import Layer
 from methods.rrt import RerankingTransformer
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens, pad
+from tests.speed import demo_scorer, interleaved, rank_changes
 
 CANDIDATES = 20  # one round of `ragged`, so that their mean length is that of the hundred
 LOGITS_MAY_DIFFER = 1e-5

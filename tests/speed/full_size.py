@@ -1,6 +1,6 @@
 """A gallery of full size: the first stage against FAISS's flat index, and measures against the reference's algorithm.
 
-`python -m bench.speed.full_size --images 1000000` needs 2.6 GB on disk and 12 GB of memory, for FAISS's copy.
+`python -m tests.speed.full_size --images 1000000` needs 2.6 GB on disk and 12 GB of memory, for FAISS's copy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from bench.datasets import REVISITED
 from bench.metrics import measure, measures, ranks_in, without
 from bench.search import Vectors, search
-from bench.speed import interleaved, verdict
+from tests.speed import interleaved, verdict
 
 QUERIES, DIM, DEPTH = 70, 1280, 100
 TARGET_SEARCH, TARGET_EVALUATION = 1.0, 10.0
@@ -126,7 +126,7 @@ def bench_evaluation(count: int, rounds: int = 3) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.speed.full_size", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.speed.full_size", description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
     count = parser.parse_args().images
     held = [bench_search(count), bench_evaluation(count)]

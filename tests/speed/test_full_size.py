@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench.search import Found
-from bench.speed import full_size
-from bench.speed.full_size import GRADES, bench_evaluation, bench_search, own_scores, plain_scores
+from tests.speed import full_size
+from tests.speed.full_size import GRADES, bench_evaluation, bench_search, own_scores, plain_scores
 
 
 def test_the_search_is_held_against_faiss(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

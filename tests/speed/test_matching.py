@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench.places import Places
-from bench.speed import matching
-from bench.speed.matching import bench_matching, bench_threads, bench_verification, overlapping, plain_match
 from methods._matching import Matches
+from tests.speed import matching
+from tests.speed.matching import bench_matching, bench_threads, bench_verification, overlapping, plain_match
 
 
 def test_the_plain_matches_are_the_rows_that_choose_each_other() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from bench.conformance import batch_of, example
 from bench.features import Features
 from bench.features.sets import card_of
-from bench.speed import interleaved, verdict
 from methods.lightglue import LightGlue
 from methods.superglue.model import HEADS, Keypoints, SuperGlue, SuperGlueConfig, matches
+from tests.speed import interleaved, verdict
 
 TARGETS = {500: 1.4, 1000: 2.2}  # keypoints -> times as fast
 ITERATIONS, THRESHOLD = 20, 0.2

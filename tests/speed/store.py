@@ -1,6 +1,6 @@
 """The feature store at full size: opening it, reading one query's candidates against scoring them, and memory.
 
-`python -m bench.speed.store --images 1000000` writes 13 GB of descriptors and 2.6 GB of global descriptors below
+`python -m tests.speed.store --images 1000000` writes 13 GB of descriptors and 2.6 GB of global descriptors below
 --folder, through the program's own writing of shards and their merging, and removes them afterwards unless --keep.
 """
 
@@ -24,9 +24,9 @@ from bench.features.fill import fill
 from bench.features.items import Item
 from bench.features.shards import Entry
 from bench.features.store import READS, FeatureStore
-from bench.speed import interleaved
 from methods.maxsim import MaxSim
 from methods.mnn import MutualNearestNeighbours
+from tests.speed import interleaved
 
 DESCRIPTORS, LOCAL_DIM, GLOBAL_DIM, CANDIDATES = 100, 64, 1280, 100
 NEEDS = frozenset({"local"})
@@ -126,7 +126,7 @@ def bench_store(images: int, folder: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.speed.store", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.speed.store", description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="[default: a temporary one]")
     parser.add_argument("--keep", action="store_true")
