@@ -12,9 +12,11 @@ from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.aqe import AverageQueryExpansion
 
+XFEAT = card_of("xfeat")
+
 
 def image(*values: float) -> Features:
-    return replace(example(0, card_of("xfeat"), 1), global_descriptor=torch.tensor(values, dtype=torch.float32))
+    return replace(example(0, XFEAT, 1), global_descriptor=torch.tensor(values, dtype=torch.float32))
 
 
 def scores(query: Features, *candidates: Features, **options: float) -> list[float]:

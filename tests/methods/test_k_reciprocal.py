@@ -15,9 +15,11 @@ from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.k_reciprocal import KReciprocal
 
+XFEAT = card_of("xfeat")
+
 
 def image(vector: torch.Tensor) -> Features:
-    return replace(example(0, card_of("xfeat"), 1), global_descriptor=vector)
+    return replace(example(0, XFEAT, 1), global_descriptor=vector)
 
 
 def literally(vectors: torch.Tensor, k1: int, k2: int, weight: float) -> list[float]:

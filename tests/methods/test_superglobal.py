@@ -14,9 +14,11 @@ from bench.features.sets import card_of
 from bench.reranker import parse_options
 from methods.superglobal import SuperGlobal
 
+XFEAT = card_of("xfeat")
+
 
 def image(vector: torch.Tensor) -> Features:
-    return replace(example(0, card_of("xfeat"), 1), global_descriptor=vector)
+    return replace(example(0, XFEAT, 1), global_descriptor=vector)
 
 
 def scores(query: torch.Tensor, candidates: torch.Tensor, **options: float) -> list[float]:

@@ -62,7 +62,7 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
 
 
 def test_a_feature_store_serves_as_well_as_photographs(stored: tuple[Dataset, FeatureStore], tmp_path: Path) -> None:
-    out, store = tmp_path / "c.safetensors", stored[1]
+    out, store = tmp_path / "c.safetensors", stored[1].local
     train(TrainOptions(store=store.folder, words=5, descriptors=20, iterations=3), out)
     found = Codebook.load(out)
     assert found.features == "xfeat" and found.trained_on.startswith(f"{20 * len(store)} xfeat descriptors")

@@ -41,10 +41,10 @@ class Extractor:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.features import extractors
+    from bench.features import sets
 
     Extractor.seen = 0
-    monkeypatch.setattr(extractors, "FeatureExtractor", Extractor)
+    monkeypatch.setattr(sets, "FeatureExtractor", Extractor)
 
 
 def test_every_photograph_is_seen_so_often_and_every_20th_is_held_out(photos: Path, tmp_path: Path) -> None:
