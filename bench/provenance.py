@@ -41,9 +41,12 @@ def source_hash(cls: type[Reranker]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in closure_of(cls).files.values())).hexdigest()
 
 
-def versions(rerankers: Iterable[Reranker] = ()) -> dict[str, str | None]:
-    """Version of Python and of every package that can change a result, those included that the rerankers import."""
-    return {"python": platform.python_version(), **packages.versions(_outside(rerankers))}
+def versions(rerankers: Iterable[Reranker] = (), modules: Iterable[str] = ()) -> dict[str, str | None]:
+    """Version of Python and of every package that can change a result.
+
+    Among them are what the rerankers import, and `modules`, which extractors need.
+    """
+    return {"python": platform.python_version(), **packages.versions(_outside(rerankers).union(modules))}
 
 
 def _outside(rerankers: Iterable[Reranker]) -> set[str]:
@@ -92,13 +95,13 @@ def commit() -> str | None:
     return None if head is None else head + ("+changes" if git("status", "--porcelain", "-uno") else "")
 
 
-def record(device: torch.device, rerankers: Iterable[Reranker] = ()) -> dict[str, object]:
+def record(device: torch.device, rerankers: Iterable[Reranker] = (), modules: Iterable[str] = ()) -> dict[str, object]:
     """Everything about the circumstances of a run that is not the run's own identity."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "commit": commit(),
-        "versions": versions(rerankers),
+        "versions": versions(rerankers, modules),
         "hardware": hardware(device),
         "torch_flags": torch_flags(),
     }

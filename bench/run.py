@@ -462,7 +462,7 @@ def _begin(
     cold = cold_starts(folder)
     record = Begun(
         identity=identity,
-        provenance=provenance.record(scorer.device, chosen.methods),
+        provenance=provenance.record(scorer.device, chosen.methods, scorer.store.name.packages),
         together=tuple(together),
         skipped=chosen.skipped,
         defaults={m.spec.name: _defaults(m.options) for m in chosen.methods},

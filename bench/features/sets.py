@@ -99,6 +99,12 @@ class SetName:
         return tuple(dict.fromkeys(card.noncommercial for card in cards if card.noncommercial))
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """The modules that its extractors need."""
+        specs = (part.spec for part in self.parts if isinstance(part, Part))
+        return tuple(dict.fromkeys(package for spec in specs for package in spec.packages))
+
+    @property
     def card(self) -> FeatureCard:
         """What is known of it before it is extracted or opened."""
         return _card(self, _declared(self.local, 0), _declared(self.global_, 1))

@@ -111,3 +111,8 @@ def test_the_packages_that_a_method_imports_are_in_the_record(tmp_path: Path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
     cls = importlib.import_module("rerankbench_hypothetical").Outside
     assert "hypothesis" not in versions() and versions([cls()])["hypothesis"] == version("hypothesis")
+
+
+def test_what_an_extractor_needs_is_recorded_with_its_version() -> None:
+    found = versions((), ("click", "a_module_that_nobody_has"))
+    assert found["click"] == version("click") and found["a_module_that_nobody_has"] is None
