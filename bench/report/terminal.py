@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bench.report.tables import Table
 
 WIDTH = 170  # columns of what is not a terminal
+GAP = 3  # columns between two of a table's
+LEAST = 20  # columns that the names of methods are folded into, where the terminal is narrow
+# columns of a table that are left out first where not all fit: the beginnings of their names, in turn
+LEFT_OUT = ("peak MiB", "desc max", "ms/query p95", "desc mean", "ms/pair", "mP@", "R@100", "R@10", "headroom")
 
 
 def console(stderr: bool = False) -> Console:
@@ -54,33 +58,63 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text below their headings."""
-    table = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # nothing is cut: an address must be whole to be used
     for row in rows:
         table.add_row(*row)
     console().print(table, markup=False)
 
 
 def print_table(table: Table) -> None:
-    """Print a comparison with its notes and what its columns mean; controls are dim, the best contenders bold."""
+    """Print a comparison with its notes and what its columns mean; controls are dim, the best contenders bold.
+
+    Nothing is cut. Where the terminal is narrow, headings and names take several lines, and columns are left out in the
+    order of `LEFT_OUT`, which a note says.
+    """
     from bench.report.tables import cells  # with pandas, which a listing needs not wait for
 
+    out, texts = console(), cells(table)
+    heads = _headings([column.name for column in table.columns], texts, out.width)
     shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
-    shown.add_column("method", no_wrap=True)
-    for column in table.columns:
-        shown.add_column(column.name, justify="right")
+    shown.add_column("method", overflow="fold")
+    for head in heads.values():
+        shown.add_column(head, justify="right", no_wrap=True)
     best = _best(table)
-    for name, row in zip(table.rows.index, cells(table), strict=True):
+    for name, row in zip(table.rows.index, texts, strict=True):
         marked = [
             f"[bold]{text}[/bold]" if name in best.get(column.name, ()) else text
             for column, text in zip(table.columns, row[1:], strict=True)
+            if column.name in heads
         ]
         shown.add_row(escape(row[0]), *marked, style="dim" if name in table.controls else "")
-    out = console()
     out.print(shown)
+    if missing := [column.name for column in table.columns if column.name not in heads]:
+        text = f"Left out at {out.width} columns: {', '.join(missing)}. `report --format md` has them."
+        out.print(f"  {text}", highlight=False, markup=False)
     for note in table.notes:
         out.print(f"  {note}", highlight=False, markup=False)
-    for column in table.columns:
+    for column in (column for column in table.columns if column.name in heads):
         out.print(f"  {column.name}: {column.meaning}", style="dim", highlight=False, markup=False)
+
+
+def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> dict[str, str]:
+    """Column name -> heading, of the columns that fit beside the names of methods, in one line or in several."""
+
+    def needed(head: str, place: int) -> int:
+        return GAP + max(len(text) for text in (*head.split("\n"), *(row[place] for row in cells)))
+
+    places = {name: place for place, name in enumerate(names, 1)}
+    first = max((len(row[0]) for row in cells), default=0)
+    if first + sum(needed(name, place) for name, place in places.items()) <= width:
+        return {name: name for name in names}
+    heads = {name: name.replace(" ", "\n") for name in names}
+    room = width - min(first, LEAST)
+    for begin in LEFT_OUT:
+        if sum(needed(head, places[name]) for name, head in heads.items()) <= room:
+            break
+        heads = {name: head for name, head in heads.items() if not name.startswith(begin)}
+    return heads
 
 
 def _best(table: Table) -> dict[str, set[str]]:

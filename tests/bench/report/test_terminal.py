@@ -64,3 +64,33 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
         progress("scoring", 2, 2)
     out, err = capsys.readouterr()
     assert out == "" and "scoring" in err and "2/2" in err
+
+
+NAMES = ["mAP Easy", "mAP Medium", "mAP Hard", "mP@10 Medium", "headroom Medium", "ms/query p50", "ms/query p95"]
+NAMES += ["ms/pair", "desc mean", "desc max", "KiB/image", "peak MiB"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 170, 200])
+@pytest.mark.parametrize("method", ["mnn", "cascade stages=rrt,lightglue:20:descriptors=200"])
+def test_no_number_is_cut_at_any_width(monkeypatch: pytest.MonkeyPatch, width: int, method: str) -> None:
+    columns = tuple(Column(name, f"meaning of {name}", 1, 1) for name in NAMES)
+    values = [1000.1 + place for place in range(len(NAMES))]
+    rows = pd.DataFrame.from_dict({method: values, "other": values}, orient="index", columns=NAMES)
+    table = Table("title", columns, rows, frozenset(), (), {}, "mAP", 1.0, 2.0)
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "console", lambda: Console(file=text, width=width))
+    terminal.print_table(table)
+    out = text.getvalue()
+    assert "…" not in out and max(map(len, out.splitlines())) <= width
+    left_out = out.partition("Left out at")[2].split(".")[0]
+    for name, value in zip(NAMES, values, strict=True):
+        assert (f"{value:.1f}" in out) != (name in left_out), name
+    assert "mAP Medium" not in left_out and "ms/query p50" not in left_out and "KiB/image" not in left_out
+    assert "Left out" not in out or width < 200
+
+
+def test_a_listing_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "console", lambda: Console(file=text, width=60))
+    terminal.print_listing(("name", "address"), [("a", "https://example.org/" + "x" * 90)])
+    assert "…" not in text.getvalue() and text.getvalue().count("x") == 91
