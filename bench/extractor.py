@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from bench.reranker import Card
 
 __all__ = ["Card", "LocalFeatures", "extractor"]
 Gives = Literal["local", "global", "both"]
-KNOWN_GIVES = ("local", "global", "both")
+KNOWN_GIVES = get_args(Gives)
 
 
 @dataclass(frozen=True)
