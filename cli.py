@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.datasets.official.sources import Source
     from bench.places import Places
     from bench.results import Run
+    from bench.rows import Wanted
     from bench.run import Selection, Setup
 
 
@@ -142,17 +143,18 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _options(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """-o method.option=value, several times, by method."""
+def _options(values: tuple[str, ...], rows: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """-o method.option=value, several times, by method, or by the one of `rows` that it names."""
     from bench.errors import UserError
 
     found: dict[str, dict[str, str]] = {}
     for text in values:
-        target, equals, value = text.partition("=")
+        row = next((row for row in rows if "@" in row and text.startswith(f"{row}.")), None)
+        target, equals, value = text.removeprefix(row or "").partition("=")
         method, dot, option = target.partition(".")
-        if not (equals and dot and method and option):
+        if not (equals and dot and (method or row) and option):
             raise UserError(f"-o {text}: expected METHOD.OPTION=VALUE", hint="for example -o rrt.descriptors=100")
-        found.setdefault(method, {})[option] = value
+        found.setdefault(row or method, {})[option] = value
     return found
 
 
@@ -166,9 +168,21 @@ def _set_threads(threads: int | None) -> None:
 def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what to run on what, handed on as `setup`, `selection` and `force`."""
 
-    @click.option("--method", "-m", required=True, help="Names, separated by commas, or all. See `methods`.")
+    @click.option(
+        "--method",
+        "-m",
+        required=True,
+        metavar="METHOD[@FEATURES],…",
+        help="Rerankers, separated by commas, or all, on features of their own where they name some. See `methods`.",
+    )
     @click.option("--dataset", "-d", required=True, metavar="NAME[:PATH]", help="Data set. See `datasets`.")
-    @click.option("--features", "-f", default="xfeat", show_default=True, help="Feature set. See `features`.")
+    @click.option(
+        "--features",
+        "-f",
+        default="xfeat",
+        show_default=True,
+        help="Feature set of the methods that name none and can read it. See `features`.",
+    )
     @click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
     @click.option(
         "--policy",
@@ -195,7 +209,13 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="How the first stage searches; both find the same. faiss holds the gallery in memory, and uses GPUs.",
     )
-    @click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Option of a method; repeatable.")
+    @click.option(
+        "-o",
+        "options",
+        multiple=True,
+        metavar="METHOD[@FEATURES].OPTION=VALUE",
+        help="Option of a method, or of its row on those features; repeatable.",
+    )
     @click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
     @click.option(
         "--max-side", type=click.IntRange(32), default=640, show_default=True, help="Longer image side, pixels."
@@ -271,7 +291,8 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         from bench.run import Selection, Setup
 
         _set_threads(threads)
-        selection = Selection(tuple(m.strip() for m in method.split(",") if m.strip()), _options(options))
+        rows = tuple(m.strip() for m in method.split(",") if m.strip())
+        selection = Selection(rows, _options(options, rows))
         setup = Setup(
             dataset=dataset,
             features=features,
@@ -322,7 +343,7 @@ def run(setup: Setup, selection: Selection, force: bool, places: Places) -> None
 @click.option(
     "--vary",
     multiple=True,
-    metavar="METHOD.OPTION=V,V,…",
+    metavar="METHOD[@FEATURES].OPTION=V,V,…",
     help="Instead of descriptors: these values of an option; several times for all combinations.",
 )
 @click.option(
@@ -394,7 +415,7 @@ _blend = click.option(
 @click.option(
     "--cascade",
     multiple=True,
-    metavar="METHOD,METHOD:FIRST[,…]",
+    metavar="METHOD[@FEATURES],METHOD[@FEATURES]:FIRST[,…]",
     help="Also the row of this cascade, from stored scores; its time is implied. May be given several times.",
 )
 @click.option("--plots", type=_Folder(), help="Write pictures into this folder.")
@@ -557,6 +578,7 @@ def methods(features: str) -> None:
     from bench.errors import UserError
     from bench.features.sets import card_of
     from bench.report.terminal import print_listing
+    from bench.rows import Asked, wanted
 
     card, rows = card_of(features), []
     for name in registry.names():
@@ -565,6 +587,7 @@ def methods(features: str) -> None:
         except UserError as error:
             rows.append((name, "", "", "", error.message))
             continue
+        found = wanted(Asked(name), cls(), features, frozenset())
         options = ", ".join(f"{f.name}={getattr(cls.Options(), f.name)}" for f in dataclasses.fields(cls.Options))
         rows.append(
             (
@@ -572,11 +595,23 @@ def methods(features: str) -> None:
                 ", ".join(sorted(cls().needs())),
                 options.replace(str(Path.cwd()) + os.sep, ""),
                 cls.spec.card.licence,
-                (cls().skip(card) or "ready") if card.known else "as the imported files are",
+                found if isinstance(found, str) else _reads(found, card.known),
             )
         )
-    print_listing(("method", "reads", "options", "licence", f"here, on {features}"), rows)
+    print_listing(("method", "reads", "options", "licence", f"here, with --features {features}"), rows)
     click.echo("* control: a floor, a ceiling or a sentinel")
+
+
+def _reads(row: Wanted, known: bool) -> str:
+    """What a method would read."""
+    names = dict.fromkeys(
+        read.name
+        for part in (row.parts or (row,))
+        for name in part.choices[:1]
+        if (read := name.reading(part.method.needs()))
+    )
+    on = f", reads {', '.join(names)}" if names else ""
+    return f"ready{on}" if known or not names else f"as the imported files are{on}"
 
 
 @main.group(invoke_without_command=True)

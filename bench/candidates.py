@@ -391,7 +391,7 @@ def imported_shortlist(
         tuple(ranks_in(images, asked) for (images, _), asked in zip(kept, graded, strict=True)),
     )
     name = f"imported:{shown(path.name)}" + (f",{meaning}" if meaning else "")
-    made = seal(dataset, order, found, graded, features=name, features_content=file_hash(path), policy=policy, k=k)
+    made = seal(dataset, order, found, graded, name=name, content=file_hash(path), policy=policy, k=k)
     return Imported(made, (*read.notes, *notes))
 
 

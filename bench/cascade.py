@@ -14,8 +14,10 @@ from bench.blend import Blend
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.evaluation import evaluate
+from bench.features.store import ALL
 from bench.record import Cost, MethodCard, MethodIdentity
 from bench.results import Run
+from bench.rows import same_row
 from bench.shortlist import Shortlist
 
 REPLAYED = "cascade (replayed)"
@@ -29,15 +31,26 @@ class Stage:
     method: str
     first: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    features: str | None = None
 
     @staticmethod
     def parse(text: str) -> Stage:
-        """From METHOD[:FIRST][:OPTION=VALUE]…; ValueError for anything else.
+        """From METHOD[@FEATURES][:FIRST][:OPTION=VALUE]…; ValueError for anything else.
+
+        What stands between @ and FIRST is of the features.
 
         >>> Stage.parse("lightglue:20:descriptors=200")
-        Stage(method='lightglue', first=20, options=(('descriptors', '200'),))
+        Stage(method='lightglue', first=20, options=(('descriptors', '200'),), features=None)
+        >>> Stage.parse("lightglue@superpoint:sp.pth:20").features
+        'superpoint:sp.pth'
         """
         method, *rest = text.split(":")
+        method, at, features = method.partition("@")
+        if at:
+            own = next((i for i, part in enumerate(rest) if part.isascii() and part.isdigit()), len(rest))
+            features, rest = ":".join([features, *rest[:own]]), rest[own:]
+            if not features:
+                raise ValueError(f"stage {text!r} names no features; expected METHOD@FEATURES")
         first, options = None, []
         for part in rest:
             key, equals, value = part.partition("=")
@@ -48,8 +61,13 @@ class Stage:
             else:
                 raise ValueError(f"stage {text!r}: {part!r} is neither a number of candidates nor OPTION=VALUE")
         if not method:
-            raise ValueError(f"stage {text!r} names no method; expected METHOD[:FIRST][:OPTION=VALUE]")
-        return Stage(method, first, tuple(options))
+            raise ValueError(f"stage {text!r} names no method; expected METHOD[@FEATURES][:FIRST][:OPTION=VALUE]")
+        return Stage(method, first, tuple(options), features or None)
+
+    @property
+    def row(self) -> str:
+        """The method and its features, as a row is asked for."""
+        return self.method if self.features is None else f"{self.method}@{self.features}"
 
 
 def parse_stages(texts: Sequence[str]) -> tuple[Stage, ...]:
@@ -131,35 +149,42 @@ def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
             f"--cascade: options of {named[0].method}: a replay takes the runs as they are",
             hint="run it: run --method cascade -o cascade.stages=…",
         )
-    having = {s.method: [run for run in runs if s.method in run.record.costs] for s in stages}
-    if not all(having.values()):
+    having = [[(run, row) for run in runs if (row := _row(stage, run)) is not None] for stage in stages]
+    if not all(having):
         return None
-    chosen = [having[stage.method][-1] for stage in stages]
-    base, texts = chosen[-1], list(texts)
+    chosen = [found[-1] for found in having]
+    base, texts = chosen[-1][0], list(texts)
+    parts = [run.record.identity.methods[row] for run, row in chosen]
+    contents = {key: sha for part in parts for key, sha in zip(part.features, part.contents, strict=True)}
+    identity = MethodIdentity({"stages": ",".join(texts)}, features=tuple(contents), contents=tuple(contents.values()))
     record = replace(
         base.record,
-        identity=replace(base.record.identity, methods={REPLAYED: MethodIdentity({"stages": ",".join(texts)})}),
+        identity=replace(base.record.identity, methods={REPLAYED: identity}),
+        extract_ms={key: ms for run, _ in chosen for key, ms in run.record.extract_ms.items()},
         defaults={REPLAYED: {}},
         skipped={},
         failed={},
         cold={},
-        costs={REPLAYED: _costs(stages, chosen)},
+        costs={REPLAYED: _costs(chosen)},
         cards={REPLAYED: _card(stages, chosen)},
     )
     return Replay(base.folder / Path(f"replayed {','.join(texts)}"), record, base, _replayed(stages, chosen))
 
 
-def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    shortlist, rows, times = runs[-1].shortlist, [], []
-    rankings = {run: run.rankings() for run in runs}
-    ledgers = [
-        run.ledger[run.ledger.method == stage.method].set_index("query")
-        for stage, run in zip(stages, runs, strict=True)
-    ]
+def _row(stage: Stage, run: Run) -> str | None:
+    """The row of a run that a stage names, or None."""
+    rows = run.record.identity.methods
+    return next((row for row in run.record.costs if same_row(stage.row, row, rows[row].features)), None)
+
+
+def _replayed(stages: Sequence[Stage], chosen: Sequence[tuple[Run, str]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    shortlist, rows, times = chosen[-1][0].shortlist, [], []
+    rankings = {run: run.rankings() for run, _ in chosen}
+    ledgers = [run.ledger[run.ledger.method == row].set_index("query") for run, row in chosen]
     for number, query in enumerate(shortlist.queries):
         lists = {name: shortlist.candidates(name, number) for name in shortlist.lists}
         for name, candidates in lists.items():
-            scores = [rankings[run].scores(stage.method, name, number) for stage, run in zip(stages, runs, strict=True)]
+            scores = [rankings[run].scores(row, name, number) for run, row in chosen]
             best = order(len(candidates), [(s.first, of.__getitem__) for s, of in zip(stages, scores, strict=True)])
             rows.append(
                 pd.DataFrame(
@@ -182,22 +207,34 @@ def _replayed(stages: Sequence[Stage], runs: Sequence[Run]) -> tuple[pd.DataFram
     return pd.concat(rows, ignore_index=True), pd.DataFrame(times)
 
 
-def _costs(stages: Sequence[Stage], runs: Sequence[Run]) -> Cost:
-    """Most descriptors of any stage; bytes of everything that any stage reads, where the run has kept them."""
-    costs = [run.record.costs[stage.method] for stage, run in zip(stages, runs, strict=True)]
-    needs = {need for s, run in zip(stages, runs, strict=True) for need in run.record.cards[s.method].needs}
-    mean = max(cost.descriptors_mean for cost in costs)
-    stored = runs[-1].record.stored_bytes
-    parts = [stored.get(need, (float("nan"),) * 2) for need in sorted(needs)]
+def _costs(chosen: Sequence[tuple[Run, str]]) -> Cost:
+    """Of every part of features, most descriptors of any stage, and bytes of everything that any stage reads of it.
+
+    KiB are NaN where a run has not kept the bytes.
+    """
+    of_part: dict[str, tuple[Run, set[str], float, float]] = {}  # run, needs, descriptors mean and most
+    for run, row in chosen:
+        cost, features = run.record.costs[row], run.record.identity.methods[row].features
+        for need in set(run.record.cards[row].needs) & ALL:
+            key = features[-1 if need == "global" else 0]
+            _, needs, mean, most = of_part.get(key, (run, set(), 0.0, 0.0))
+            if need != "global":
+                mean, most = max(mean, cost.descriptors_mean), max(most, cost.descriptors_max)
+            of_part[key] = (run, needs | {need}, mean, most)
+    size = 0.0
+    for key, (run, needs, mean, _) in of_part.items():
+        stored = run.record.stored_bytes.get(key, {})
+        sizes = [stored.get(need, (float("nan"),) * 2) for need in sorted(needs)]
+        size += sum(whole + mean * local for whole, local in sizes)
     return Cost(
-        descriptors_mean=mean,
-        descriptors_max=max(cost.descriptors_max for cost in costs),
-        kib_per_image=sum(whole + mean * local for whole, local in parts) / 1024,
+        descriptors_mean=sum(mean for *_, mean, _ in of_part.values()),
+        descriptors_max=sum(most for *_, most in of_part.values()),
+        kib_per_image=size / 1024,
     )
 
 
-def _card(stages: Sequence[Stage], runs: Sequence[Run]) -> MethodCard:
-    cards = [run.record.cards[stage.method] for stage, run in zip(stages, runs, strict=True)]
+def _card(stages: Sequence[Stage], chosen: Sequence[tuple[Run, str]]) -> MethodCard:
+    cards = [run.record.cards[row] for run, row in chosen]
     trained = [f"{s.method}: {c.trained_on}" for s, c in zip(stages, cards, strict=True) if c.trained_on]
     terms = [card.noncommercial for card in cards if card.noncommercial]
     return MethodCard(

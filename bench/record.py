@@ -19,7 +19,7 @@ from bench.reranker import Card
 from bench.scores import ColdStart
 from bench.shortlist import Header
 
-FORMAT = 2  # of a run's folder; folders of another format are left out of reports
+FORMAT = 3  # of a run's folder; folders of another format are left out of reports
 FILE = "run.json"
 
 
@@ -31,6 +31,12 @@ class MethodIdentity:
     weights_sha256: str | None = None  # of the file of its weights; None: it has none
     source_sha256: str | None = None  # of its code
     parts: tuple[Part, ...] = ()  # the methods that it is made of
+    features: tuple[str, ...] = ()  # keys of the parts of features that it reads, the local one before the global one
+    contents: tuple[str, ...] = ()  # of each, sha256 over the features of every image
+
+    def __post_init__(self) -> None:
+        if len(self.features) != len(self.contents):
+            raise ValueError(f"contents: {len(self.contents)} of {len(self.features)} features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +53,7 @@ class Identity:
     seal: str  # sha256 of the shortlist
     shortlist: Header
     hardware: Mapping[str, Any]  # `provenance.hardware` and the executor's; times compare where all of it is equal
-    methods: Mapping[str, MethodIdentity]
-    features: str | None = None  # sha256 over the features of every image, which no imported list's seal holds
+    methods: Mapping[str, MethodIdentity]  # row -> method; a row is named METHOD or METHOD@FEATURES
 
     def __post_init__(self) -> None:
         if lacking := {"cpu", "threads", "gpu"} - set(self.hardware):
@@ -62,6 +67,15 @@ class Cost:
     descriptors_mean: float  # local descriptors used, an image
     descriptors_max: float  # local descriptors used of the image that has most
     kib_per_image: float  # KiB, mean over the gallery, of all that the method reads; NaN where it is not known
+
+
+@dataclass(frozen=True)
+class FirstStageCost:
+    """What the candidates of a run cost."""
+
+    features: tuple[str, ...] = ()  # keys of the parts of features that the first stage reads
+    search_ms: float | None = None  # wall ms of the search, of all queries at once, over their number
+    kib_per_image: float | None = None  # KiB, mean over the gallery, of what it searches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +93,14 @@ class Begun:
     identity: Identity
     provenance: Mapping[str, Any]  # `provenance.record`: when, by what command, on what, with which versions
     together: tuple[str, ...] = ()  # folder names of the runs whose methods took turns query by query; none: this one
-    skipped: Mapping[str, str]  # method -> why it cannot run here
-    defaults: Mapping[str, Mapping[str, Any]]  # method -> option -> its value where none is given
+    skipped: Mapping[str, str]  # row -> why it cannot run here
+    defaults: Mapping[str, Mapping[str, Any]]  # row -> option -> its value where none is given
     unreadable: Mapping[str, str]  # key of an image in the store -> why it has no features
     notes: tuple[str, ...] = ()  # sentences that stand under every table of the run
     features_noncommercial: str | None = None  # licence name of features that may not be used commercially
-    cold: Mapping[str, ColdStart]  # method -> wall ms and MiB of its first query, where they were measured
+    first_stage: FirstStageCost
+    extract_ms: Mapping[str, tuple[float, float]]  # part of features -> median ms to decode a query and extract from it
+    cold: Mapping[str, ColdStart]  # row -> wall ms and MiB of its first query, where they were measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +108,11 @@ class RunRecord(Begun):
     """A finished run."""
 
     finished: str  # when, ISO 8601 in UTC
-    failed: Mapping[str, str]  # method -> why it stopped
-    costs: Mapping[str, Cost]  # method -> what it costs; the methods that have scores
-    cards: Mapping[str, MethodCard]  # method -> card
-    # need -> bytes an image, and bytes a local descriptor
-    stored_bytes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    failed: Mapping[str, str]  # row -> why it stopped
+    costs: Mapping[str, Cost]  # row -> what it costs; the rows that have scores
+    cards: Mapping[str, MethodCard]  # row -> card
+    # part of features -> need -> bytes an image, and bytes a local descriptor
+    stored_bytes: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         datetime.fromisoformat(self.finished)
@@ -110,7 +126,7 @@ class Unfinished(ValueError):
 
 
 # what only some methods and runs have, and its empty value: absent, since folders' names hash what is there
-SELDOM = (("parts", ()), ("features", None))
+SELDOM = (("parts", ()), ("features", ()), ("contents", ()))
 
 
 def as_json(value: Any) -> dict[str, Any]:

@@ -99,9 +99,21 @@ class Reranker:
         """What is read; what was registered, unless the options decide."""
         return self.spec.needs
 
+    def made_for(self) -> str | None:
+        """The feature set that its weights were made for: what it reads where it cannot read the comparison's."""
+        return None
+
     def parts(self) -> Sequence[Reranker]:
         """The methods this one is made of; their options, weights and code are part of what it is."""
         return ()
+
+    def part_features(self) -> Sequence[str | None]:
+        """The feature set that each part was given; None: the one that it would read as a row of its own."""
+        return [None] * len(self.parts())
+
+    def score_parts(self, inputs: Sequence[tuple[Features, FeatureBatch]]) -> Tensor | Scored:
+        """As `score`, of a method with parts: the query and the candidates as each part reads them."""
+        raise NotImplementedError
 
     def descriptors_used(self, available: int) -> int:
         """How many of an image's local descriptors are read."""

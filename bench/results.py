@@ -52,7 +52,7 @@ def run_name(identity: Identity) -> str:
     """Folder name of a run: readable, and different for any other identity."""
     header = identity.shortlist
     digest = hashlib.sha256(json.dumps(as_json(identity), sort_keys=True).encode()).hexdigest()[:8]
-    return f"{slug(header.dataset)}-{slug(header.features)}-{header.policy}-k{header.k}-{digest}"
+    return f"{slug(header.dataset)}-{slug(header.first_stage)}-{header.policy}-k{header.k}-{digest}"
 
 
 def save_dataset(path: Path, dataset: Dataset, gallery: Iterable[str]) -> None:

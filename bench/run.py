@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,13 +21,10 @@ from bench.datasets.catalogue import load as load_dataset
 from bench.device import resolve_device
 from bench.errors import UserError, listed, unknown
 from bench.executor import Executor, Local
-from bench.features import FeatureCard
 from bench.features.extract import ExtractOptions
 from bench.features.fill import ExtractReport
-from bench.features.importing import without_order
 from bench.features.items import items, query_key
-from bench.features.sets import FeatureSet, SetName, features_of
-from bench.features.store import READS
+from bench.features.sets import FeatureSet, SetName, Stores
 from bench.files import file_hash, writing
 from bench.journal import Journal
 from bench.locks import alone
@@ -35,6 +32,7 @@ from bench.places import Places
 from bench.record import (
     Begun,
     Cost,
+    FirstStageCost,
     Identity,
     MethodCard,
     MethodIdentity,
@@ -44,8 +42,10 @@ from bench.record import (
     write_record,
 )
 from bench.reranker import Reranker, parse_options
+from bench.rows import DEFAULT_FEATURES, Asked, Row, Wanted, counts_of, opened, parts_of, wanted
 from bench.scores import ColdStart, Job, Scorer, score_all
 from bench.shortlist import Policy, Shortlist, first_stage
+from bench.timing import timed
 from bench.whitening import Whitening, learn
 
 DEFAULT_TOP_K = 100
@@ -58,7 +58,7 @@ class Setup:
     """What decides the seal and the machine: everything that is the same for the methods of a table."""
 
     dataset: str
-    features: str = "xfeat"
+    features: str = DEFAULT_FEATURES  # what rows without features of their own read, and of which the first stage is
     top_k: int | None = None  # None: 100, or the gallery's size where it is smaller
     policy: Policy = "blind"
     extract: ExtractOptions = ExtractOptions()
@@ -83,10 +83,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Selection:
-    """Methods, by name or `all`, and their options: what one run measures."""
+    """Rows and their options: what one run measures."""
 
-    methods: tuple[str, ...]  # names, or ("all",)
-    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # method -> option -> text
+    methods: tuple[str, ...]  # METHOD or METHOD@FEATURES; the method `all` is every one
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # method or row -> option -> text
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -103,15 +103,16 @@ class Outcome:
 
 def seal_shortlist(
     dataset: Dataset,
-    store: FeatureSet,
+    store: FeatureSet | None,
     content: str,
     setup: Setup,
     whitening: Whitening | None,
     notes: list[str],
-) -> tuple[Shortlist, tuple[str, ...]]:
-    """The sealed candidates, of the stored global descriptors or a file of lists, and what a table must say of them.
+) -> tuple[Shortlist, tuple[str, ...], FirstStageCost]:
+    """The sealed candidates, what a table must say of them, and what they cost.
 
-    `content` is the store's of the images of the data set; `notes` is given what only this call's user should hear.
+    They come of stored global descriptors, whose `content` is under the seal, or of a file of lists; `notes` is given
+    what only this call's user should hear.
     """
     possible = len(dataset.gallery) - any(map(dataset.itself, dataset.queries))
     k = setup.top_k
@@ -122,73 +123,122 @@ def seal_shortlist(
     if setup.shortlist is not None:
         imported = imported_shortlist(setup.shortlist, dataset, setup.policy, k, setup.shortlist_order)
         theirs = f"Candidates are those of {setup.shortlist.name}; graded images it does not list are not retrieved."
-        return imported.shortlist, (theirs, *imported.notes)
+        return imported.shortlist, (theirs, *imported.notes), FirstStageCost()
+    assert store is not None
     gallery = store.vectors(dataset.gallery)
     queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
     name = store.card.name
-    if setup.extract.precision != "float16":
-        name += f",{setup.extract.precision}"
     if whitening is not None:
         gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
-    found = first_stage(
-        dataset,
-        gallery,
-        queries,
-        features=name,
-        features_content=content,
-        policy=setup.policy,
-        k=k,
-        engine=setup.search,
+    found, ms = timed(
+        lambda: first_stage(
+            dataset,
+            gallery,
+            queries,
+            name=name,
+            content=content,
+            policy=setup.policy,
+            k=k,
+            engine=setup.search,
+        ),
+        torch.device("cpu"),
     )
-    return found, ()
+    whole = store.bytes_per_image(frozenset({"global"}))[0] / 1024
+    keys = tuple(part.key for part in store.name.parts)
+    return found, (), FirstStageCost(keys, ms / len(dataset.queries), whole)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The rows that names allow, and why others cannot run."""
+
+    rows: list[Wanted]
+    skipped: dict[str, str]  # as asked for -> reason
+
+    def __post_init__(self) -> None:
+        _require(self.rows, self.skipped)
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    methods: list[Reranker]
-    skipped: dict[str, str]  # method -> reason
+    """The rows that can run, and why others cannot."""
+
+    rows: list[Row]
+    skipped: dict[str, str]
 
     def __post_init__(self) -> None:
-        if not self.methods:
-            reasons = "\n".join(f"  {name}: {reason}" for name, reason in self.skipped.items())
-            raise UserError(f"no requested method can run here:\n{reasons}")
-
-    def without(self, reasons: Mapping[str, str]) -> _Chosen:
-        """Those that are left when the methods named in `reasons` cannot run either."""
-        kept = [method for method in self.methods if method.spec.name not in reasons]
-        return _Chosen(kept, {**self.skipped, **reasons})
+        _require(self.rows, self.skipped)
 
 
-def choose(setup: Setup, selection: Selection, card: FeatureCard, device: torch.device) -> _Chosen:
-    """The selected methods that can run here; with `all`, a method that cannot be loaded is a reported skip."""
-    everything = selection.methods == ("all",)
-    names = registry.names() if everything else list(dict.fromkeys(selection.methods))
+def _require(rows: Sequence[object], skipped: Mapping[str, str]) -> None:
+    if not rows:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in skipped.items())
+        raise UserError(f"no requested method can run here:\n{reasons}")
+
+
+def asked_rows(methods: Sequence[str]) -> list[Asked]:
+    """METHOD or METHOD@FEATURES, each once; `all` is every method."""
+    rows = map(Asked.parse, dict.fromkeys(methods))
+    every = (
+        (row,) if row.method != "all" else (Asked(name, row.features) for name in registry.names()) for row in rows
+    )
+    return list(dict.fromkeys(one for some in every for one in some))
+
+
+def choose(setup: Setup, selection: Selection, device: torch.device) -> _Asked:
+    """The selected rows that can run here, as far as names tell; with `all`, a method that cannot be loaded is a
+    reported skip."""
+    rows = asked_rows(selection.methods)
+    everything = any(Asked.parse(text).method == "all" for text in selection.methods)
+    names = dict.fromkeys(row.method for row in rows)
     for name in selection.options:
-        if name not in names:
+        if name not in names and name not in map(str, rows):
+            method = Asked.parse(name).method
             raise (
-                UserError(f"-o {name}.…: method {name!r} is not part of this run", hint=f"running: {', '.join(names)}")
-                if name in registry.names()
-                else unknown("method", name, registry.names())
+                UserError(
+                    f"-o {name}.…: {name!r} is not part of this run", hint=f"running: {', '.join(map(str, rows))}"
+                )
+                if method in registry.names()
+                else unknown("method", method, registry.names())
             )
     chosen, skipped = [], {}
-    for name in names:
+    for row in rows:
         try:
-            cls = registry.get(name)
+            cls = registry.get(row.method)
         except UserError as error:
             if not everything:
                 raise
-            skipped[name] = str(error)
+            skipped[str(row)] = str(error)
             continue
-        method = cls(parse_options(cls, selection.options.get(name, {})), device)
-        reason = method.skip(card) if card.known else None  # else once the features tell
-        terms = None if reason else method.card().noncommercial
+        given = {**selection.options.get(row.method, {}), **selection.options.get(str(row), {})}
+        reranker = cls(parse_options(cls, given), device)
+        found = wanted(row, reranker, setup.features, setup.accept_licence)
+        terms = None if isinstance(found, str) else reranker.card().noncommercial
         if terms is not None and terms not in setup.accept_licence:
-            reason = f"its weights may not be used commercially: run with --accept-licence {terms}"
-        if reason is None:
-            chosen.append(method)
+            found = f"its weights may not be used commercially: run with --accept-licence {terms}"
+        if isinstance(found, str):
+            skipped[str(row)] = found
         else:
-            skipped[name] = reason
-    return _Chosen(chosen, skipped)
+            chosen.append(found)
+    return _Asked(chosen, skipped)
+
+
+def _with_features(asked: _Asked, stores: Stores, dataset: Dataset) -> _Chosen:
+    """The rows with their features; what cannot be had leaves out the rows that read it, and no other."""
+    rows: dict[str, Row] = {}
+    skipped = dict(asked.skipped)
+    for one in asked.rows:
+        row = opened(one, stores, lambda: (item.key for item in items(dataset)))
+        if isinstance(row, str):
+            skipped[str(one.asked)] = row
+        elif row.name not in rows:
+            rows[row.name] = row
+        elif row.method.options != rows[row.name].method.options:
+            raise UserError(
+                f"--method {one.asked}: it is the row {row.name}, which is asked for with other options",
+                hint="compare options with sweep --vary, or by one run each",
+            )
+    return _Chosen(list(rows.values()), skipped)
 
 
 def _plain(options: Any) -> dict[str, object]:
@@ -201,30 +251,36 @@ def _defaults(options: Any) -> dict[str, object]:
     return plain if preset is None else {**_plain(type(options)(preset=preset)), "preset": plain["preset"]}
 
 
-def _method_identity(method: Reranker) -> MethodIdentity:
-    weights = method.weights()
+def _method_identity(row: Row, contents: Mapping[str, str]) -> MethodIdentity:
+    """What a row is; `contents` has the sha256 of the features of each part that is read."""
+    method, weights = row.method, row.method.weights()
+    keys = tuple(parts_of([row]))
     return MethodIdentity(
         options=_plain(method.options),
         weights_sha256=None if weights is None else file_hash(weights),
         source_sha256=provenance.source_hash(type(method)),
-        parts=tuple(Part(method=part.spec.name, **vars(_method_identity(part))) for part in method.parts()),
+        parts=tuple(Part(method=part.method.spec.name, **vars(_method_identity(part, contents))) for part in row.parts),
+        features=keys,
+        contents=tuple(contents[key] for key in keys),
     )
 
 
-def costs(method: Reranker, store: FeatureSet, counts: np.ndarray) -> Cost:
-    """What a deployed system would store for the method: descriptors an image (mean, most) and KiB an image.
+def costs(row: Row, counts: Mapping[str, np.ndarray]) -> Cost:
+    """What a deployed system would store for a row: descriptors an image (mean, most) and KiB an image.
 
-    `counts` (n,) are the local descriptors of the gallery's images.
+    `counts` has, for each local part, the local descriptors of the gallery's images (n,).
     """
-    values, images = np.unique(counts, return_counts=True)
-    used = np.array([method.descriptors_used(int(count)) for count in values])
-    whole, local = store.bytes_per_image(method.needs())
-    mean = float((used * images).sum() / images.sum())
-    return Cost(
-        descriptors_mean=mean,
-        descriptors_max=float(used.max()),
-        kib_per_image=(whole + mean * local) / 1024,
-    )
+    mean = most = size = 0.0
+    for reading in row.reads:
+        whole, local = reading.features.bytes_per_image(reading.needs)
+        size += whole
+        if reading.features.name.local is not None:
+            values, images = np.unique(counts[reading.features.name.local.key], return_counts=True)
+            used = np.array([reading.used(int(count)) for count in values])
+            descriptors = float((used * images).sum() / images.sum())
+            mean, most = mean + descriptors, most + float(used.max())
+            size += descriptors * local
+    return Cost(descriptors_mean=mean, descriptors_max=most, kib_per_image=size / 1024)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,47 +313,58 @@ def execute(
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """All that is needed to score: candidates, features, and the methods that can read them."""
+    """All that is needed to score: candidates, and rows with the features that they read."""
 
     scorer: Scorer
     chosen: Sequence[_Chosen]
-    content: str  # sha256 of every feature that can be read
+    contents: Mapping[str, str]  # part of features -> sha256 over the features of all images
     report: ExtractReport
     said: tuple[str, ...]  # for the tables
     notes: tuple[str, ...]  # for the user of this call
     terms: str | None  # restricted licences of the features
+    first_stage: FirstStageCost
+    extract_ms: Mapping[str, tuple[float, float]]
+    packages: tuple[str, ...]  # modules that the extractors need
 
 
 def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, progress: Progress | None) -> _Ready:
     """Data set, features and sealed candidates. UserError for whatever cannot be compared."""
     notes: list[str] = []
     name = SetName.parse(setup.features)
-    for terms in name.terms:
+    stage = None if setup.shortlist is not None else name.reading(frozenset({"global"}))
+    for terms in () if stage is None else stage.terms:
         if terms not in setup.accept_licence:
             raise UserError(
                 f"--features {setup.features}: its weights may not be used commercially",
                 hint=f"--accept-licence {terms}, if your use is allowed by it",
             )
     device = resolve_device(setup.device)
-    chosen = [choose(setup, each, name.card, device) for each in selections]
-    images = not name.imported
-    dataset = load_dataset(
-        setup.dataset, places, None if progress is None else lambda d, t: progress("generating images", d, t), images
-    )
-    other = None if setup.whiten is None else load_dataset(setup.whiten, places, images=images)
-    if other is not None and other.name == dataset.name:
-        raise UserError(f"--whiten {setup.whiten}: whitening must be learned on another data set than the one tested")
+    asked = [choose(setup, each, device) for each in selections]
+    needed = [name for each in asked for row in each.rows for name in _choices(row)]
+    needed += [] if stage is None else [stage]
+    dataset, unreachable = _load(setup, places, progress, [name.imported for name in needed])
+    other = None
+    if setup.whiten is not None:
+        other = load_dataset(setup.whiten, places, images=stage is None or not stage.imported)
+        if other.name == dataset.name:
+            raise UserError(
+                f"--whiten {setup.whiten}: whitening must be learned on another data set than the one tested"
+            )
     require_positives(dataset)
-    store, report = features_of(
-        dataset,
-        setup.features,
-        setup.extract,
-        device,
-        places,
-        progress,
-        setup.executor,
-        setup.skip_unreadable,
+    stores = Stores(
+        dataset, setup.extract, device, places, progress, setup.executor, setup.skip_unreadable, unreachable
     )
+    first = None
+    if stage is not None:
+        first = stores.of(stage)
+        if not first.has_globals:
+            raise UserError(
+                f"feature set {setup.features!r} of {dataset.name} has no global descriptors, and without them there "
+                "is no first stage",
+                hint="give candidates with --shortlist FILE, or import the features again with --globals FILE",
+            )
+    chosen = [_with_features(each, stores, dataset) for each in asked]
+    report = stores.report()
     notes += report.notes
     if setup.skip_unreadable:
         dataset = without_queries(dataset, report.unreadable)
@@ -306,26 +373,53 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
             f"{len(report.unreadable)} images cannot be read and have no features: "
             + "; ".join(list(report.unreadable.values())[:5])
         )
-    if not name.card.known:
-        chosen = [each.without(_unfit(each, store.card)) for each in chosen]
-    if not store.has_globals:
-        chosen = [each.without(_reading_globals(each)) for each in chosen]
-        if setup.shortlist is None:
-            raise UserError(
-                f"feature set {setup.features!r} of {dataset.name} has no global descriptors, and without them there "
-                "is no first stage",
-                hint="give candidates with --shortlist FILE, or import the features again with --globals FILE",
-            )
-    for place, each in enumerate(chosen):
-        reads = {method.spec.name: method.descriptors_used for method in each.methods}
-        if store.local is not None:
-            chosen[place] = each.without(without_order(store.local, reads, (item.key for item in items(dataset))))
-    content = store.content(lambda: (item.key for item in items(dataset)))
-    whitening = None if other is None else _whitening(other, setup, device, places, progress)
-    shortlist, of_lists = seal_shortlist(dataset, store, content, setup, whitening, notes)
-    scorer = Scorer(dataset, shortlist, store, device)
-    said = (*dataset.notes, *report.caveats, *of_lists, *_copies(dataset, store))
-    return _Ready(scorer, chosen, content, report, said, tuple(notes), ", ".join(name.terms) or None)
+    rows = [row for each in chosen for row in each.rows]
+    sets = [*([] if first is None else [first]), *(features for row in rows for features in row.sets)]
+    parts = {part.key: part for features in sets for part in features.name.parts}
+    contents = {key: stores.part(part).content(item.key for item in items(dataset)) for key, part in parts.items()}
+    whitening = None if other is None or stage is None else _whitening(other, stage, setup, device, places, progress)
+    content = "" if stage is None else contents[stage.parts[0].key]
+    shortlist, of_lists, cost = seal_shortlist(dataset, first, content, setup, whitening, notes)
+    queries = [query_key(dataset, i) for i in range(len(dataset.queries))]
+    times = {key: stores.part(part).times(queries) for key, part in parts.items()}
+    names = [features.name for features in sets]
+    return _Ready(
+        scorer=Scorer(dataset, shortlist, device),
+        chosen=chosen,
+        contents=contents,
+        report=report,
+        said=(*dataset.notes, *report.caveats, *of_lists, *(_copies(dataset, sets[0]) if sets else ())),
+        notes=tuple(notes),
+        terms=", ".join(dict.fromkeys(terms for name in names for terms in name.terms)) or None,
+        first_stage=cost,
+        extract_ms={key: ms for key, ms in times.items() if ms is not None},
+        packages=tuple(dict.fromkeys(package for name in names for package in name.packages)),
+    )
+
+
+def _choices(row: Wanted) -> Iterator[SetName]:
+    """Every set that a row or a part of it may read."""
+    for name in row.choices:
+        if (read := name.reading(row.method.needs())) is not None:
+            yield read
+    for part in row.parts:
+        yield from _choices(part)
+
+
+def _load(
+    setup: Setup, places: Places, progress: Progress | None, imported: Sequence[bool]
+) -> tuple[Dataset, UserError | None]:
+    """The data set, and why its photographs are not here where some of the features do not need them."""
+    made = None if progress is None else lambda d, t: progress("generating images", d, t)
+    try:
+        return load_dataset(setup.dataset, places, made, images=not all(imported)), None
+    except UserError as error:
+        if all(imported) or not any(imported):
+            raise
+        try:
+            return load_dataset(setup.dataset, places, images=False), error
+        except UserError:
+            raise error from None
 
 
 def _measure(
@@ -335,7 +429,7 @@ def _measure(
     scorer, notes = ready.scorer, ready.notes
     identities = {}
     for each in ready.chosen:
-        identity = _identity(each, scorer, ready.content, setup.executor)
+        identity = _identity(each, scorer, ready.contents, setup.executor)
         identities[places.runs / results.run_name(identity)] = identity
     stamps = {folder: _stamp(folder) for folder in identities}
     for folder in sorted(identities):  # in one order everywhere, so that no two wait for each other
@@ -354,7 +448,7 @@ def _measure(
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [
-        _begin(folder, identity, each, scorer, ready.report, ready.said, together, ready.terms)
+        _begin(folder, identity, each, ready, together)
         for each, (folder, identity) in zip(ready.chosen, identities.items(), strict=True)
         if folder not in outcomes
     ]
@@ -367,17 +461,6 @@ def _measure(
     for run in opened:
         outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures), (*notes, *run.notes))
     return [outcomes[folder] for folder in identities]
-
-
-def _unfit(chosen: _Chosen, card: FeatureCard) -> dict[str, str]:
-    """The methods that cannot run on features of that card, and why."""
-    return {method.spec.name: reason for method in chosen.methods if (reason := method.skip(card))}
-
-
-def _reading_globals(chosen: _Chosen) -> dict[str, str]:
-    """The methods that cannot run on features without global descriptors, and why."""
-    reason = "it reads global descriptors, and the feature set has none"
-    return {method.spec.name: reason for method in chosen.methods if "global" in method.needs()}
 
 
 def require_positives(dataset: Dataset) -> None:
@@ -420,13 +503,12 @@ def _copies(dataset: Dataset, store: FeatureSet) -> tuple[str, ...]:
     )
 
 
-def _identity(chosen: _Chosen, scorer: Scorer, content: str, executor: Executor) -> Identity:
+def _identity(chosen: _Chosen, scorer: Scorer, contents: Mapping[str, str], executor: Executor) -> Identity:
     return Identity(
         seal=scorer.shortlist.seal,
         shortlist=scorer.shortlist.header,
         hardware={**provenance.hardware(scorer.device), **executor.hardware()},
-        methods={method.spec.name: _method_identity(method) for method in chosen.methods},
-        features=content,
+        methods={row.name: _method_identity(row, contents) for row in chosen.rows},
     )
 
 
@@ -452,23 +534,22 @@ def _begin(
     folder: Path,
     identity: Identity,
     chosen: _Chosen,
-    scorer: Scorer,
-    report: ExtractReport,
-    said: Sequence[str],
+    ready: _Ready,
     together: Sequence[str],
-    terms: str | None,
 ) -> _Open:
     """Write what is known before anything is scored; `together` are the runs whose methods take turns."""
-    cold = cold_starts(folder)
+    cold, scorer = cold_starts(folder), ready.scorer
     record = Begun(
         identity=identity,
-        provenance=provenance.record(scorer.device, chosen.methods, scorer.store.name.packages),
+        provenance=provenance.record(scorer.device, [row.method for row in chosen.rows], ready.packages),
         together=tuple(together),
         skipped=chosen.skipped,
-        defaults={m.spec.name: _defaults(m.options) for m in chosen.methods},
-        unreadable=dict(report.unreadable),
-        notes=tuple(said),
-        features_noncommercial=terms,
+        defaults={row.name: _defaults(row.method.options) for row in chosen.rows},
+        unreadable=dict(ready.report.unreadable),
+        notes=ready.said,
+        features_noncommercial=ready.terms,
+        first_stage=ready.first_stage,
+        extract_ms=dict(ready.extract_ms),
         cold=cold or {},
     )
     with _written(folder):
@@ -477,35 +558,48 @@ def _begin(
         results.save_dataset(folder / "dataset.json", scorer.dataset, scorer.shortlist.gallery)
         write_record(folder, record)
         journal = Journal(folder / "journal.jsonl")
-    jobs = tuple(Job(method, journal) for method in chosen.methods)
+    jobs = tuple(Job(row, journal) for row in chosen.rows)
     begun = cold is not None or len(journal) > 0
     return _Open(folder, record, jobs, ("resuming an interrupted run",) if begun else ())
 
 
 def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures: Mapping[Job, str]) -> results.Run:
     """Tables and costs of a run that is scored. UserError if no method got to the end."""
-    failed = {job.method.spec.name: failures[job] for job in run.jobs if job in failures}
-    done = [job.method for job in run.jobs if job not in failures]
+    failed = {job.row.name: failures[job] for job in run.jobs if job in failures}
+    done = [job.row for job in run.jobs if job not in failures]
     if not done:
         raise UserError("every method failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()))
     with _written(run.folder):
-        names = [method.spec.name for method in done]
+        names = [row.name for row in done]
         results.write_tables(run.folder, run.jobs[0].journal, names, scorer.shortlist, scorer.dataset)
-        counts = scorer.store.counts(scorer.dataset.gallery)
-        starts = {job.method.spec.name: cold[job] for job in run.jobs if job in cold}
+        sets = [features for row in done for features in row.sets]
+        counts = counts_of(sets, scorer.dataset.gallery)
+        starts = {job.row.name: cold[job] for job in run.jobs if job in cold}
         ended = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "failed": failed,
             "cold": {**run.record.cold, **starts},
-            "stored_bytes": {need: scorer.store.bytes_per_image(frozenset({need})) for need in sorted(READS)},
-            "costs": {m.spec.name: costs(m, scorer.store, counts) for m in done},
-            "cards": {
-                m.spec.name: MethodCard(**vars(m.card()), control=m.spec.control, needs=tuple(sorted(m.needs())))
-                for m in done
-            },
+            "stored_bytes": _stored_bytes(sets),
+            "costs": {row.name: costs(row, counts) for row in done},
+            "cards": {row.name: _card(row.method) for row in done},
         }
         write_record(run.folder, RunRecord(**{**vars(run.record), **ended}))
     return results.Run.load(run.folder)
+
+
+def _stored_bytes(sets: Iterable[FeatureSet]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Of every part that is read, by need."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for features in sets:
+        for part, needs in ((features.name.local, ("local", "keypoints")), (features.name.global_, ("global",))):
+            if part is not None:
+                sizes = {need: features.bytes_per_image(frozenset({need})) for need in needs}
+                found[part.key] = {**found.get(part.key, {}), **sizes}
+    return found
+
+
+def _card(method: Reranker) -> MethodCard:
+    return MethodCard(**vars(method.card()), control=method.spec.control, needs=tuple(sorted(method.needs())))
 
 
 @contextmanager
@@ -516,8 +610,8 @@ def _written(folder: Path) -> Iterator[None]:
 
 
 def _whitening(
-    other: Dataset, setup: Setup, device: torch.device, places: Places, progress: Progress | None
+    other: Dataset, stage: SetName, setup: Setup, device: torch.device, places: Places, progress: Progress | None
 ) -> Whitening:
-    store, _ = features_of(other, setup.features, setup.extract, device, places, progress, setup.executor)
+    store = Stores(other, setup.extract, device, places, progress, setup.executor).of(stage)
     every = max(1, len(other.gallery) // LEARNED_ON)
     return learn(store.global_descriptors(list(islice(other.gallery, 0, None, every))), other.name)

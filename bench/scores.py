@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.executor import Executor, Local
 from bench.features import FeatureBatch, Features
 from bench.features.items import query_key
-from bench.features.sets import FeatureSet
 from bench.journal import Journal, Record
-from bench.reranker import Reranker, Scored
+from bench.reranker import Scored
+from bench.rows import Row
 from bench.shortlist import UNION, Shortlist
 from bench.timing import kept_torch_flags, peak_memory, timed
+
+_NONE = torch.zeros(0)
+# what a row that reads no features is given of an image
+NOTHING = Features(_NONE, torch.zeros((0, 0)), torch.zeros((0, 2)), _NONE, _NONE, _NONE, torch.zeros(2))
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A method to score and the journal that keeps its records."""
+    """A row to score and the journal that keeps its records."""
 
-    method: Reranker
+    row: Row
     journal: Journal
 
     def has(self, query: str) -> bool:
-        return self.journal.has(self.method.spec.name, query)
+        return self.journal.has(self.row.name, query)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """The data every method is given: nothing here depends on a method."""
+    """The data every row is given: nothing here depends on a row."""
 
     dataset: Dataset
     shortlist: Shortlist
-    store: FeatureSet
     device: torch.device
 
-    def score(self, method: Reranker, query: int) -> Record:
-        """Score one query with one method. Raises ValueError for scores that are not k finite numbers."""
-        needs = method.needs()
+    def score(self, row: Row, query: int) -> Record:
+        """Score one query with one row. Raises ValueError for scores that are not k finite numbers."""
+        method = row.method
         lists = (
             {UNION: self.shortlist.union(query)}
             if method.pairwise
@@ -51,40 +55,51 @@ class Scorer:
         )
         scores, details, load_ms, transfer_ms, score_ms = {}, {}, 0.0, 0.0, 0.0
         for name, candidates in lists.items():
-            (one, images), ms = timed(partial(self._load, method, query, candidates), self.device)
+            read, ms = timed(partial(self._load, row, query, candidates), self.device)
             load_ms += ms
-            (one, images), ms = timed(partial(self._transfer, one, images), self.device)
+            read, ms = timed(partial(self._transfer, read), self.device)
             transfer_ms += ms
             near = (
                 self.shortlist.union_similarities(query) if name == UNION else self.shortlist.similarities[name][query]
             )
             similarities = torch.from_numpy(near.copy()).to(self.device)
-            positives = self._positives(query, candidates) if "truth" in needs else None
-            batch = FeatureBatch(images, similarities, positives)
+            positives = self._positives(query, candidates) if "truth" in method.needs() else None
+            inputs = [(one, FeatureBatch(tuple(images), similarities, positives)) for one, *images in read]
             with kept_torch_flags():
-                found, ms = timed(partial(method.score, one, batch), self.device)
+                found, ms = timed(_scoring(row, inputs), self.device)
             score_ms += ms
             if isinstance(found, Scored):
                 details[name] = {what: _checked(v, len(candidates), what) for what, v in found.details.items()}
                 found = found.scores
-            scores[name] = _checked(found, len(candidates), method.spec.name)
-        return Record(method.spec.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms, details)
+            scores[name] = _checked(found, len(candidates), row.name)
+        return Record(row.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms, details)
 
-    def _load(self, method: Reranker, query: int, candidates: np.ndarray) -> tuple[Features, tuple[Features, ...]]:
+    def _load(self, row: Row, query: int, candidates: np.ndarray) -> list[tuple[Features, ...]]:
+        """For each of the row's readings the query and the candidates; of a row that reads nothing, empty ones."""
         keys = [query_key(self.dataset, query), *(self.shortlist.gallery[c] for c in candidates)]
-        one, *images = self.store.read_all(keys, method.needs(), method.descriptors_used)
-        return one, tuple(images)
+        found = [read.features.read_all(keys, read.needs, read.used) for read in row.reads]
+        return found if row.reads else [(NOTHING,) * len(keys)]
 
-    def _transfer(self, one: Features, images: tuple[Features, ...]) -> tuple[Features, tuple[Features, ...]]:
+    def _transfer(self, read: list[tuple[Features, ...]]) -> list[tuple[Features, ...]]:
         if self.device.type == "cpu":
-            return one, images
-        return one.to(self.device), tuple(image.to(self.device) for image in images)
+            return read
+        return [tuple(image.to(self.device) for image in images) for images in read]
 
     def _positives(self, query: int, candidates: np.ndarray) -> torch.Tensor:
         """Positive in any difficulty: what one difficulty ignores is dropped when it is scored."""
         grades = self.dataset.grades.get(self.shortlist.queries[query], {})
         good = [grades.get(self.shortlist.gallery[c]) in ("easy", "hard") for c in candidates]
         return torch.tensor(good, device=self.device)
+
+
+def _scoring(row: Row, inputs: list[tuple[Features, FeatureBatch]]) -> Callable[[], Tensor | Scored]:
+    """The timed call, its inputs arranged."""
+    if not row.parts:
+        ((query, candidates),) = inputs
+        return partial(row.method.score, query, candidates)
+    empty = replace(inputs[0][1], images=(NOTHING,) * len(inputs[0][1]))
+    of_parts = [(NOTHING, empty) if place is None else inputs[place] for place in row.reading_of]
+    return partial(row.method.score_parts, of_parts)
 
 
 def _checked(found: torch.Tensor, k: int, name: str) -> tuple[float, ...]:
@@ -102,12 +117,12 @@ class ColdStart:
     peak_mib: float | None
 
 
-def warm_up(scorer: Scorer, method: Reranker) -> ColdStart:
+def warm_up(scorer: Scorer, row: Row) -> ColdStart:
     """Load the method and run its first query, measured apart; a second, unmeasured query follows."""
     with peak_memory(scorer.device) as peak:
-        _, load_ms = timed(method.load, scorer.device)
-        first = scorer.score(method, 0)
-    scorer.score(method, 0)
+        _, load_ms = timed(row.method.load, scorer.device)
+        first = scorer.score(row, 0)
+    scorer.score(row, 0)
     return ColdStart(load_ms + first.load_ms + first.transfer_ms + first.score_ms, peak.mib)
 
 
@@ -117,9 +132,9 @@ def score_all(
     progress: Callable[[str, int, int], None] | None = None,
     executor: Executor = Local(),
 ) -> tuple[dict[Job, ColdStart], dict[Job, str]]:
-    """Score every query with every job's method, skipping what its journal holds; cold starts, and why a job stopped.
+    """Score every query with every job's row, skipping what its journal holds; cold starts, and why a job stopped.
 
-    Methods take turns query by query, each query beginning with another method, so that a machine that slows down
+    Rows take turns query by query, each query beginning with another row, so that a machine that slows down
     slows all of them alike. Several workers take a query each; cold starts are those of the workers' own, where one
     process alone measures them.
     """
@@ -136,7 +151,7 @@ def score_all(
             if places:
                 yield _Task(number, query, tuple(places))
 
-    make = partial(_Scoring, scorer, tuple(job.method if job in todo else None for job in jobs))
+    make = partial(_Scoring, scorer, tuple(job.row if job in todo else None for job in jobs))
     for _, outcomes in executor.map(make, tasks(), lambda task: f"query {task.query}") if todo else ():
         for place, found in outcomes:
             job = jobs[place]
@@ -147,7 +162,7 @@ def score_all(
             elif job not in failures:
                 job.journal.append(found)
             if progress:
-                progress(job.method.spec.name, sum(map(len, journals)), len(queries) * len(jobs))
+                progress(job.row.name, sum(map(len, journals)), len(queries) * len(jobs))
     return (cold if not executor.hardware() else {}), failures
 
 
@@ -159,16 +174,16 @@ class _Task:
 
 
 class _Scoring:
-    """A worker's state: the methods, loaded and warmed up. A method that raises is taken out and said why."""
+    """A worker's state: the rows, their methods loaded and warmed up. One that raises is taken out and said why."""
 
-    def __init__(self, scorer: Scorer, methods: Sequence[Reranker | None]):
-        self.scorer, self.methods = scorer, methods
+    def __init__(self, scorer: Scorer, rows: Sequence[Row | None]):
+        self.scorer, self.rows = scorer, rows
         self.told: list[tuple[int, ColdStart | str]] = []  # at the next task
         self.failed: set[int] = set()
-        for place, method in enumerate(methods):
-            if method is not None:
+        for place, row in enumerate(rows):
+            if row is not None:
                 try:
-                    self.told.append((place, warm_up(scorer, method)))
+                    self.told.append((place, warm_up(scorer, row)))
                 except Exception as error:
                     self._fail(place, error)
 
@@ -178,10 +193,10 @@ class _Scoring:
 
     def __call__(self, task: _Task) -> Iterator[tuple[int, Record | ColdStart | str]]:
         for place in task.jobs:
-            method = self.methods[place]
-            if method is not None and place not in self.failed:
+            row = self.rows[place]
+            if row is not None and place not in self.failed:
                 try:
-                    yield place, self.scorer.score(method, task.number)
+                    yield place, self.scorer.score(row, task.number)
                 except Exception as error:
                     self._fail(place, error)
         yield from self.told

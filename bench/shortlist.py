@@ -38,8 +38,8 @@ class Header:
     dataset: str
     image_set: str
     protocol: str
-    features: str  # name of the feature set, with the whitening if any
-    features_content: str  # sha256 over the extraction settings and the contents of all images
+    first_stage: str  # its name, with the whitening if any
+    first_stage_content: str  # sha256 over what it searched: settings of the extraction, and contents of all images
     policy: Policy
     k: int
     query_crop: bool
@@ -243,8 +243,8 @@ def first_stage(
     gallery: Vectors,
     queries: np.ndarray,
     *,
-    features: str,
-    features_content: str,
+    name: str,
+    content: str,
     policy: Policy,
     k: int,
     engine: str = "blocks",
@@ -258,9 +258,9 @@ def first_stage(
     try:
         found = search(queries, gallery, depth_of(dataset, policy, max(k, 1)), probes=graded, own=own, engine=engine)
     except NotFinite as error:
-        name = dataset.queries[error.number].id if error.kind == "query" else order.id_at(error.number)
-        raise NotFinite(error.kind, error.number, name, features) from error
-    return seal(dataset, order, found, graded, features=features, features_content=features_content, policy=policy, k=k)
+        image = dataset.queries[error.number].id if error.kind == "query" else order.id_at(error.number)
+        raise NotFinite(error.kind, error.number, image, name) from error
+    return seal(dataset, order, found, graded, name=name, content=content, policy=policy, k=k)
 
 
 def seal(
@@ -269,26 +269,26 @@ def seal(
     found: Found,
     graded: Sequence[np.ndarray],
     *,
-    features: str,
-    features_content: str,
+    name: str,
+    content: str,
     policy: Policy,
     k: int,
 ) -> Shortlist:
     """The sealed shortlist of what was found, `depth_of` deep; `graded` are the images whose ranks were asked for."""
-    content = hashlib.sha256()
+    gallery = hashlib.sha256()
     for image in dataset.gallery:
-        content.update(f"{image}\n".encode())
+        gallery.update(f"{image}\n".encode())
     header = Header(
         dataset.name,
         dataset.image_set,
         dataset.protocol,
-        features,
-        features_content,
+        name,
+        content,
         policy,
         k,
         any(query.box is not None for query in dataset.queries),
         len(dataset.gallery),
-        content.hexdigest(),
+        gallery.hexdigest(),
     )
     possible = found.order.shape[1]
     if possible < k:

@@ -21,7 +21,8 @@ from bench.places import Places
 from bench.report.plots import quality_against_descriptors
 from bench.report.tables import FORMATS, Table, compare, label
 from bench.reranker import parse_options
-from bench.run import Progress, Selection, Setup, execute
+from bench.rows import Asked, same_row
+from bench.run import Progress, Selection, Setup, asked_rows, execute
 
 OPTION = "descriptors"
 
@@ -54,26 +55,32 @@ def budgets_of(text: str) -> tuple[int, ...]:
 def selections(setup: Setup, base: Selection, budgets: Sequence[int]) -> list[Selection]:
     """One selection a budget, in the order given. UserError for methods without one and for more than is stored."""
     able = [name for name in registry.names() if _has_budget(name)]
-    names = able if base.methods == ("all",) else list(dict.fromkeys(base.methods))
-    for name in names:
-        registry.get(name)  # an unknown name is refused with a suggestion
-        if name not in able:
+    every = ("all",) in {base.methods, tuple(Asked.parse(text).method for text in base.methods)}
+    names = [row for row in asked_rows(base.methods) if not every or row.method in able]
+    for row in names:
+        registry.get(row.method)  # an unknown name is refused with a suggestion
+        if row.method not in able:
             raise UserError(
-                f"--method {name}: it has no option {OPTION!r}, so it has no budget to sweep",
+                f"--method {row}: it has no option {OPTION!r}, so it has no budget to sweep",
                 hint=f"methods that have one: {', '.join(able)}",
             )
-        if OPTION in base.options.get(name, {}):
-            raise UserError(f"-o {name}.{OPTION}: the sweep sets it", hint="give the numbers with --descriptors")
+        for name in (row.method, str(row)):
+            if OPTION in base.options.get(name, {}):
+                raise UserError(f"-o {name}.{OPTION}: the sweep sets it", hint="give the numbers with --descriptors")
     stored = setup.extract.descriptors
-    if max(budgets) > stored and not SetName.parse(setup.features).imported:
+    sets = {setup.features, *(row.features for row in names if row.features is not None)}
+    if max(budgets) > stored and not all(SetName.parse(text).imported for text in sets):
         raise UserError(
             f"--descriptors {max(budgets)}: only the best {stored} of an image are stored",
             hint=f"--keep-descriptors {max(budgets)}",
         )
     return [
         Selection(
-            tuple(names),
-            {**base.options, **{n: {**base.options.get(n, {}), OPTION: str(budget)} for n in names}},
+            tuple(map(str, names)),
+            {
+                **base.options,
+                **{str(row): {**base.options.get(str(row), {}), OPTION: str(budget)} for row in names},
+            },
         )
         for budget in budgets
     ]
@@ -81,9 +88,9 @@ def selections(setup: Setup, base: Selection, budgets: Sequence[int]) -> list[Se
 
 @dataclass(frozen=True)
 class Varied:
-    """One option of one method and the values it takes."""
+    """One option of one method, or of its row on some features, and the values it takes."""
 
-    method: str
+    method: str  # METHOD or METHOD@FEATURES
     option: str
     values: tuple[str, ...]
 
@@ -93,8 +100,9 @@ class Varied:
         >>> Varied.parse("ransac.seed=0,1,2")
         Varied(method='ransac', option='seed', values=('0', '1', '2'))
         """
-        name, equals, values = text.partition("=")
-        method, dot, option = name.partition(".")
+        at = text.find("@") + 1  # names of features may have a dot or = themselves, options have none
+        before, equals, values = text[at:].rpartition("=") if at else text.partition("=")
+        method, dot, option = (text[:at] + before).rpartition(".")
         found = tuple(dict.fromkeys(value.strip() for value in values.split(",")))
         if not (method and dot and option and equals and all(found)):
             raise UserError(f"--vary {text}: expected METHOD.OPTION=VALUE,VALUE", hint="--vary ransac.seed=0,1,2")
@@ -108,8 +116,10 @@ def combinations(base: Selection, varied: Sequence[Varied]) -> list[Selection]:
         if option in base.options.get(method, {}) or places.count((method, option)) > 1:
             raise UserError(f"--vary {method}.{option}: it is given twice", hint="one --vary for each option, no -o")
     for each in varied:
+        row = Asked.parse(each.method)
+        given = {**base.options.get(row.method, {}), **base.options.get(each.method, {})}
         for value in each.values:  # one that is refused stops all before any work
-            parse_options(registry.get(each.method), {**base.options.get(each.method, {}), each.option: value})
+            parse_options(registry.get(row.method), {**given, each.option: value})
     methods = tuple(dict.fromkeys(v.method for v in varied))
     found: list[Selection] = []
     for values in product(*(v.values for v in varied)):
@@ -118,7 +128,8 @@ def combinations(base: Selection, varied: Sequence[Varied]) -> list[Selection]:
             options.setdefault(method, {})[option] = value
         names = methods if found or base.methods == ("all",) else (*methods, *base.methods)
         names = tuple(dict.fromkeys(names))
-        found.append(Selection(names, {m: o for m, o in options.items() if m in names}))
+        known = {*names, *(Asked.parse(name).method for name in names)}
+        found.append(Selection(names, {m: o for m, o in options.items() if m in known}))
     return found
 
 
@@ -144,7 +155,13 @@ def vary(
 
 def _spread(table: Table, varied: Varied) -> list[str]:
     """Mean, sample standard deviation and range of the primary measure over the rows of the varied method."""
-    rows = table.rows[[f" {varied.option}=" in row and row.split(" ")[0] == varied.method for row in table.rows.index]]
+
+    def is_it(row: str) -> bool:
+        name = row.split(" ")[0]
+        plain = "@" not in varied.method and name.partition("@")[0] == varied.method
+        return plain or same_row(varied.method, name, table.features[row].split("+"))
+
+    rows = table.rows[[f" {varied.option}=" in row and is_it(row) for row in table.rows.index]]
     return [
         f"{varied.method}, {len(rows)} seeds, {column}: mean {rows[column].mean():.2f}, standard deviation "
         f"{rows[column].std():.2f}, {rows[column].min():.2f} to {rows[column].max():.2f}."

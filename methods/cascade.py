@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.cascade import order, parse_stages, ranks_as_scores
+from bench.errors import UserError
 from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, parse_options, register
 
 
@@ -26,7 +27,7 @@ class Cascade(Reranker):
         stages: tuple[str, ...] = (
             "rrt",
             "lightglue:20",
-        )  # METHOD[:FIRST][:OPTION=VALUE], FIRST candidates of the one before
+        )  # METHOD[@FEATURES][:FIRST][:OPTION=VALUE], FIRST candidates of the one before
 
         def __post_init__(self) -> None:
             parse_stages(self.stages)
@@ -39,18 +40,25 @@ class Cascade(Reranker):
             cls(parse_options(cls, dict(stage.options)), device)
             for cls, stage in zip(classes, self._stages, strict=True)
         ]
+        if "truth" in self.needs():
+            raise UserError(
+                f"-o cascade.stages={','.join(self.options.stages)}: a stage reads the ground truth",
+                hint="a cascade is a contender, so controls that know the answers cannot be its stages",
+            )
 
     def parts(self) -> Sequence[Reranker]:
         return self._parts
+
+    def part_features(self) -> Sequence[str | None]:
+        return [stage.features for stage in self._stages]
 
     def needs(self) -> frozenset[str]:
         return frozenset().union(*(part.needs() for part in self._parts))
 
     def skip(self, features: FeatureCard) -> str | None:
-        reasons = [f"{part.spec.name}: {reason}" for part in self._parts if (reason := part.skip(features))]
-        if "truth" in self.needs():
-            reasons.append("a stage reads the ground truth")
-        return "; ".join(reasons) or None
+        """Of stages without features of their own."""
+        parts = [part for part, own in zip(self._parts, self.part_features(), strict=True) if own is None]
+        return "; ".join(f"{part.spec.name}: {reason}" for part in parts if (reason := part.skip(features))) or None
 
     def card(self) -> Card:
         cards = {part.spec.name: part.card() for part in self._parts}
@@ -67,11 +75,14 @@ class Cascade(Reranker):
         return max(part.descriptors_used(available) for part in self._parts)
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        return self.score_parts([(query, candidates)] * len(self._parts))
+
+    def score_parts(self, inputs: Sequence[tuple[Features, FeatureBatch]]) -> Tensor:
         stages = [
             (stage.first, _scorer(part, query, candidates))
-            for stage, part in zip(self._stages, self._parts, strict=True)
+            for stage, part, (query, candidates) in zip(self._stages, self._parts, inputs, strict=True)
         ]
-        return torch.from_numpy(ranks_as_scores(order(len(candidates), stages)))
+        return torch.from_numpy(ranks_as_scores(order(len(inputs[0][1]), stages)))
 
 
 def _scorer(part: Reranker, query: Features, candidates: FeatureBatch) -> Callable[[np.ndarray], np.ndarray]:

@@ -55,6 +55,9 @@ class LightGlue(Reranker):
             return f"{self.options.weights} is for {kind} descriptors, not for {features.local}"
         return None
 
+    def made_for(self) -> str | None:
+        return "xfeat" if self.options.weights is None else None
+
     def load(self) -> None:
         from third_party.lightglue_weights import load
 

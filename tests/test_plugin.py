@@ -69,8 +69,9 @@ def test_an_extractor_of_a_package_is_a_first_stage_like_any_other(
     methods = ["-m", "mnn,lightglue,asmk,ransac,aqe"]
     python("cli.py", "run", *methods, "--features", "xfeat+colours:bins=3", *small, *folders)
     table = json.loads(python("cli.py", "report", "--format", "json", *folders))
-    assert table["features"].startswith("xfeat+colours-")
-    assert {row["method"] for row in table["rows"]} == {"mnn", "lightglue", "asmk", "ransac", "aqe"}
+    assert table["first_stage"].startswith("colours-")
+    on_colours = f"aqe@{table['first_stage']}"
+    assert {row["method"] for row in table["rows"]} == {"mnn", "lightglue", "asmk", "ransac", on_colours}
     listed = python("cli.py", "features")
     assert "colours" in listed and "Square roots of a histogram" in " ".join(listed.split())
 

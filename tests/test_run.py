@@ -477,13 +477,13 @@ def test_an_extraction_killed_in_the_middle_keeps_its_shards(
     def shards() -> list[Path]:
         return sorted(places.cache.glob("features/*/shards/[0-9]*"))
 
-    kill_when(start(tmp_path, places, instances, "identity", nap=0.2), lambda: len(shards()) >= 2)
+    kill_when(start(tmp_path, places, instances, "rrt", nap=0.2), lambda: len(shards()) >= 2)
     before = {path: (path / "shard.json").stat().st_mtime_ns for path in shards()}
     told: list[tuple[str, int, int]] = []
     extract = ExtractOptions(160, 150)
     (resumed,) = execute(
         Setup(f"folder:{instances}", extract=extract),
-        [Selection(("identity",))],
+        [Selection(("rrt",))],
         places,
         lambda what, done, total: told.append((what, done, total)),
     )
@@ -529,8 +529,8 @@ def test_whitening_is_learned_on_another_set_and_named_in_the_record(run: Go, in
     plain_run = run(instances, "identity").run
     white = run(instances, "identity,constant", whiten=f"folder:{buildings}").run
     assert white.seal != plain_run.seal
-    name = white.record.identity.shortlist.features
-    assert name.startswith("xfeat+gem-lite0+pca11[folder:") and str(buildings) in name
+    name = white.record.identity.shortlist.first_stage
+    assert name.startswith("gem-lite0+pca11[folder:") and str(buildings) in name
     with pytest.raises(UserError, match="another data set than the one tested"):
         run(instances, "identity", whiten=f"folder:{instances}")
 
@@ -546,7 +546,7 @@ def test_two_folders_whose_long_names_end_alike_keep_apart(
     tail = Path("a" * 40) / ("b" * 40)
     first, second = (write_instances(tmp_path / name / tail, 2, 2) for name in ("one", "two"))
     for path in (first, second):
-        run(path, "identity")
+        run(path, "mnn")
     assert folder.load(first).name != folder.load(second).name
     made = {p.name for p in (places.cache / "features").iterdir() if "b" * 40 in p.name}
     assert len(made) == 4

@@ -53,28 +53,39 @@ class SetName:
     global_: Part | Import | None
 
     @staticmethod
-    def parse(text: str) -> SetName:
+    def parse(text: str, where: str | None = None) -> SetName:
         """From LOCAL, LOCAL+GLOBAL or GLOBAL. UserError naming the part that is not known or does not fit.
+
+        `where` is what a message says it is of; None: `--features TEXT`.
 
         >>> SetName.parse("sift").name
         'sift+gem-lite0'
         """
+        where = where or f"--features {text}"
         first, *more = _split(text)
-        one = _part(first, text)
+        one = _part(first, where)
         if len(more) > 1:
-            raise UserError(f"--features {text}: {1 + len(more)} parts", hint="expected LOCAL or LOCAL+GLOBAL")
+            raise UserError(f"{where}: {1 + len(more)} parts", hint="expected LOCAL or LOCAL+GLOBAL")
         if more:
-            other = _part(more[0], text)
+            other = _part(more[0], where)
             if _gives(one) == "global" or _gives(other) == "local":
                 wrong = first if _gives(one) == "global" else more[0]
                 what = "local" if _gives(one) == "global" else "global"
-                raise UserError(
-                    f"--features {text}: {wrong!r} gives no {what} descriptors", hint="expected LOCAL+GLOBAL"
-                )
+                raise UserError(f"{where}: {wrong!r} gives no {what} descriptors", hint="expected LOCAL+GLOBAL")
             return SetName(one, other)
         if _gives(one) == "global":
             return SetName(None, one)
-        return SetName(one, _part(DEFAULT_GLOBAL, text) if _gives(one) == "local" else one)
+        return SetName(one, _part(DEFAULT_GLOBAL, where) if _gives(one) == "local" else one)
+
+    def reading(self, needs: frozenset[str]) -> SetName | None:
+        """The parts of it that a method with those needs reads; None where it reads neither.
+
+        >>> SetName.parse("sift").reading(frozenset({"local"})).name
+        'sift'
+        """
+        local = self.local if needs & {"local", "keypoints"} else None
+        whole = self.global_ if "global" in needs else None
+        return None if local is None and whole is None else SetName(local, whole)
 
     @property
     def parts(self) -> tuple[Part | Import, ...]:
@@ -143,11 +154,11 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _part(text: str, whole: str) -> Part | Import:
+def _part(text: str, where: str) -> Part | Import:
     name, colon, rest = text.partition(":")
     if name in IMPORTS.names():
         if colon:
-            raise UserError(f"--features {whole}: {name} is imported and takes no options", hint=f"--features {name}")
+            raise UserError(f"{where}: {name} is imported and takes no options", hint=f"--features {name}")
         return IMPORTS.get(name)
     if name not in EXTRACTORS.names():
         raise unknown("feature set", name, [*EXTRACTORS.names(), *IMPORTS.names()])
@@ -164,16 +175,16 @@ def _part(text: str, whole: str) -> Part | Import:
         elif fields and fields[0] not in given:
             given[fields[0]] = piece
         else:
-            raise UserError(f"--features {whole}: {name} takes no weights file", hint=f"--features {takes}")
+            raise UserError(f"{where}: {name} takes no weights file", hint=f"--features {takes}")
     try:
         part = Part(cls, read_options(cls.Options, given, name, f"--features {name}:"))
     except UserError as error:
         raise UserError(error.message, hint=error.hint or f"--features {takes}") from error
     if part.spec.takes and not part.given:
-        raise UserError(f"--features {whole}: {name} needs weights", hint=f"--features {takes}")
+        raise UserError(f"{where}: {name} needs weights", hint=f"--features {takes}")
     for path in part.given:
         if not path.exists() or path == Path():
-            raise UserError(f"--features {whole}: no such weights file: {path}", hint=f"--features {takes}")
+            raise UserError(f"{where}: no such weights file: {path}", hint=f"--features {takes}")
     return part
 
 
@@ -301,45 +312,85 @@ def part_folder(dataset: str, part: Part | Import, options: ExtractOptions, plac
     return places.cache / "features" / f"{name}-{part.key}{how}"
 
 
-def features_of(
-    dataset: Dataset,
-    name: str,
-    options: ExtractOptions,
-    device: torch.device,
-    places: Places,
-    progress: Progress | None = None,
-    executor: Executor = Local(),
-    skip_unreadable: bool = False,
-) -> tuple[FeatureSet, ExtractReport]:
-    """The data set's features, brought up to date; imported ones are only checked to be so."""
-    parsed = SetName.parse(name)
-    stores: dict[str, FeatureStore] = {}
-    reports = []
-    for part in parsed.parts:
-        folder = part_folder(dataset.name, part, options, places)
+class Stores:
+    """The parts of a data set's features, each brought up to date when it is first asked for.
+
+    `unreachable` says why the photographs cannot be read, where only imported parts can be had.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        options: ExtractOptions,
+        device: torch.device,
+        places: Places,
+        progress: Progress | None = None,
+        executor: Executor = Local(),
+        skip_unreadable: bool = False,
+        unreachable: UserError | None = None,
+    ):
+        self.dataset, self.options, self.places = dataset, options, places
+        self._device, self._progress, self._executor = device, progress, executor
+        self._required, self._unreachable = not skip_unreadable, unreachable
+        self._found: dict[str, FeatureStore | UserError] = {}
+        self._reports: dict[str, ExtractReport] = {}
+
+    def part(self, part: Part | Import) -> FeatureStore:
+        """The store of a part; imported ones are only checked to be up to date. UserError, again the next time."""
+        if part.key not in self._found:
+            try:
+                self._found[part.key] = self._open(part)
+            except UserError as error:
+                self._found[part.key] = error
+        found = self._found[part.key]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def of(self, name: SetName) -> FeatureSet:
+        """The features of that name."""
+        local = None if name.local is None else self.part(name.local)
+        whole = None if name.global_ is None else self.part(name.global_)
+        if isinstance(name.global_, Import) and whole is not None and whole.dims[1] == 0:
+            whole = None
+        return FeatureSet(name, local, whole)
+
+    def report(self) -> ExtractReport:
+        """What happened to all parts that were asked for."""
+        reports = self._reports.values()
+        return ExtractReport(
+            max((report.extracted for report in reports), default=0),
+            {key: reason for report in reports for key, reason in report.unreadable.items()},
+            tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+            tuple(dict.fromkeys(caveat for report in reports for caveat in report.caveats)),
+        )
+
+    def _open(self, part: Part | Import) -> FeatureStore:
+        dataset, folder = self.dataset, part_folder(self.dataset.name, part, self.options, self.places)
         if isinstance(part, Import):
             report = check_delg(dataset, folder) if part is DELG else check_foreign(part.name, dataset, folder)
+        elif self._unreachable is not None:
+            raise self._unreachable
         else:
+            progress = None if self._progress is None else partial(self._progress, f"extracting {part.spec.name}")
             report = extract(
-                items(dataset, required=not skip_unreadable),
+                items(dataset, required=self._required),
                 folder,
-                partial(PartExtractor, part, options, device),
-                part.identity(options),
-                None if progress is None else partial(progress, f"extracting {part.spec.name}"),
-                executor,
+                partial(PartExtractor, part, self.options, self._device),
+                part.identity(self.options),
+                progress,
+                self._executor,
             )
-        reports.append(report)
-        stores[part.key] = FeatureStore(folder)
-    local = None if parsed.local is None else stores[parsed.local.key]
-    whole = None if parsed.global_ is None else stores[parsed.global_.key]
-    if isinstance(parsed.global_, Import) and whole is not None and whole.dims[1] == 0:
-        whole = None
-    return FeatureSet(parsed, local, whole), ExtractReport(
-        max(report.extracted for report in reports),
-        {key: reason for report in reports for key, reason in report.unreadable.items()},
-        tuple(dict.fromkeys(note for report in reports for note in report.notes)),
-        tuple(dict.fromkeys(caveat for report in reports for caveat in report.caveats)),
-    )
+        self._reports[part.key] = report
+        return FeatureStore(folder)
+
+
+def features_of(
+    dataset: Dataset, name: str, options: ExtractOptions, device: torch.device, places: Places
+) -> tuple[FeatureSet, ExtractReport]:
+    """The data set's features of that name, brought up to date."""
+    stores = Stores(dataset, options, device, places)
+    return stores.of(SetName.parse(name)), stores.report()
 
 
 class FeatureExtractor:

@@ -98,10 +98,16 @@ class FeatureStore:
             local = int(read_json(self._index.shards[0] / "shard.json")["local_dim"])  # packed rows do not tell
         return int(about.get("local_dim", local)), int(about.get("global_dim", whole))  # type: ignore[call-overload]
 
-    def times(self) -> tuple[float, float] | None:
-        """Median ms to decode an image and to extract from it, as measured when it was done; None if it was not."""
-        lists = (read_json(path / "shard.json")["images"] for path in self._index.shards)
-        found = [entry["ms"] for listed in lists for entry in listed if entry.get("ms")]
+    def times(self, keys: Iterable[str]) -> tuple[float, float] | None:
+        """Median ms to decode one of these images and to extract from it, as measured when it was done.
+
+        None where it was not measured, as of imported features.
+        """
+        places, found = self.places(keys), []
+        for shard in np.unique(places[:, 0]):
+            images = read_json(self._index.shards[int(shard)] / "shard.json")["images"]
+            found += [images[row].get("ms") for row in places[places[:, 0] == shard, 1]]
+        found = [ms for ms in found if ms]
         return None if not found else tuple(np.median(np.array(found), axis=0).tolist())  # type: ignore[return-value]
 
     def copies(self, keys: Collection[str], among: Iterable[str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ class Finding:
 
 
 def _accuracy(run: Run) -> dict[str, dict[str, dict[str, float | None]]]:
-    """method -> difficulty -> query -> the primary measure (None without positives)."""
+    """row -> difficulty -> query -> the primary measure (None without positives)."""
     metrics = evaluate(run.rankings())  # from the sealed list and the scores, not as stored
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for method in run.record.costs:
@@ -53,10 +53,11 @@ def _identity(run: Run) -> dict[str, Any]:
     header = run.shortlist.header
     return {
         "dataset": header.dataset,
-        "features": header.features,
+        "first_stage": header.first_stage,
         "policy": header.policy,
         "k": header.k,
         "options": {m: _options(v.options) for m, v in run.record.identity.methods.items()},
+        "features": {m: "+".join(v.features) for m, v in run.record.identity.methods.items()},
     }
 
 
@@ -106,8 +107,8 @@ def read_baseline(path: Path) -> dict[str, Any]:
 
 
 def matching_run(runs: list[Run], baseline: Mapping[str, Any]) -> Run:
-    """The newest finished run of the baseline's data set, features, policy and k that holds all its methods."""
-    wanted = {key: baseline["identity"][key] for key in ("dataset", "features", "policy", "k")}
+    """The newest finished run of the baseline's data set, first stage, policy and k that holds all its rows."""
+    wanted = {key: baseline["identity"][key] for key in ("dataset", "first_stage", "policy", "k")}
     for run in reversed(runs):
         header = vars(run.record.identity.shortlist)
         same = all(header[key] == value for key, value in wanted.items())
@@ -115,7 +116,7 @@ def matching_run(runs: list[Run], baseline: Mapping[str, Any]) -> Run:
             return run
     raise UserError(
         "no finished run to check: "
-        + ", ".join(f"{k} {v}" for k, v in wanted.items())
+        + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in wanted.items())
         + f", methods {', '.join(baseline['accuracy'])}",
         hint=f"python cli.py run --dataset {wanted['dataset']} --method {','.join(baseline['accuracy'])} "
         f"--top-k {wanted['k']}",
@@ -129,6 +130,11 @@ def compare(run: Run, baseline: Mapping[str, Any]) -> list[Finding]:
     for method, options in baseline["identity"]["options"].items():
         if identity["options"].get(method) != options:
             findings.append(Finding(False, f"{method}: options {identity['options'].get(method)}, baseline {options}"))
+        reads, before = identity["features"].get(method), baseline["identity"]["features"].get(method)
+        if reads != before:
+            findings.append(
+                Finding(False, f"{method}: reads {reads or 'nothing'}, in the baseline {before or 'nothing'}")
+            )
     now, measure = _accuracy(run), primary(run.dataset.protocol)
     for method, difficulties in baseline["accuracy"].items():
         for difficulty, before in difficulties.items():

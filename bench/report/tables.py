@@ -36,7 +36,8 @@ class Table:
 
     title: str
     columns: tuple[Column, ...]
-    rows: pd.DataFrame  # index: method; one float column per Column, NaN where there is nothing to say
+    rows: pd.DataFrame  # index: row; one float column per Column, NaN where there is nothing to say
+    features: Mapping[str, str]  # row -> what it reads; empty where it reads nothing
     controls: frozenset[str]
     notes: tuple[str, ...]
     about: Mapping[str, object]  # seal, policy, k, … for machine readers
@@ -46,26 +47,22 @@ class Table:
 
 
 def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that may share a table: same seal, features, machine and number of threads. Newest group last."""
+    """Runs that may share a table: same seal, machine and number of threads. Newest group last."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        identity = run.record.identity
-        key = run.seal + str(identity.features) + json.dumps(identity.hardware, sort_keys=True)
+        key = run.seal + json.dumps(run.record.identity.hardware, sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
 def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] = ()) -> Table:
-    """The table of one group of runs; where a method was run twice, its newest row stands.
+    """The table of one group of runs; of runs of one row with the same options and features, the newest stands.
 
     `show` names options that the rows say even at their defaults. Raises UserError if the runs do not share one seal.
     """
     if len({run.seal for run in runs}) != 1:
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
-    latest: dict[str, tuple[Run, str]] = {}  # row -> where it comes from
-    for run in runs:
-        for method in run.record.costs:
-            latest[label(run, method, show)] = (run, method)
+    latest = _latest(runs, show)
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
     main = _Quality(primary(dataset.protocol), main_difficulty(dataset))
     shown = _shown(dataset, main)
@@ -84,20 +81,21 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     order = sorted(rows.index, key=lambda name: (name not in controls, better * rows.loc[name, main.name]))
     title = (
         f"{header.dataset} ({header.image_set}) · {len(dataset.queries)} queries · gallery {header.gallery_size} · "
-        f"{header.features} · "
+        f"first stage {header.first_stage} · "
         f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}"
     )
     return Table(
         title,
         columns,
         rows.loc[order],
+        {name: _reads(*latest[name]) for name in order},
         controls,
         _notes(latest, cards, controls, metrics, main, blend, (floor, top)),
         {
             "seal": runs[-1].seal,
             "dataset": header.dataset,
             "image_set": header.image_set,
-            "features": header.features,
+            "first_stage": header.first_stage,
             "policy": header.policy,
             "k": header.k,
             "query_crop": header.query_crop,
@@ -121,6 +119,26 @@ def label(run: Run, method: str, show: Collection[str] = ()) -> str:
         if key in show or value != defaults.get(key)
     ]
     return " ".join([method, *changed])
+
+
+def _latest(runs: Sequence[Run], show: Collection[str]) -> dict[str, tuple[Run, str]]:
+    """Row as a table has it -> the newest run of it, and its name there.
+
+    Rows whose names and options are equal while their features are not say what tells them apart.
+    """
+    found: dict[tuple[str, tuple[str, ...]], tuple[Run, str]] = {}
+    for run in runs:
+        for row in run.record.costs:
+            found[label(run, row, show), run.record.identity.methods[row].contents] = (run, row)
+    names = [name for name, _ in found]
+    return {
+        name if names.count(name) == 1 else f"{name} [features {'+'.join(sha[:8] for sha in contents)}]": place
+        for (name, contents), place in found.items()
+    }
+
+
+def _reads(run: Run, row: str) -> str:
+    return "+".join(run.record.identity.methods[row].features)
 
 
 @dataclass(frozen=True)
@@ -163,6 +181,10 @@ def _columns(shown: Sequence[_Quality], main: _Quality) -> tuple[Column, ...]:
         *(quality.column for quality in shown),
         Column(headroom, "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
         Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
+        Column("extract ms", "median ms to decode a query and extract what first stage and method read of it", 0, -1),
+        Column(
+            "new query ms", "extract ms, the first stage's search and ms/query p50: all that a new query costs", 0, -1
+        ),
         Column("ms/query p95", "95th percentile of the same", 1, -1),
         Column("ms/pair", "median wall ms of scoring alone, per candidate", 2, -1),
         Column("desc mean", "local descriptors used per gallery image, mean", 0, -1),
@@ -199,12 +221,27 @@ def _row(
     return row | {
         "ms/query p50": total.median(),
         "ms/query p95": float(np.percentile(total, 95)),
+        **_new_query(run, method, float(total.median())),
         "ms/pair": (ledger.score_ms / ledger.pairs).median(),
         "desc mean": cost.descriptors_mean,
         "desc max": cost.descriptors_max,
         "KiB/image": cost.kib_per_image,
         "peak MiB": float("nan") if cold is None or cold.peak_mib is None else cold.peak_mib,
     }
+
+
+def _new_query(run: Run, row: str, reranking: float) -> dict[str, float]:
+    """Ms of extracting all that is read of a query, each part once, and of all that a new query costs.
+
+    NaN where a part was not extracted here, or the first stage is a list.
+    """
+    first, nan = run.record.first_stage, float("nan")
+    keys = dict.fromkeys([*first.features, *run.record.identity.methods[row].features])
+    times = [run.record.extract_ms.get(key, (nan, nan)) for key in keys]
+    if first.search_ms is None:
+        return {"extract ms": nan, "new query ms": nan}
+    extract = float(np.max([decode for decode, _ in times], initial=0)) + sum(ms for _, ms in times)
+    return {"extract ms": extract, "new query ms": extract + first.search_ms + reranking}
 
 
 def _notes(
@@ -264,7 +301,7 @@ def _notes(
         )
     notes.append(
         f"Measured on {machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
-        "features were cached, extraction is not in the times."
+        "ms/query is of cached features; extract ms was measured when the features were made."
         + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
     if blend != Blend():
@@ -353,10 +390,11 @@ def _text(value: float, digits: int) -> str:
 
 
 def cells(table: Table) -> list[list[str]]:
-    """The table as text, a list a row, without its header."""
+    """The table as text, a list a row, without its header: row, what it reads, and the columns."""
     return [
         [
             name + ("*" if name in table.controls else ""),
+            table.features[name] or "–",
             *(_text(float(table.rows.loc[name, c.name]), c.digits) for c in table.columns),
         ]
         for name in table.rows.index
@@ -364,12 +402,12 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def to_markdown(table: Table) -> str:
-    header = ["method", *(c.name for c in table.columns)]
+    header = ["method", "features", *(c.name for c in table.columns)]
     lines = [
         f"### {table.title}",
         "",
         "| " + " | ".join(header) + " |",
-        "|" + "|".join(["---", *["---:"] * len(table.columns)]) + "|",
+        "|" + "|".join(["---", "---", *["---:"] * len(table.columns)]) + "|",
     ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(table)]
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
@@ -377,10 +415,11 @@ def to_markdown(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """Unrounded values, one line a method."""
-    about = {key: str(table.about[key]) for key in ("dataset", "features", "policy", "k", "seal", "blend")}
+    about = {key: str(table.about[key]) for key in ("dataset", "first_stage", "policy", "k", "seal", "blend")}
     return (
         table.rows.rename_axis("method")
         .reset_index()
+        .assign(features=[table.features[name] for name in table.rows.index])
         .assign(control=[name in table.controls for name in table.rows.index], **about)
         .to_csv(index=False)
     )
@@ -391,6 +430,7 @@ def to_json(table: Table) -> str:
     rows = [
         {
             "method": name,
+            "features": table.features[name],
             "control": name in table.controls,
             **{c.name: None if np.isnan(v := float(table.rows.loc[name, c.name])) else v for c in table.columns},
         }
@@ -409,9 +449,9 @@ def to_latex(table: Table) -> str:
         )
 
     lines = [
-        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        r"\begin{tabular}{ll" + "r" * len(table.columns) + "}",
         r"\hline",
-        " & ".join(["method", *(safe(c.name) for c in table.columns)]) + r" \\",
+        " & ".join(["method", "features", *(safe(c.name) for c in table.columns)]) + r" \\",
         r"\hline",
     ]
     lines += [" & ".join(map(safe, row)) + r" \\" for row in cells(table)]

@@ -27,7 +27,20 @@ WIDTH = 170  # columns of what is not a terminal
 GAP = 3  # columns between two of a table's
 LEAST = 20  # columns that the names of methods are folded into, where the terminal is narrow
 # columns of a table that are left out first where not all fit: the beginnings of their names, in turn
-LEFT_OUT = ("peak MiB", "desc max", "ms/query p95", "desc mean", "ms/pair", "mP@", "R@100", "R@10", "headroom")
+LEFT_OUT = (
+    "peak MiB",
+    "desc max",
+    "ms/query p95",
+    "extract ms",
+    "desc mean",
+    "ms/pair",
+    "mP@",
+    "R@100",
+    "R@10",
+    "new query ms",
+    "headroom",
+    "features",
+)
 
 
 def console(stderr: bool = False) -> Console:
@@ -75,21 +88,22 @@ def print_table(table: Table) -> None:
     from bench.report.tables import cells  # with pandas, which a listing needs not wait for
 
     out, texts = console(), cells(table)
-    heads = _headings([column.name for column in table.columns], texts, out.width)
+    heads = _headings(["features", *(column.name for column in table.columns)], texts, out.width)
     shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
     shown.add_column("method", overflow="fold")
-    for head in heads.values():
-        shown.add_column(head, justify="right", no_wrap=True)
+    for name, head in heads.items():
+        shown.add_column(head, justify="left" if name == "features" else "right", no_wrap=True)
     best = _best(table)
     for name, row in zip(table.rows.index, texts, strict=True):
         marked = [
             f"[bold]{text}[/bold]" if name in best.get(column.name, ()) else text
-            for column, text in zip(table.columns, row[1:], strict=True)
+            for column, text in zip(table.columns, row[2:], strict=True)
             if column.name in heads
         ]
-        shown.add_row(escape(row[0]), *marked, style="dim" if name in table.controls else "")
+        features = [escape(row[1])] if "features" in heads else []
+        shown.add_row(escape(row[0]), *features, *marked, style="dim" if name in table.controls else "")
     out.print(shown)
-    if missing := [column.name for column in table.columns if column.name not in heads]:
+    if missing := [name for name in ("features", *(column.name for column in table.columns)) if name not in heads]:
         text = f"Left out at {out.width} columns: {', '.join(missing)}. `report --format md` has them."
         out.print(f"  {text}", highlight=False, markup=False)
     for note in table.notes:

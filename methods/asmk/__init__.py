@@ -110,6 +110,9 @@ class Asmk(Reranker):
             return f"-o asmk.assignments={self.options.assignments}: the codebook has {len(found.centroids)} words"
         return None
 
+    def made_for(self) -> str | None:
+        return self._codebook.features
+
     def weights(self) -> Path:
         return given_file("asmk.codebook", self.options.codebook, TRAIN.format("--photos PHOTOS"))
 

@@ -16,6 +16,7 @@ from methods.rrt.engine import Precision
 from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, RRTConfig, Tokens, load_checkpoint
 
 SHIPPED = Path(__file__).with_name("weights.safetensors")
+MADE_FOR = ("xfeat", "gem-lite0")  # local and global descriptors that the shipped weights read
 # What a released .pt was made for, which it does not say itself; weights of `train rrt` say it in their card.
 RELEASED: Mapping[str, Any] = {"descriptors": 500, "scale_ids": "released"}
 # Row of the scale embedding for DELG's scales 0.5, 0.7071, 1, 1.4142, 2, 2.8284 and 4. The code that trained the
@@ -58,10 +59,10 @@ class RerankingTransformer(Reranker):
                 raise ValueError("descriptors must be at least 1")
 
     def skip(self, features: FeatureCard) -> str | None:
-        if self.options.weights == SHIPPED and features.local != "xfeat":
+        if self.options.weights == SHIPPED and (features.local, features.global_) != MADE_FOR:
             return (
-                f"the shipped weights read XFeat descriptors, not {features.name}: use --features xfeat, or give "
-                "others with -o rrt.weights=FILE"
+                f"the shipped weights read {' and '.join(MADE_FOR)} descriptors, not {features.name}: use "
+                "--features xfeat, or give others with -o rrt.weights=FILE"
             )
         if self.options.weights == SHIPPED and not SHIPPED.is_file():
             return f"{SHIPPED} is missing from this installation"
@@ -76,6 +77,12 @@ class RerankingTransformer(Reranker):
         if self.options.scale_ids and "scale_ids" not in made_for:
             return f"{self.options.weights} was trained without scales: leave out -o rrt.scale_ids"
         return None
+
+    def made_for(self) -> str | None:
+        if self.options.weights == SHIPPED:
+            return "+".join(MADE_FOR)
+        features = self._weights_card[1].get("features")
+        return features if isinstance(features, str) else None
 
     def weights(self) -> Path:
         return given_file("rrt.weights", self.options.weights, "a .safetensors of `train rrt`, or a released RRT .pt")

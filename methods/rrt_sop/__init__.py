@@ -47,6 +47,9 @@ class RerankingTransformerSOP(Reranker):
             )
         return None
 
+    def made_for(self) -> str | None:
+        return None if self.options.weights is None else f"sop:{self.options.weights}"
+
     def weights(self) -> Path:
         return given_file("rrt-sop.weights", self.options.weights, HINT)
 

@@ -74,9 +74,7 @@ def test_the_lists_are_the_files_without_the_query_itself(dataset: Dataset, tmp_
     made = imported_shortlist(written(tmp_path, kind), dataset, "blind", 3).shortlist
     assert [letters(made, q) for q in (0, 1)] == ["hab", "cba"]
     assert [made.gallery[i] for i in made.graded.of(0)[0]] == list("abc") and made.graded.of(0)[1].tolist() == [1, 2, 3]
-    assert (
-        made.header.features == f"imported:{written(tmp_path, kind).name}" and len(made.header.features_content) == 64
-    )
+    assert made.header.features == f"imported:{written(tmp_path, kind).name}" and len(made.header.content) == 64
     if kind != "pkl":
         assert made.similarities["any"][0].tolist() == pytest.approx([1, 0.9, 0.8])
     paper = imported_shortlist(written(tmp_path, kind), dataset, "paper", 3).shortlist
@@ -85,9 +83,7 @@ def test_the_lists_are_the_files_without_the_query_itself(dataset: Dataset, tmp_
 
 def test_the_same_lists_as_our_own_first_stage_have_the_same_candidates(dataset: Dataset, tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((2, 8)).astype(np.float32)
-    ours = first_stage(
-        dataset, Vectors.of(values.T), np.eye(2), features="f", features_content="c", policy="blind", k=4
-    )
+    ours = first_stage(dataset, Vectors.of(values.T), np.eye(2), name="f", content="c", policy="blind", k=4)
     names = np.array([[GALLERY[i] for i in np.argsort(-row)] for row in values])
     theirs = imported_shortlist(written(tmp_path, "npz", names), dataset, "blind", 4).shortlist
     assert [letters(ours, q) for q in (0, 1)] == [letters(theirs, q) for q in (0, 1)]

@@ -44,7 +44,7 @@ def shuffled(dataset: Dataset, ranks: np.ndarray, policy: Policy) -> Shortlist:
         np.tile(np.linspace(1, 0, ranks.shape[1], dtype=np.float32), (len(ranks), 1)),
         tuple(places[q, images] for q, images in enumerate(graded)),
     )
-    return seal(dataset, order, found, graded, features="f", features_content="c", policy=policy, k=K)
+    return seal(dataset, order, found, graded, name="f", content="c", policy=policy, k=K)
 
 
 @pytest.mark.parametrize("policy", ["blind", "paper"])
@@ -101,7 +101,7 @@ def small(policy: Policy) -> tuple[Shortlist, Dataset]:
     order = Order.of(dataset.gallery)
     graded, similarities = graded_images(dataset, order), np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
     found = Found(np.arange(4)[None], similarities, tuple(graded))
-    return seal(dataset, order, found, graded, features="f", features_content="c", policy=policy, k=3), dataset
+    return seal(dataset, order, found, graded, name="f", content="c", policy=policy, k=3), dataset
 
 
 def stored(rows: dict[tuple[str, str], str]) -> pd.DataFrame:

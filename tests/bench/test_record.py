@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bench.record import (
     Begun,
     Cost,
+    FirstStageCost,
     Identity,
     MethodCard,
     MethodIdentity,
@@ -28,15 +29,15 @@ from bench.record import (
 from bench.scores import ColdStart
 from bench.shortlist import Header
 
-HEADER = Header("folder:x", "files 1", "instance", "xfeat+gem-lite0", "c0", "blind", 5, False, 9, "9c")
+HEADER = Header("folder:x", "files 1", "instance", "gem-lite0", "c0", "blind", 5, False, 9, "9c")
 MACHINE = {"cpu": "a processor", "threads": 2, "gpu": None, "workers": 2}
 
 
 def identity(**more: Any) -> Identity:
-    parts = (Part(method="mnn", options={"descriptors": 20}),)
-    cascade = MethodIdentity({"stages": ["mnn", "ransac:5"]}, None, "50", parts)
+    parts = (Part(method="mnn", options={"descriptors": 20}, features=("xfeat",), contents=("f0",)),)
+    cascade = MethodIdentity({"stages": ["mnn", "ransac:5"]}, None, "50", parts, ("xfeat",), ("f0",))
     methods = {"cascade": cascade, "broken": MethodIdentity({})}
-    given = {"seal": "5ea1", "shortlist": HEADER, "hardware": MACHINE, "methods": methods, "features": "f0"}
+    given = {"seal": "5ea1", "shortlist": HEADER, "hardware": MACHINE, "methods": methods}
     return Identity(**{**given, **more})
 
 
@@ -48,6 +49,8 @@ BEGUN = Begun(
     defaults={"cascade": {"stages": []}},
     unreadable={"image": "no image"},
     notes=("A note.",),
+    first_stage=FirstStageCost(("gem-lite0",), 0.5, 2.5),
+    extract_ms={"xfeat": (1.5, 30.0)},
     cold={"cascade": ColdStart(12.5, None)},
 )
 RECORD = RunRecord(
@@ -56,7 +59,7 @@ RECORD = RunRecord(
     failed={"broken": "out of luck"},
     costs={"cascade": Cost(17.5, 20.0, 2.25)},
     cards={"cascade": MethodCard(paper=None, licence="Apache-2.0", control=False, needs=("keypoints", "local"))},
-    stored_bytes={"local": (0.0, 132.0)},
+    stored_bytes={"xfeat": {"local": (0.0, 132.0)}},
 )
 
 
@@ -92,17 +95,17 @@ def test_a_record_of_another_format_is_unfinished_whatever_it_holds(changed: Cal
         read_record(changed(lambda content: [content.clear(), content.update(status="finished", format=1)]))
 
 
-def test_the_older_records_of_the_format_are_read(changed: Callable) -> None:
-    """Those that were written before every run said its notes, what it ran together with and all of its features."""
+def test_a_record_need_not_say_what_is_as_a_rule_empty(changed: Callable) -> None:
 
     def older(content: dict) -> None:
         for name in ("notes", "together", "features_noncommercial", "stored_bytes"):
             content.pop(name)
-        content["identity"].pop("features")
-        content["identity"]["methods"]["cascade"].pop("parts")
+        for name in ("parts", "features", "contents"):
+            content["identity"]["methods"]["cascade"].pop(name)
 
     record = read_record(changed(older))
-    assert record.notes == record.together == () and record.stored_bytes == {} and record.identity.features is None
+    assert record.notes == record.together == () and record.stored_bytes == {}
+    assert record.identity.methods["cascade"].features == record.identity.methods["cascade"].parts == ()
 
 
 def test_what_a_later_version_adds_is_passed_over(changed: Callable) -> None:
@@ -166,6 +169,6 @@ def test_a_changed_record_is_read_or_refused_and_breaks_nothing(
 
 
 def test_absent_parts_and_features_are_not_in_what_names_a_folder() -> None:
-    content = as_json(identity(features=None))
-    assert "features" not in content and "parts" not in content["methods"]["broken"]
+    content = as_json(identity())
+    assert not {"features", "contents", "parts"} & content["methods"]["broken"].keys()
     assert content["methods"]["cascade"]["parts"][0]["method"] == "mnn"

@@ -35,7 +35,7 @@ def similarities(seed: int = 0, queries: int = 2) -> np.ndarray:
 
 
 def make(values: np.ndarray | None = None, of: Dataset | None = None, **changed: object) -> Shortlist:
-    given_ = {"features": "f", "features_content": "c0", "policy": "blind", "k": 4, **changed}
+    given_ = {"name": "f", "content": "c0", "policy": "blind", "k": 4, **changed}
     values = similarities() if values is None else values
     # the inner products with unit queries are the values themselves
     return first_stage(of or dataset(), Vectors.of(values.T), np.eye(len(values)), **given_)  # type: ignore[arg-type]
@@ -49,8 +49,8 @@ def named(made: Shortlist, query: int, of: str = BLIND_LIST) -> str:
 CHANGES: dict[str, dict] = {
     "k": {"k": 5},
     "policy": {"policy": "paper"},
-    "features": {"features": "g"},
-    "feature contents": {"features_content": "c1"},
+    "first stage": {"name": "g"},
+    "contents of the first stage": {"content": "c1"},
     "data set": {"of": dataclasses.replace(dataset(), name="other")},
     "image set": {"of": dataclasses.replace(dataset(), image_set="v2")},
     "protocol": {"of": dataset(protocol="instance")},

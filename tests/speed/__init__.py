@@ -18,7 +18,7 @@ import torch
 
 from bench.datasets.catalogue import load as load_dataset
 from bench.features.items import items
-from bench.features.sets import SetName, features_of, part_folder
+from bench.features.sets import DEFAULT_GLOBAL, FeatureSet, SetName, features_of, part_folder
 from bench.places import Places
 from bench.run import Setup, seal_shortlist
 from bench.scores import Scorer
@@ -79,14 +79,15 @@ def verdict(ratio: float, target: float) -> str:
     return f"{ratio:.2f} x (target {target:g}: {'met' if ratio >= target else 'missed'})"
 
 
-def demo_scorer(places: Places, top_k: int = 50) -> Scorer | None:
-    """The demo's queries on its sealed shortlist; None where `make demo` has not extracted its features."""
+def demo_scorer(places: Places, top_k: int = 50) -> tuple[Scorer, FeatureSet] | None:
+    """The demo's queries on its sealed shortlist, and their features; None where `make demo` has not made them."""
     request, device = Setup("demo", top_k=top_k), torch.device("cpu")
     parts = SetName.parse(request.features).parts
     if not all(part_folder("demo", part, request.extract, places).is_dir() for part in parts):
         return None
     dataset = load_dataset("demo", places)
     store, _ = features_of(dataset, request.features, request.extract, device, places)
-    content = store.content(lambda: (item.key for item in items(dataset)))
-    shortlist, _ = seal_shortlist(dataset, store, content, request, None, [])
-    return Scorer(dataset, shortlist, store, device)
+    first, _ = features_of(dataset, DEFAULT_GLOBAL, request.extract, device, places)
+    content = first.content(lambda: (item.key for item in items(dataset)))
+    shortlist, *_ = seal_shortlist(dataset, first, content, request, None, [])
+    return Scorer(dataset, shortlist, device), store

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.features.items import query_key
+from bench.features.sets import FeatureSet
 from bench.places import Places
+from bench.rows import Row
 from bench.scores import Scorer
 from methods._matching import Matches, match
 from methods._parallel import each
@@ -72,18 +74,20 @@ def _equal(found: Matches, plain: Tensor) -> bool:
     return torch.equal(torch.stack([found.query, found.candidate], dim=1), plain)
 
 
-def matched_pairs(scorer: Scorer, queries: int, each: int) -> list[tuple[bool, np.ndarray, np.ndarray]]:
+def matched_pairs(
+    scorer: Scorer, store: FeatureSet, queries: int, each: int
+) -> list[tuple[bool, np.ndarray, np.ndarray]]:
     """Whether a candidate is positive, and the (m, 2) points of its matches with the query: `each` of either kind."""
     pairs, needs = [], frozenset({"local", "keypoints"})
     for number in range(queries):
         candidates = scorer.shortlist.union(number)
-        query = scorer.store.read(query_key(scorer.dataset, number), needs, 500)
+        query = store.read(query_key(scorer.dataset, number), needs, 500)
         grades = scorer.dataset.grades[scorer.shortlist.queries[number]]
         names = [scorer.shortlist.gallery[c] for c in candidates]
         kinds = [[n for n in names if (grades.get(n) in ("easy", "hard")) == good] for good in (True, False)]
         for good, chosen in zip((True, False), kinds, strict=True):
             for name in [n for n in chosen if grades.get(n) != "junk"][:each]:
-                image = scorer.store.read(name, needs, 500)
+                image = store.read(name, needs, 500)
                 found = match(query.descriptors, image.descriptors)
                 if len(found) >= 4:
                     pairs.append((good, query.keypoints[found.query].numpy(), image.keypoints[found.candidate].numpy()))
@@ -103,11 +107,11 @@ def skimage_inliers(query: np.ndarray, candidate: np.ndarray) -> int:
 
 def bench_verification(places: Places, queries: int = 20, each: int = 3) -> bool:
     """Every engine's affine model on the demo's matches, given; whether none tells pairs worse than scikit-image."""
-    scorer = demo_scorer(places)
-    if scorer is None or find_spec("skimage") is None:
+    found = demo_scorer(places)
+    if found is None or find_spec("skimage") is None:
         print("verification: needs the features of the demo (`make demo`) and the package scikit-image (extra dev)")
         return True
-    pairs = matched_pairs(scorer, queries, each)
+    pairs = matched_pairs(*found, queries, each)
     truth = [good for good, _, _ in pairs]
     counts: dict[str, Callable[[np.ndarray, np.ndarray], int]] = {"skimage": skimage_inliers}
     for name, engine in ENGINES.items():
@@ -138,9 +142,10 @@ def _all(count: Callable[[np.ndarray, np.ndarray], int], pairs: list[tuple[bool,
 
 def bench_threads(places: Places, queries: int = 10) -> None:
     """Matching and verification of whole shortlists of the demo with one thread and with two."""
-    scorer = demo_scorer(places)
-    if scorer is None:
+    found = demo_scorer(places)
+    if found is None:
         return
+    scorer, store = found
     before, methods = torch.get_num_threads(), {"pycolmap": Ransac(), "trials": Ransac(Ransac.Options(engine="trials"))}
     try:
         for name, method in methods.items():
@@ -149,7 +154,7 @@ def bench_threads(places: Places, queries: int = 10) -> None:
                 ms = {}
                 for threads in (1, 2):
                     torch.set_num_threads(threads)
-                    ms[threads] = min(scorer.score(method, query).score_ms for _ in range(2))
+                    ms[threads] = min(scorer.score(Row(name, method, store), query).score_ms for _ in range(2))
                 ratios.append(ms[1] / ms[2])
             print(f"ransac, {name}, two threads: {verdict(statistics.median(ratios), TIMES_FASTER['threads'])}")
     finally:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.places import Places
+from bench.rows import Row
 from bench.shortlist import UNION
 from methods._transformer import Layer
 from methods.rrt import RerankingTransformer
@@ -160,14 +161,16 @@ def bench_rrt(config: RRTConfig, descriptors: int, rounds: int) -> bool:
 
 def bench_precision(places: Places, queries: int = 20) -> None:
     """bf16 against fp32 with the shipped weights on the demo's shortlists, where its features are there."""
-    scorer = demo_scorer(places)
-    if scorer is None:
+    found = demo_scorer(places)
+    if found is None:
         print("rrt, bf16: no features of the demo data set; run `make demo` first to count rank changes")
         return
-    plain, bf16 = (RerankingTransformer(RerankingTransformer.Options(precision=p)) for p in ("fp32", "bf16"))
-    for method in (plain, bf16):
-        method.load()
-        scorer.score(method, 0)
+    scorer, store = found
+    methods = [RerankingTransformer(RerankingTransformer.Options(precision=p)) for p in ("fp32", "bf16")]
+    plain, bf16 = (Row("rrt", method, store) for method in methods)
+    for row in (plain, bf16):
+        row.method.load()
+        scorer.score(row, 0)
     pairs = [
         (scorer.score(plain, i), scorer.score(bf16, i)) for i in range(min(queries, len(scorer.shortlist.queries)))
     ]

@@ -40,9 +40,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def measured(dataset: sop.Dataset, vectors: np.ndarray, k: int) -> tuple[Shortlist, dict[str, float]]:
-    shortlist = first_stage(
-        dataset, Vectors.of(vectors), vectors, features="f", features_content="c", policy="blind", k=k
-    )
+    shortlist = first_stage(dataset, Vectors.of(vectors), vectors, name="f", content="c", policy="blind", k=k)
     found = evaluate(Rankings(tables([], shortlist)["scores"], shortlist, dataset))
     return shortlist, found[found.method == FIRST_STAGE].groupby("measure")["value"].mean().to_dict()
 
