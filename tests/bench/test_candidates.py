@@ -74,7 +74,10 @@ def test_the_lists_are_the_files_without_the_query_itself(dataset: Dataset, tmp_
     made = imported_shortlist(written(tmp_path, kind), dataset, "blind", 3).shortlist
     assert [letters(made, q) for q in (0, 1)] == ["hab", "cba"]
     assert [made.gallery[i] for i in made.graded.of(0)[0]] == list("abc") and made.graded.of(0)[1].tolist() == [1, 2, 3]
-    assert made.header.features == f"imported:{written(tmp_path, kind).name}" and len(made.header.content) == 64
+    assert (
+        made.header.first_stage == f"imported:{written(tmp_path, kind).name}"
+        and len(made.header.first_stage_content) == 64
+    )
     if kind != "pkl":
         assert made.similarities["any"][0].tolist() == pytest.approx([1, 0.9, 0.8])
     paper = imported_shortlist(written(tmp_path, kind), dataset, "paper", 3).shortlist

@@ -72,6 +72,6 @@ def test_runs_that_are_not_wanted_are_not_gone_through(run: Go, instances: Path,
 def test_a_run_is_called_by_what_it_is(run: Go, instances: Path) -> None:
     done = run(instances, "identity,cascade", options={"cascade": {"stages": "identity,mnn:3"}}).run
     identity = done.record.identity
-    assert run_name(identity) == done.folder.name and "xfeat-gem-lite0-blind-k8" in done.folder.name
+    assert run_name(identity) == done.folder.name and "-gem-lite0-blind-k8" in done.folder.name
     assert identity.methods["cascade"].parts[1].method == "mnn"
     assert run_name(replace(identity, hardware={**identity.hardware, "threads": 9})) != done.folder.name

@@ -62,13 +62,13 @@ def test_every_budget_is_on_one_seal_and_a_row_says_what_was_read(
     assert (available.min() < 150) == fewer  # with SIFT, the largest budget is more than these images have
     size = {"xfeat": 64, "sift": 128}[features]
     found = go("ransac,rrt" if features == "xfeat" else "ransac", (10, 40, 150), features=features)
-    methods = ("ransac", "rrt") if features == "xfeat" else ("ransac",)
+    methods = ("ransac", "rrt") if features == "xfeat" else ("ransac@sift",)
     assert {run.seal for run in finished_runs(places.runs)} == {found.table.about["seal"]}
     assert list(found.points.values()) == [(m, b) for m in methods for b in (10, 40, 150)]
     assert list(found.table.rows.index) == list(found.points)
     for row, (method, budget) in found.points.items():
         used = np.minimum(available, budget)
-        whole, each = {"ransac": (0, 2 * size + 14), "rrt": (2 * 1280, 2 * size + 4)}[method]
+        whole, each = {"ransac": (0, 2 * size + 14), "rrt": (2 * 1280, 2 * size + 4)}[method.partition("@")[0]]
         values = found.table.rows.loc[row]
         assert row == f"{method} descriptors={budget}"
         assert values["desc mean"] == pytest.approx(used.mean()) and values["desc max"] == used.max()
@@ -176,9 +176,9 @@ def test_all_are_the_methods_that_have_a_budget(add_method: Callable) -> None:
 
 
 def test_a_method_that_cannot_run_here_is_reported_and_the_others_run(go: Go) -> None:
-    found = go("ransac,lightglue", (10,), features="sift")
+    found = go("ransac,lightglue@sift", (10,))
     assert list(found.points) == ["ransac descriptors=10"]
-    assert any("lightglue did not run" in note for note in found.table.notes)
+    assert any("lightglue@sift did not run" in note for note in found.table.notes)
 
 
 def test_the_table_says_once_what_the_weights_were_made_for(go: Go) -> None:
@@ -200,7 +200,7 @@ def test_the_table_says_once_what_the_weights_were_made_for(go: Go) -> None:
         (["-o", "ransac.descriptors=5"], "-o ransac.descriptors: the sweep sets it", "--descriptors"),
         (["-o", "ransac.trials=0"], "options of ransac", "at least 1"),
         (["-o", "rrt.seed=1"], "'rrt' is not part of this run", "running: ransac"),
-        (["-m", "lightglue", "-f", "sift"], "no requested method can run here", "not sift"),
+        (["-m", "lightglue@sift"], "no requested method can run here", "not sift"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_any_work(

@@ -150,11 +150,12 @@ def test_every_format_holds_the_same_table(reported: Callable[..., Result], plac
     elif form == "md":
         lines = [line for line in text.splitlines() if line.startswith("|")]
         assert len(lines) == 2 + len(names)
-        assert {line.count("|") for line in lines} == {len(columns) + 2}
+        assert {line.count("|") for line in lines} == {len(columns) + 3}
         assert [line.split("|")[1].strip().rstrip("*") for line in lines[2:]] == names
+        assert [line.split("|")[2].strip() for line in lines[2:]] == [table.features[name] or "–" for name in names]
     else:
         body = [line for line in text.splitlines() if line.endswith(r"\\")]
-        assert len(body) == 1 + len(names) and {line.count(" & ") for line in body} == {len(columns)}
+        assert len(body) == 1 + len(names) and {line.count(" & ") for line in body} == {len(columns) + 1}
         assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
 
 

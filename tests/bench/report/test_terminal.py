@@ -20,7 +20,18 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def show(values: dict[str, tuple[float, float]], controls: set[str] = frozenset(), title: str = "a table") -> str:
         columns = (Column("mAP All", "mean average precision, All, percent", 1, 1), Column("ms", "time", 1, -1))
         rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
-        table = Table(title, columns, rows, frozenset(controls), ("A [note].",), {}, "mAP", 1.0, 2.0)
+        table = Table(
+            title,
+            columns,
+            rows,
+            dict.fromkeys(rows.index, "xfeat"),
+            frozenset(controls),
+            ("A [note].",),
+            {},
+            "mAP",
+            1.0,
+            2.0,
+        )
         text = io.StringIO()
         there = Console(file=text, width=80, force_terminal=True, color_system="standard", legacy_windows=False)
         monkeypatch.setattr(terminal, "console", lambda: there)
@@ -76,7 +87,9 @@ def test_no_number_is_cut_at_any_width(monkeypatch: pytest.MonkeyPatch, width: i
     columns = tuple(Column(name, f"meaning of {name}", 1, 1) for name in NAMES)
     values = [1000.1 + place for place in range(len(NAMES))]
     rows = pd.DataFrame.from_dict({method: values, "other": values}, orient="index", columns=NAMES)
-    table = Table("title", columns, rows, frozenset(), (), {}, "mAP", 1.0, 2.0)
+    table = Table(
+        "title", columns, rows, dict.fromkeys(rows.index, "xfeat+gem-lite0"), frozenset(), (), {}, "mAP", 1.0, 2.0
+    )
     text = io.StringIO()
     monkeypatch.setattr(terminal, "console", lambda: Console(file=text, width=width))
     terminal.print_table(table)
