@@ -1,4 +1,4 @@
-"""The first stage's search: exact inner products over a gallery of any size, block by block.
+"""The first stage's search: the most similar of a gallery of any size, block by block, whatever the similarity.
 
 Memory follows the block, the queries and the depth, never the gallery. The best of each query are found in single
 precision and their similarities then computed anew in double precision, so that neither the blocks nor the machine's
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from bench.errors import UserError
 BLOCK = 4_096  # gallery rows compared at a time
 QUERIES = 1_024  # queries compared at a time
 MARGIN = 16  # more than asked for are kept, since single precision may swap near equals at the end of the list
+
+S = TypeVar("S", bound="Similarities")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,51 @@ class Found:
     ranks: tuple[np.ndarray, ...]
 
 
+class Similarities(Protocol):
+    """Similarities of some queries to the images of a gallery: of all of them in blocks, and exactly of a few."""
+
+    @property
+    def count(self) -> int:
+        """Gallery images."""
+
+    @property
+    def queries(self) -> int:
+        """How many queries there are."""
+
+    def blocks(self, queries: slice, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Where each block starts, and its similarities (q, b) float32, which the search may overwrite.
+
+        Blocks cover the gallery in its order. `size` images are best for the search, but a block may have any number.
+        """
+
+    def exact(self, query: int, images: np.ndarray) -> np.ndarray:
+        """(m,) float64, to the images at these gallery indices. Rounded to float32, they are alike on any machine."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """Inner products of global descriptors (nq, D) with those of a gallery."""
+
+    rows: np.ndarray
+    gallery: Vectors
+
+    @property
+    def count(self) -> int:
+        return self.gallery.count
+
+    @property
+    def queries(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, queries: slice, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        left = torch.from_numpy(np.ascontiguousarray(self.rows[queries], dtype=np.float32))
+        for start, right in self.gallery.blocks(size):
+            yield start, left @ right.T
+
+    def exact(self, query: int, images: np.ndarray) -> np.ndarray:
+        return self.gallery.rows(images).astype(np.float64) @ self.rows[query].astype(np.float64)
+
+
 def search(
     queries: np.ndarray,
     gallery: Vectors,
@@ -97,14 +145,35 @@ def search(
     finite = np.isfinite(queries).all(axis=1)
     if not finite.all():
         raise NotFinite("query", int(finite.argmin()))
-    own = np.full(len(queries), -1) if own is None else own
-    asked = [np.asarray(p, np.int64) for p in probes] if probes is not None else [np.zeros(0, np.int64)] * len(queries)
-    found = [
-        _search(
-            queries[at : at + QUERIES], gallery, depth, asked[at : at + QUERIES], own[at : at + QUERIES], block, engine
-        )
-        for at in range(0, len(queries), QUERIES)
-    ]
+    return _in_passes(Dense(queries, gallery), depth, probes, own, block, ENGINES[engine])
+
+
+def search_by(
+    source: Similarities,
+    depth: int,
+    *,
+    probes: Sequence[np.ndarray] | None = None,
+    own: np.ndarray | None = None,
+    block: int = BLOCK,
+) -> Found:
+    """As `search`, by any similarity. NotFinite where one is not a finite number."""
+    return _in_passes(source, depth, probes, own, block, _Blocks)
+
+
+def _in_passes(
+    source: S,
+    depth: int,
+    probes: Sequence[np.ndarray] | None,
+    own: np.ndarray | None,
+    block: int,
+    engine: Callable[[S, slice, np.ndarray, int], _Blocks | _Faiss],
+) -> Found:
+    own = np.full(source.queries, -1) if own is None else own
+    asked = [np.zeros(0, np.int64)] * source.queries if probes is None else [np.asarray(p, np.int64) for p in probes]
+    found = []
+    for at in range(0, source.queries, QUERIES):
+        these = slice(at, min(at + QUERIES, source.queries))
+        found.append(_search(source, these, depth, asked[these], own[these], block, engine))
     return Found(
         np.concatenate([part.order for part in found]),
         np.concatenate([part.similarities for part in found]),
@@ -113,46 +182,46 @@ def search(
 
 
 def _search(
-    queries: np.ndarray,
-    gallery: Vectors,
+    source: S,
+    queries: slice,
     depth: int,
     probes: Sequence[np.ndarray],
     own: np.ndarray,
     block: int,
-    engine: str,
+    engine: Callable[[S, slice, np.ndarray, int], _Blocks | _Faiss],
 ) -> Found:
-    wanted = min(depth + MARGIN, gallery.count - int((own >= 0).any()))
-    left = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
-    nearest, counts = ENGINES[engine](left, own, wanted), _Counts(queries, gallery, probes)
-    for start, right in gallery.blocks(max(block, wanted + 1)):
-        similarities = left @ right.T
+    wanted = min(depth + MARGIN, source.count - int((own >= 0).any()))
+    nearest, counts = engine(source, queries, own, wanted), _Counts(source, queries, probes)
+    for start, similarities in source.blocks(queries, max(block, wanted + 1)):
         if not (finite := torch.isfinite(similarities)).all():
             raise NotFinite("gallery image", start + int(finite.all(dim=0).int().argmin()))
-        inside = np.flatnonzero((own >= start) & (own < start + len(right)))
+        inside = np.flatnonzero((own >= start) & (own < start + similarities.shape[1]))
         similarities[inside, own[inside] - start] = -torch.inf
-        nearest.add(right, similarities, start)
+        nearest.add(similarities, start)
         counts.add(similarities, start)
-    order, values = _exactly(queries, gallery, nearest.indices(), depth)
+    order, values = _exactly(source, queries, nearest.indices(), depth)
     return Found(order, values, tuple(map(_places, order, probes, counts.ranks())))
 
 
 class _Blocks:
     """The `wanted` nearest of every query so far. Only what beats the worst of them is looked at."""
 
-    def __init__(self, queries: torch.Tensor, own: np.ndarray, wanted: int):
+    def __init__(self, source: Similarities, queries: slice, own: np.ndarray, wanted: int):
         self.wanted = wanted
-        self.values = np.zeros((len(queries), 0), np.float32)
-        self.order = np.zeros((len(queries), 0), np.int64)
+        self.values = np.zeros((len(own), 0), np.float32)
+        self.order = np.zeros((len(own), 0), np.int64)
         self.waiting: list[tuple[np.ndarray, ...]] = []  # queries, gallery indices, similarities
-        self.worst = torch.full((len(queries), 1), -torch.inf)
+        self.worst = torch.full((len(own), 1), -torch.inf)
 
-    def add(self, right: torch.Tensor, similarities: torch.Tensor, start: int) -> None:
-        if not self.order.size and similarities.shape[1] > self.wanted:
+    def add(self, similarities: torch.Tensor, start: int) -> None:
+        if start == 0 and similarities.shape[1] > self.wanted:
             # what is kept of the first block: its best, and those that tie with the last of them
             self.worst = similarities.topk(self.wanted, dim=1).values[:, -1:].nextafter(torch.tensor(-torch.inf))
         rows, columns = torch.nonzero(similarities > self.worst, as_tuple=True)
         self.waiting.append((rows.numpy(), columns.numpy() + start, similarities[rows, columns].numpy()))
-        if sum(len(found[0]) for found in self.waiting) > self.order.size:
+        # one image more than are wanted, since a query's own is not looked at
+        enough = start + similarities.shape[1] > self.wanted
+        if enough and sum(len(found[0]) for found in self.waiting) > self.order.size:
             self._merge()
 
     def _merge(self) -> None:
@@ -176,19 +245,21 @@ class _Faiss:
     Of images that are exactly as similar as the last of the list, it keeps any.
     """
 
-    def __init__(self, queries: torch.Tensor, own: np.ndarray, wanted: int):
+    def __init__(self, source: Dense, queries: slice, own: np.ndarray, wanted: int):
         from bench.doctor import require_faiss
 
         require_faiss()
         import faiss
 
-        self.queries, self.own, self.wanted = queries.numpy(), own, wanted
-        index = faiss.IndexFlatIP(queries.shape[1])
+        self.queries = np.ascontiguousarray(source.rows[queries], dtype=np.float32)
+        self.gallery, self.own, self.wanted = source.gallery, own, wanted
+        index = faiss.IndexFlatIP(self.queries.shape[1])
         gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
         self.index = faiss.index_cpu_to_all_gpus(index) if gpus else index
 
-    def add(self, right: torch.Tensor, similarities: torch.Tensor, start: int) -> None:
-        self.index.add(right.numpy())
+    def add(self, similarities: torch.Tensor, start: int) -> None:
+        rows = self.gallery.block(start, start + similarities.shape[1])
+        self.index.add(np.ascontiguousarray(rows, dtype=np.float32))
 
     def indices(self) -> np.ndarray:
         order = self.index.search(self.queries, min(self.wanted + 1, self.index.ntotal))[1]
@@ -202,11 +273,13 @@ ENGINES: Mapping[str, type[_Blocks] | type[_Faiss]] = {"blocks": _Blocks, "faiss
 class _Counts:
     """How many gallery images stand before each probe: those more similar, and those before it that are as similar."""
 
-    def __init__(self, queries: np.ndarray, gallery: Vectors, probes: Sequence[np.ndarray]):
+    def __init__(self, source: Similarities, queries: slice, probes: Sequence[np.ndarray]):
         self.sorts, self.probes = [], []  # of each query, by ascending similarity
-        self.values = np.full((len(queries), max(map(len, probes))), np.inf, np.float32)
+        self.values = np.full((len(probes), max(map(len, probes))), np.inf, np.float32)
         for q, asked in enumerate(probes):
-            values = _similarities(queries[q], gallery.rows(asked)) if len(asked) else np.zeros(0, np.float32)
+            values = np.zeros(0, np.float32)
+            if len(asked):
+                values = source.exact(queries.start + q, asked).astype(np.float32)
             sort = np.argsort(values, kind="stable")
             self.values[q, : len(asked)] = values[sort]
             self.sorts.append(sort)
@@ -250,18 +323,13 @@ class _Counts:
         return found
 
 
-def _similarities(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(m,) inner products, computed in double precision, in float32."""
-    return (rows.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
-
-
-def _exactly(queries: np.ndarray, gallery: Vectors, chosen: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+def _exactly(source: Similarities, queries: slice, chosen: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `depth` of the chosen (nq, m) in order of their similarities in double precision."""
     depth = min(depth, chosen.shape[1])
-    order = np.empty((len(queries), depth), np.int64)
-    values = np.empty((len(queries), depth), np.float32)
+    order = np.empty((len(chosen), depth), np.int64)
+    values = np.empty((len(chosen), depth), np.float32)
     for q, images in enumerate(np.sort(chosen, axis=1)):
-        exact = _similarities(queries[q], gallery.rows(images))
+        exact = source.exact(queries.start + q, images).astype(np.float32)
         sort = np.argsort(-exact, kind="stable")[:depth]
         order[q], values[q] = images[sort], exact[sort]
         if not (finite := np.isfinite(values[q])).all():

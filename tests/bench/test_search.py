@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.search import ENGINES, Vectors, search
+from bench.search import ENGINES, MARGIN, Vectors, search, search_by
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -90,3 +94,63 @@ def test_a_memory_mapped_gallery_is_read_block_by_block(tmp_path) -> None:
     found = search(mapped[:3], gallery, 10, own=np.arange(3), block=40)
     assert asked == [(0, 40), (40, 80), (80, 100)]
     assert np.array_equal(found.order, search(mapped[:3], Vectors.of(np.array(mapped)), 10, own=np.arange(3)).order)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Similarities written down, given in blocks of these sizes, whatever is asked for."""
+
+    values: np.ndarray
+    sizes: tuple[int, ...]
+    error: float = 0.0  # of every second image in blocks
+
+    @property
+    def count(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def queries(self) -> int:
+        return len(self.values)
+
+    def blocks(self, queries: slice, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        start = 0
+        while start < self.count:
+            for wide in self.sizes:
+                if start < self.count:
+                    block = self.values[queries, start : start + wide].astype(np.float32)
+                    block[:, start % 2 :: 2] += self.error
+                    yield start, torch.from_numpy(block)
+                start += wide
+
+    def exact(self, query: int, images: np.ndarray) -> np.ndarray:
+        return self.values[query, images]
+
+
+@given(cases(), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_any_similarity_is_searched_in_blocks_of_any_size(case: tuple, sizes: list[int]) -> None:
+    queries, gallery, own, depth, _, probes = case
+    found = search_by(Table((queries @ gallery.T).astype(np.float64), tuple(sizes)), depth, probes=probes, own=own)
+    for q, ranking in enumerate(by_sorting(queries, gallery, own)):
+        assert found.order[q].tolist() == ranking[:depth]
+        assert found.ranks[q].tolist() == [ranking.index(probe) for probe in probes[q]]
+
+
+@pytest.mark.parametrize("size", [1, MARGIN + 3, MARGIN + 4, 500])
+def test_equal_similarities_are_in_gallery_order_whatever_the_blocks(size: int) -> None:
+    found = search_by(Table(np.zeros((3, 200)), (size,)), 3, own=np.array([-1, 0, 2]), probes=[[150, 3]] * 3)
+    assert found.order.tolist() == [[0, 1, 2], [1, 2, 3], [0, 1, 3]]
+    assert [ranks.tolist() for ranks in found.ranks] == [[150, 3], [149, 2], [149, 2]]
+
+
+def test_what_blocks_confuse_is_ordered_by_the_exact_similarities() -> None:
+    values = np.random.default_rng(3).permutation(60)[None] / 1000.0
+    found = search_by(Table(values, (7,), error=0.003), 20)
+    assert found.order[0].tolist() == np.argsort(-values[0])[:20].tolist()
+    assert found.similarities[0].tolist() == [np.float32(i / 1000) for i in range(59, 39, -1)]
+
+
+def test_a_similarity_that_is_no_number_is_refused_with_its_image() -> None:
+    values = np.zeros((2, 30))
+    values[1, 17] = np.nan
+    with pytest.raises(UserError, match="gallery image 17 gives similarities that are not finite"):
+        search_by(Table(values, (8,)), 2)
