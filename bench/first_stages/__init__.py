@@ -1,0 +1,1 @@
+"""First stages beside the search of global descriptors: similarities of queries to a whole gallery."""
