@@ -183,6 +183,12 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Feature set of the methods that name none and can read it. See `features`.",
     )
+    @click.option(
+        "--first-stage",
+        metavar="NAME",
+        help="Where candidates come from: GLOBAL, asmk@LOCAL, sum:A*WEIGHT,B or list:FILE. [default: the global "
+        "descriptors that --features names, else the one that `first-stages` marks]",
+    )
     @click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
     @click.option(
         "--policy",
@@ -265,6 +271,7 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         method: str,
         dataset: str,
         features: str,
+        first_stage: str | None,
         top_k: int | None,
         policy: Any,
         shortlist: Path | None,
@@ -296,6 +303,7 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         setup = Setup(
             dataset=dataset,
             features=features,
+            first_stage=first_stage,
             top_k=top_k,
             policy=policy,
             extract=ExtractOptions(max_side, keep_descriptors, descriptor_precision, max_megapixels),

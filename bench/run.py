@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from bench.features.fill import ExtractReport
 from bench.features.items import items, query_key
 from bench.features.sets import FeatureSet, SetName, Stores
 from bench.files import file_hash, writing
+from bench.first_stages import names as stages
+from bench.first_stages.stage import Context, FirstStage, Opened
 from bench.journal import Journal
 from bench.locks import alone
 from bench.places import Places
@@ -49,6 +52,7 @@ from bench.timing import timed
 from bench.whitening import Whitening, learn
 
 DEFAULT_TOP_K = 100
+LISTS = "list"  # the kind of first stage that is a file of candidate lists: list:FILE
 LEARNED_ON = 100_000  # images at most that whitening is learned from, evenly chosen
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 
@@ -58,7 +62,8 @@ class Setup:
     """What decides the seal and the machine: everything that is the same for the methods of a table."""
 
     dataset: str
-    features: str = DEFAULT_FEATURES  # what rows without features of their own read, and of which the first stage is
+    features: str = DEFAULT_FEATURES  # what rows without features of their own read
+    first_stage: str | None = None  # None: global descriptors that `features` names itself, else the default
     top_k: int | None = None  # None: 100, or the gallery's size where it is smaller
     policy: Policy = "blind"
     extract: ExtractOptions = ExtractOptions()
@@ -72,13 +77,29 @@ class Setup:
     shortlist_order: Meaning | None = None  # what orders those lists; None: their numbers and ranks, which must agree
 
     def __post_init__(self) -> None:
-        if self.shortlist is None and self.shortlist_order is not None:
+        if self.shortlist is not None and self.first_stage is not None:
+            raise UserError(
+                f"--first-stage {self.first_stage}: with --shortlist the candidates are there already",
+                hint="leave one of them out",
+            )
+        if self.lists is None and self.shortlist_order is not None:
             raise UserError(f"--shortlist-order {self.shortlist_order}: no --shortlist was given")
-        if self.shortlist is not None and self.whiten is not None:
+        if self.lists is not None and self.whiten is not None:
             raise UserError(
                 f"--whiten {self.whiten}: with --shortlist there is no first stage to whiten",
                 hint="leave one of them out",
             )
+
+    @property
+    def lists(self) -> Path | None:
+        """The file of other people's candidate lists, if it is the first stage."""
+        kind, colon, path = (self.first_stage or "").partition(":")
+        return Path(path) if kind == LISTS and colon else self.shortlist
+
+    @property
+    def stage(self) -> FirstStage | None:
+        """The first stage; None where lists are given instead. UserError for a name that is not known."""
+        return None if self.lists is not None else stages.parse(self.first_stage or stages.default_for(self.features))
 
 
 @dataclass(frozen=True)
@@ -102,17 +123,11 @@ class Outcome:
 
 
 def seal_shortlist(
-    dataset: Dataset,
-    store: FeatureSet | None,
-    content: str,
-    setup: Setup,
-    whitening: Whitening | None,
-    notes: list[str],
+    dataset: Dataset, stage: Opened | None, setup: Setup, notes: list[str]
 ) -> tuple[Shortlist, tuple[str, ...], FirstStageCost]:
     """The sealed candidates, what a table must say of them, and what they cost.
 
-    They come of stored global descriptors, whose `content` is under the seal, or of a file of lists; `notes` is given
-    what only this call's user should hear.
+    They are the best of the first stage, or those of a file; `notes` is given what only this call's user should hear.
     """
     possible = len(dataset.gallery) - any(map(dataset.itself, dataset.queries))
     k = setup.top_k
@@ -120,32 +135,22 @@ def seal_shortlist(
         k = min(DEFAULT_TOP_K, possible)
         if k < DEFAULT_TOP_K:
             notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
-    if setup.shortlist is not None:
-        imported = imported_shortlist(setup.shortlist, dataset, setup.policy, k, setup.shortlist_order)
-        theirs = f"Candidates are those of {setup.shortlist.name}; graded images it does not list are not retrieved."
+    if stage is None:
+        assert setup.lists is not None
+        imported = imported_shortlist(setup.lists, dataset, setup.policy, k, setup.shortlist_order)
+        theirs = f"Candidates are those of {setup.lists.name}; graded images it does not list are not retrieved."
         return imported.shortlist, (theirs, *imported.notes), FirstStageCost()
-    assert store is not None
-    gallery = store.vectors(dataset.gallery)
-    queries = store.global_descriptors([query_key(dataset, i) for i in range(len(dataset.queries))])
-    name = store.card.name
-    if whitening is not None:
-        gallery, queries, name = gallery.through(whitening), whitening(queries), f"{name}+{whitening.name}"
-    found, ms = timed(
-        lambda: first_stage(
-            dataset,
-            gallery,
-            queries,
-            name=name,
-            content=content,
-            policy=setup.policy,
-            k=k,
-            engine=setup.search,
-        ),
-        torch.device("cpu"),
+    named = {"name": stage.name, "content": stage.content, "policy": setup.policy, "k": k, "engine": setup.search}
+    found, ms = timed(lambda: first_stage(dataset, stage.similarities, **named), torch.device("cpu"))  # type: ignore[arg-type]
+    unranked = [dataset.queries[number].id for number in sorted(stage.unranked)]
+    said = (
+        f"{len(unranked)} of {len(dataset.queries)} queries have no features of the first stage, so their candidates "
+        f"are in the gallery's order: {listed(unranked)}."
     )
-    whole = store.bytes_per_image(frozenset({"global"}))[0] / 1024
-    keys = tuple(part.key for part in store.name.parts)
-    return found, (), FirstStageCost(keys, ms / len(dataset.queries), whole)
+    cost = FirstStageCost(
+        tuple(part.key for part in stage.parts), ms / len(dataset.queries), stage.bytes_per_image / 1024
+    )
+    return found, (said,) if unranked else (), cost
 
 
 @dataclass(frozen=True)
@@ -330,22 +335,24 @@ class _Ready:
 def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, progress: Progress | None) -> _Ready:
     """Data set, features and sealed candidates. UserError for whatever cannot be compared."""
     notes: list[str] = []
-    name = SetName.parse(setup.features)
-    stage = None if setup.shortlist is not None else name.reading(frozenset({"global"}))
-    for terms in () if stage is None else stage.terms:
-        if terms not in setup.accept_licence:
-            raise UserError(
-                f"--features {setup.features}: its weights may not be used commercially",
-                hint=f"--accept-licence {terms}, if your use is allowed by it",
-            )
+    SetName.parse(setup.features)  # an unknown one is refused, whatever the rows read
+    stage = setup.stage
+    searched = () if stage is None else stage.sets
+    for name in searched:
+        for terms in name.terms:
+            if terms not in setup.accept_licence:
+                raise UserError(
+                    f"first stage {name.name}: its weights may not be used commercially",
+                    hint=f"--accept-licence {terms}, if your use is allowed by it",
+                )
     device = resolve_device(setup.device)
     asked = [choose(setup, each, device) for each in selections]
     needed = [name for each in asked for row in each.rows for name in _choices(row)]
-    needed += [] if stage is None else [stage]
+    needed += searched
     dataset, unreachable = _load(setup, places, progress, [name.imported for name in needed])
     other = None
     if setup.whiten is not None:
-        other = load_dataset(setup.whiten, places, images=stage is None or not stage.imported)
+        other = load_dataset(setup.whiten, places, images=not all(name.imported for name in searched))
         if other.name == dataset.name:
             raise UserError(
                 f"--whiten {setup.whiten}: whitening must be learned on another data set than the one tested"
@@ -354,15 +361,7 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
     stores = Stores(
         dataset, setup.extract, device, places, progress, setup.executor, setup.skip_unreadable, unreachable
     )
-    first = None
-    if stage is not None:
-        first = stores.of(stage)
-        if not first.has_globals:
-            raise UserError(
-                f"feature set {setup.features!r} of {dataset.name} has no global descriptors, and without them there "
-                "is no first stage",
-                hint="give candidates with --shortlist FILE, or import the features again with --globals FILE",
-            )
+    first = [stores.of(name) for name in searched]  # without them there is nothing to compare
     chosen = [_with_features(each, stores, dataset) for each in asked]
     report = stores.report()
     notes += report.notes
@@ -374,19 +373,17 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
             + "; ".join(list(report.unreadable.values())[:5])
         )
     rows = [row for each in chosen for row in each.rows]
-    sets = [*([] if first is None else [first]), *(features for row in rows for features in row.sets)]
+    sets = [*first, *(features for row in rows for features in row.sets)]
     parts = {part.key: part for features in sets for part in features.name.parts}
-    contents = {key: stores.part(part).content(item.key for item in items(dataset)) for key, part in parts.items()}
-    whitening = None if other is None or stage is None else _whitening(other, stage, setup, device, places, progress)
-    content = "" if stage is None else contents[stage.parts[0].key]
-    shortlist, of_lists, cost = seal_shortlist(dataset, first, content, setup, whitening, notes)
-    queries = [query_key(dataset, i) for i in range(len(dataset.queries))]
-    times = {key: stores.part(part).times(queries) for key, part in parts.items()}
+    whitening = None if other is None else partial(_whitening, other, setup, device, places, progress)
+    context = Context(dataset, stores, places, whitening, progress)
+    shortlist, of_lists, cost = seal_shortlist(dataset, None if stage is None else stage.open(context), setup, notes)
+    times = {key: stores.part(part).times(context.queries) for key, part in parts.items()}
     names = [features.name for features in sets]
     return _Ready(
         scorer=Scorer(dataset, shortlist, device),
         chosen=chosen,
-        contents=contents,
+        contents={key: context.content(part) for key, part in parts.items()},
         report=report,
         said=(*dataset.notes, *report.caveats, *of_lists, *(_copies(dataset, sets[0]) if sets else ())),
         notes=tuple(notes),
@@ -610,8 +607,8 @@ def _written(folder: Path) -> Iterator[None]:
 
 
 def _whitening(
-    other: Dataset, stage: SetName, setup: Setup, device: torch.device, places: Places, progress: Progress | None
+    other: Dataset, setup: Setup, device: torch.device, places: Places, progress: Progress | None, name: SetName
 ) -> Whitening:
-    store = Stores(other, setup.extract, device, places, progress, setup.executor).of(stage)
+    store = Stores(other, setup.extract, device, places, progress, setup.executor).of(name)
     every = max(1, len(other.gallery) // LEARNED_ON)
     return learn(store.global_descriptors(list(islice(other.gallery, 0, None, every))), other.name)

@@ -155,8 +155,16 @@ def search_by(
     probes: Sequence[np.ndarray] | None = None,
     own: np.ndarray | None = None,
     block: int = BLOCK,
+    engine: str = "blocks",
 ) -> Found:
-    """As `search`, by any similarity. NotFinite where one is not a finite number."""
+    """As `search`, by any similarity. NotFinite where one is not a finite number.
+
+    UserError for an engine other than blocks that searches by another similarity than inner products.
+    """
+    if isinstance(source, Dense):
+        return search(source.rows, source.gallery, depth, probes=probes, own=own, block=block, engine=engine)
+    if engine != "blocks":
+        raise UserError(f"--search {engine}: it searches global descriptors alone", hint="--search blocks")
     return _in_passes(source, depth, probes, own, block, _Blocks)
 
 

@@ -24,7 +24,7 @@ from bench.datasets import Dataset, Query
 from bench.errors import UserError
 from bench.files import read_npz
 from bench.metrics import without
-from bench.search import Found, NotFinite, Vectors, search
+from bench.search import Found, NotFinite, Similarities, search_by
 
 Policy = Literal["blind", "paper"]
 BLIND_LIST = "any"  # the name of the one list of the policy `blind`
@@ -240,8 +240,7 @@ def depth_of(dataset: Dataset, policy: Policy, k: int) -> int:
 
 def first_stage(
     dataset: Dataset,
-    gallery: Vectors,
-    queries: np.ndarray,
+    similarities: Similarities,
     *,
     name: str,
     content: str,
@@ -249,14 +248,15 @@ def first_stage(
     k: int,
     engine: str = "blocks",
 ) -> Shortlist:
-    """Search the gallery for every query (nq, D), seal k candidates each. Ties are in gallery order.
+    """Search the gallery for every query, seal k candidates each. Ties are in gallery order.
 
     UserError if there are fewer than k possible candidates.
     """
     order = Order.of(dataset.gallery)
     graded, own = graded_images(dataset, order), own_images(dataset, order)
     try:
-        found = search(queries, gallery, depth_of(dataset, policy, max(k, 1)), probes=graded, own=own, engine=engine)
+        depth = depth_of(dataset, policy, max(k, 1))
+        found = search_by(similarities, depth, probes=graded, own=own, engine=engine)
     except NotFinite as error:
         image = dataset.queries[error.number].id if error.kind == "query" else order.id_at(error.number)
         raise NotFinite(error.kind, error.number, image, name) from error

@@ -77,6 +77,10 @@ class SetName:
             return SetName(None, one)
         return SetName(one, _part(DEFAULT_GLOBAL, where) if _gives(one) == "local" else one)
 
+    def takes_default(self, text: str) -> bool:
+        """Whether the name `text` of this set leaves the global descriptor to the default."""
+        return self.local is not None and self.local is not self.global_ and len(_split(text)) == 1
+
     def reading(self, needs: frozenset[str]) -> SetName | None:
         """The parts of it that a method with those needs reads; None where it reads neither.
 
@@ -295,11 +299,17 @@ class FeatureSet:
         return self._stores[0].copies(list(keys), among)
 
 
-def part_folder(dataset: str, part: Part | Import, options: ExtractOptions, places: Places) -> Path:
-    """Where a part of the features of a data set is kept; how images are extracted does not matter to imported ones."""
+def folder_name(dataset: str) -> str:
+    """What a data set's folders begin with: its name where that can be one, else a name of its own."""
     name = slug(dataset)
     if name != dataset:  # folders: two paths may become one slug
         name += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:8]
+    return name
+
+
+def part_folder(dataset: str, part: Part | Import, options: ExtractOptions, places: Places) -> Path:
+    """Where a part of the features of a data set is kept; how images are extracted does not matter to imported ones."""
+    name = folder_name(dataset)
     if isinstance(part, Import):
         return places.cache / "features" / f"{name}-{part.name}"
     how = f"-{options.max_side}px"

@@ -37,7 +37,7 @@ LEFT_OUT = (
     "mP@",
     "R@100",
     "R@10",
-    "new query ms",
+    "total ms",
     "headroom",
     "features",
 )

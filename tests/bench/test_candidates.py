@@ -26,7 +26,7 @@ from bench.errors import UserError
 from bench.exports import export, ranked
 from bench.results import Run
 from bench.run import Outcome
-from bench.search import Vectors
+from bench.search import Dense, Vectors
 from bench.shortlist import Shortlist, first_stage
 
 GALLERY = tuple("abcdefgh")
@@ -86,7 +86,7 @@ def test_the_lists_are_the_files_without_the_query_itself(dataset: Dataset, tmp_
 
 def test_the_same_lists_as_our_own_first_stage_have_the_same_candidates(dataset: Dataset, tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((2, 8)).astype(np.float32)
-    ours = first_stage(dataset, Vectors.of(values.T), np.eye(2), name="f", content="c", policy="blind", k=4)
+    ours = first_stage(dataset, Dense(np.eye(2), Vectors.of(values.T)), name="f", content="c", policy="blind", k=4)
     names = np.array([[GALLERY[i] for i in np.argsort(-row)] for row in values])
     theirs = imported_shortlist(written(tmp_path, "npz", names), dataset, "blind", 4).shortlist
     assert [letters(ours, q) for q in (0, 1)] == [letters(theirs, q) for q in (0, 1)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.datasets import Dataset, Query
 from bench.errors import UserError
-from bench.search import Vectors
+from bench.search import Dense, Vectors
 from bench.shortlist import BLIND_LIST, Graded, Header, Shortlist, first_stage, reranked
 
 GALLERY = tuple("abcdefgh")
@@ -38,7 +38,7 @@ def make(values: np.ndarray | None = None, of: Dataset | None = None, **changed:
     given_ = {"name": "f", "content": "c0", "policy": "blind", "k": 4, **changed}
     values = similarities() if values is None else values
     # the inner products with unit queries are the values themselves
-    return first_stage(of or dataset(), Vectors.of(values.T), np.eye(len(values)), **given_)  # type: ignore[arg-type]
+    return first_stage(of or dataset(), Dense(np.eye(len(values)), Vectors.of(values.T)), **given_)  # type: ignore[arg-type]
 
 
 def named(made: Shortlist, query: int, of: str = BLIND_LIST) -> str:

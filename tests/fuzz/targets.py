@@ -152,12 +152,14 @@ def _shortlist_seed() -> bytes:
     import tempfile
 
     from bench.datasets import Dataset, Query
-    from bench.search import Vectors
+    from bench.search import Dense, Vectors
     from bench.shortlist import first_stage
 
     gallery = {name: Path(name) for name in "abc"}
     dataset = Dataset("d", "revisited", "v", (Query("q", Path("q")),), gallery, {"q": {"a": "easy"}})
-    made = first_stage(dataset, Vectors.of(np.eye(3)), np.ones((1, 3)), name="f", content="c", policy="blind", k=2)
+    made = first_stage(
+        dataset, Dense(np.ones((1, 3)), Vectors.of(np.eye(3))), name="f", content="c", policy="blind", k=2
+    )
     with tempfile.TemporaryDirectory() as folder:
         made.save(Path(folder) / "s.npz")
         return (Path(folder) / "s.npz").read_bytes()

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from bench.datasets.catalogue import load as load_dataset
-from bench.features.items import items
-from bench.features.sets import DEFAULT_GLOBAL, FeatureSet, SetName, features_of, part_folder
+from bench.features.sets import DEFAULT_GLOBAL, FeatureSet, SetName, Stores, features_of, part_folder
+from bench.first_stages import names as stages
+from bench.first_stages.stage import Context
 from bench.places import Places
 from bench.run import Setup, seal_shortlist
 from bench.scores import Scorer
@@ -87,7 +88,8 @@ def demo_scorer(places: Places, top_k: int = 50) -> tuple[Scorer, FeatureSet] | 
         return None
     dataset = load_dataset("demo", places)
     store, _ = features_of(dataset, request.features, request.extract, device, places)
-    first, _ = features_of(dataset, DEFAULT_GLOBAL, request.extract, device, places)
-    content = first.content(lambda: (item.key for item in items(dataset)))
-    shortlist, *_ = seal_shortlist(dataset, first, content, request, None, [])
+    stage = stages.parse(DEFAULT_GLOBAL).open(
+        Context(dataset, Stores(dataset, request.extract, device, places), places)
+    )
+    shortlist, *_ = seal_shortlist(dataset, stage, request, [])
     return Scorer(dataset, shortlist, device), store

@@ -15,7 +15,7 @@ from bench.evaluation import FIRST_STAGE, Rankings, evaluate
 from bench.metrics import measures
 from bench.places import Places
 from bench.results import tables
-from bench.search import Vectors
+from bench.search import Dense, Vectors
 from bench.shortlist import Shortlist, first_stage
 
 HEADER = "image_id class_id super_class_id path"
@@ -40,7 +40,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def measured(dataset: sop.Dataset, vectors: np.ndarray, k: int) -> tuple[Shortlist, dict[str, float]]:
-    shortlist = first_stage(dataset, Vectors.of(vectors), vectors, name="f", content="c", policy="blind", k=k)
+    shortlist = first_stage(dataset, Dense(vectors, Vectors.of(vectors)), name="f", content="c", policy="blind", k=k)
     found = evaluate(Rankings(tables([], shortlist)["scores"], shortlist, dataset))
     return shortlist, found[found.method == FIRST_STAGE].groupby("measure")["value"].mean().to_dict()
 
