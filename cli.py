@@ -165,16 +165,9 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say what to run on what, handed on as `setup`, `selection` and `force`."""
+def _set_up(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say on what, handed on as `setup`."""
 
-    @click.option(
-        "--method",
-        "-m",
-        required=True,
-        metavar="METHOD[@FEATURES],…",
-        help="Rerankers, separated by commas, or all, on features of their own where they name some. See `methods`.",
-    )
     @click.option("--dataset", "-d", required=True, metavar="NAME[:PATH]", help="Data set. See `datasets`.")
     @click.option(
         "--features",
@@ -182,12 +175,6 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         default="xfeat",
         show_default=True,
         help="Feature set of the methods that name none and can read it. See `features`.",
-    )
-    @click.option(
-        "--first-stage",
-        metavar="NAME",
-        help="Where candidates come from: GLOBAL, asmk@LOCAL, sum:A*WEIGHT,B or list:FILE. [default: the global "
-        "descriptors that --features names, else the one that `first-stages` marks]",
     )
     @click.option("--top-k", "-k", type=click.IntRange(1), help="Candidates per query. [default: 100, or all if fewer]")
     @click.option(
@@ -198,29 +185,11 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         help="paper: ignored images are moved behind before the cut, a list per difficulty; uses ground truth.",
     )
     @click.option(
-        "--shortlist",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Candidates from a file instead of our own first stage: a TREC run, hloc's pairs, names or indices in an "
-        ".npz, or indices in an .npy, .safetensors, .pt or nn_inds .pkl.",
-    )
-    @click.option(
-        "--shortlist-order",
-        type=click.Choice(["similarities", "distances", "ranks"]),
-        help="What orders those lists: numbers, higher or lower first, or ranks alone. [default: they must agree]",
-    )
-    @click.option(
         "--search",
         type=click.Choice(["blocks", "faiss"]),
         default="blocks",
         show_default=True,
         help="How the first stage searches; both find the same. faiss holds the gallery in memory, and uses GPUs.",
-    )
-    @click.option(
-        "-o",
-        "options",
-        multiple=True,
-        metavar="METHOD[@FEATURES].OPTION=VALUE",
-        help="Option of a method, or of its row on those features; repeatable.",
     )
     @click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
     @click.option(
@@ -264,20 +233,14 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--skip-unreadable", is_flag=True, help="Leave out queries whose images cannot be read; the table says so."
     )
-    @click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
     @wraps(command)
     def wrapped(
         *args: Any,
-        method: str,
         dataset: str,
         features: str,
-        first_stage: str | None,
         top_k: int | None,
         policy: Any,
-        shortlist: Path | None,
-        shortlist_order: Any,
         search: str,
-        options: tuple[str, ...],
         whiten: str | None,
         max_side: int,
         keep_descriptors: int,
@@ -290,20 +253,16 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
         ray_address: str | None,
         accept_licence: tuple[str, ...],
         skip_unreadable: bool,
-        force: bool,
         **kwargs: Any,
     ) -> Any:
         from bench.executor import executor as executor_of
         from bench.features.extract import ExtractOptions
-        from bench.run import Selection, Setup
+        from bench.run import Setup
 
         _set_threads(threads)
-        rows = tuple(m.strip() for m in method.split(",") if m.strip())
-        selection = Selection(rows, _options(options, rows))
         setup = Setup(
             dataset=dataset,
             features=features,
-            first_stage=first_stage,
             top_k=top_k,
             policy=policy,
             extract=ExtractOptions(max_side, keep_descriptors, descriptor_precision, max_megapixels),
@@ -312,13 +271,80 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
             accept_licence=frozenset(accept_licence),
             search=search,
             executor=executor_of(executor, workers, threads, ray_address, device),
-            shortlist=shortlist,
             skip_unreadable=skip_unreadable,
-            shortlist_order=shortlist_order,
         )
+        return command(*args, setup=setup, **kwargs)
+
+    return wrapped
+
+
+def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to run on what, handed on as `setup`, `selection` and `force`."""
+
+    @click.option(
+        "--method",
+        "-m",
+        required=True,
+        metavar="METHOD[@FEATURES],…",
+        help="Rerankers, separated by commas, or all, on features of their own where they name some. See `methods`.",
+    )
+    @click.option(
+        "--first-stage",
+        metavar="NAME",
+        help="Where candidates come from: GLOBAL, asmk@LOCAL, sum:A*WEIGHT,B or list:FILE. [default: the global "
+        "descriptors that --features names, else the one that `first-stages` marks]",
+    )
+    @click.option(
+        "--shortlist",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Candidates from a file instead of our own first stage: a TREC run, hloc's pairs, names or indices in an "
+        ".npz, or indices in an .npy, .safetensors, .pt or nn_inds .pkl.",
+    )
+    @click.option(
+        "--shortlist-order",
+        type=click.Choice(["similarities", "distances", "ranks"]),
+        help="What orders those lists: numbers, higher or lower first, or ranks alone. [default: they must agree]",
+    )
+    @click.option(
+        "-o",
+        "options",
+        multiple=True,
+        metavar="METHOD[@FEATURES].OPTION=VALUE",
+        help="Option of a method, or of its row on those features; repeatable.",
+    )
+    @click.option("--force", is_flag=True, help="Measure again even if this very run is finished.")
+    @_set_up
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        setup: Setup,
+        method: str,
+        first_stage: str | None,
+        shortlist: Path | None,
+        shortlist_order: Any,
+        options: tuple[str, ...],
+        force: bool,
+        **kwargs: Any,
+    ) -> Any:
+        from dataclasses import replace
+
+        from bench.run import Selection
+
+        rows = tuple(m.strip() for m in method.split(",") if m.strip())
+        selection = Selection(rows, _options(options, rows))
+        setup = replace(setup, first_stage=first_stage, shortlist=shortlist, shortlist_order=shortlist_order)
         return command(*args, setup=setup, selection=selection, force=force, **kwargs)
 
     return wrapped
+
+
+_format = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["terminal", "md", "csv", "latex", "json"]),
+    default="terminal",
+    show_default=True,
+)
 
 
 @main.command()
@@ -401,6 +427,37 @@ def sweep(
         click.echo(f"written: {path}")
 
 
+@main.command("first-stages")
+@_set_up
+@click.option(
+    "--first-stage",
+    "stages",
+    multiple=True,
+    metavar="NAME",
+    help="GLOBAL, asmk[:OPTION=VALUE…]@LOCAL, sum:A*WEIGHT,B or list:FILE; repeatable. [default: some that are ready]",
+)
+@_format
+@_folders
+def first_stages(setup: Setup, stages: tuple[str, ...], form: str, places: Places) -> None:
+    """Compare where candidates come from: what is in the lists, the best that any reranker could do, and costs.
+
+    asmk takes the options of the method `asmk`; asmk@LOCAL itself keeps bits, and looks five words up for each
+    descriptor of a query. A sum adds similarities in standard deviations above the mean of the gallery.
+    """
+    from bench.first_stage_table import first_stages as compare
+    from bench.report.tables import FORMATS
+    from bench.report.terminal import print_table, progress_bars
+
+    with progress_bars() as progress:
+        found = compare(setup, stages, places, progress)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    if form == "terminal":
+        print_table(found.table)
+    else:
+        click.echo(FORMATS[form](found.table))
+
+
 _blend = click.option(
     "--blend",
     default="replace",
@@ -410,13 +467,7 @@ _blend = click.option(
 
 
 @main.command()
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["terminal", "md", "csv", "latex", "json"]),
-    default="terminal",
-    show_default=True,
-)
+@_format
 @click.option("--dataset", "-d", help="Only this data set.")
 @click.option("--seal", help="Only the shortlist whose seal begins so.")
 @_blend

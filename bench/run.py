@@ -348,25 +348,16 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
     device = resolve_device(setup.device)
     asked = [choose(setup, each, device) for each in selections]
     needed = [name for each in asked for row in each.rows for name in _choices(row)]
-    needed += searched
-    dataset, unreachable = _load(setup, places, progress, [name.imported for name in needed])
-    other = None
-    if setup.whiten is not None:
-        other = load_dataset(setup.whiten, places, images=not all(name.imported for name in searched))
-        if other.name == dataset.name:
-            raise UserError(
-                f"--whiten {setup.whiten}: whitening must be learned on another data set than the one tested"
-            )
-    require_positives(dataset)
-    stores = Stores(
-        dataset, setup.extract, device, places, progress, setup.executor, setup.skip_unreadable, unreachable
-    )
+    data = load_data(setup, places, [*needed, *searched], device, progress)
+    stores = data.stores
     first = [stores.of(name) for name in searched]  # without them there is nothing to compare
-    chosen = [_with_features(each, stores, dataset) for each in asked]
+    chosen = [_with_features(each, stores, data.dataset) for each in asked]
     report = stores.report()
     notes += report.notes
+    dataset, context = data.dataset, data.context
     if setup.skip_unreadable:
         dataset = without_queries(dataset, report.unreadable)
+        context = replace(context, dataset=dataset)
     if report.unreadable:
         notes.append(
             f"{len(report.unreadable)} images cannot be read and have no features: "
@@ -375,8 +366,6 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
     rows = [row for each in chosen for row in each.rows]
     sets = [*first, *(features for row in rows for features in row.sets)]
     parts = {part.key: part for features in sets for part in features.name.parts}
-    whitening = None if other is None else partial(_whitening, other, setup, device, places, progress)
-    context = Context(dataset, stores, places, whitening, progress)
     shortlist, of_lists, cost = seal_shortlist(dataset, None if stage is None else stage.open(context), setup, notes)
     times = {key: stores.part(part).times(context.queries) for key, part in parts.items()}
     names = [features.name for features in sets]
@@ -392,6 +381,35 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
         extract_ms={key: ms for key, ms in times.items() if ms is not None},
         packages=tuple(dict.fromkeys(package for name in names for package in name.packages)),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set and how to get at its features."""
+
+    dataset: Dataset
+    stores: Stores
+    context: Context
+
+
+def load_data(
+    setup: Setup, places: Places, sets: Sequence[SetName], device: torch.device, progress: Progress | None
+) -> Data:
+    """The data set, of which some of `sets` will be read. UserError where no query could be scored."""
+    dataset, unreachable = _load(setup, places, progress, [name.imported for name in sets])
+    whitening = None
+    if setup.whiten is not None:
+        other = load_dataset(setup.whiten, places, images=not all(name.imported for name in sets))
+        if other.name == dataset.name:
+            raise UserError(
+                f"--whiten {setup.whiten}: whitening must be learned on another data set than the one tested"
+            )
+        whitening = partial(_whitening, other, setup, device, places, progress)
+    require_positives(dataset)
+    stores = Stores(
+        dataset, setup.extract, device, places, progress, setup.executor, setup.skip_unreadable, unreachable
+    )
+    return Data(dataset, stores, Context(dataset, stores, places, whitening, progress))
 
 
 def _choices(row: Wanted) -> Iterator[SetName]:

@@ -12,6 +12,8 @@ from bench.first_stages.stage import FirstStage
 from bench.first_stages.weighted_sum import Sum
 
 DEFAULT = "gem-lite0"
+# what is compared where nothing else is asked for
+COMPARED = ("gem-lite0", "asmk@xfeat", "asmk:assignments=1:binary=false@xfeat", "sum:gem-lite0,asmk@xfeat*0.5")
 OPTION = "--first-stage"
 FORMS = "GLOBAL, asmk@LOCAL, or sum:A*WEIGHT,B"
 

@@ -44,6 +44,7 @@ class Table:
     measure: str  # the primary one
     first_stage: float  # the primary measure of the main difficulty, percent
     ceiling: float  # the most that reordering these lists can reach
+    of: str = "method"  # what a row is
 
 
 def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
@@ -400,7 +401,7 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def to_markdown(table: Table) -> str:
-    header = ["method", "features", *(c.name for c in table.columns)]
+    header = [table.of, "features", *(c.name for c in table.columns)]
     lines = [
         f"### {table.title}",
         "",
@@ -413,9 +414,10 @@ def to_markdown(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """Unrounded values, one line a method."""
-    about = {key: str(table.about[key]) for key in ("dataset", "first_stage", "policy", "k", "seal", "blend")}
+    kept = ("dataset", "first_stage", "policy", "k", "seal", "blend")
+    about = {key: str(table.about[key]) for key in kept if key in table.about}
     return (
-        table.rows.rename_axis("method")
+        table.rows.rename_axis(table.of)
         .reset_index()
         .assign(features=[table.features[name] for name in table.rows.index])
         .assign(control=[name in table.controls for name in table.rows.index], **about)
@@ -427,7 +429,7 @@ def to_json(table: Table) -> str:
     """The table on one line, so that several tables are JSON lines."""
     rows = [
         {
-            "method": name,
+            table.of: name,
             "features": table.features[name],
             "control": name in table.controls,
             **{c.name: None if np.isnan(v := float(table.rows.loc[name, c.name])) else v for c in table.columns},
@@ -449,7 +451,7 @@ def to_latex(table: Table) -> str:
     lines = [
         r"\begin{tabular}{ll" + "r" * len(table.columns) + "}",
         r"\hline",
-        " & ".join(["method", "features", *(safe(c.name) for c in table.columns)]) + r" \\",
+        " & ".join([table.of, "features", *(safe(c.name) for c in table.columns)]) + r" \\",
         r"\hline",
     ]
     lines += [" & ".join(map(safe, row)) + r" \\" for row in cells(table)]

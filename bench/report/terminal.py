@@ -90,7 +90,7 @@ def print_table(table: Table) -> None:
     out, texts = console(), cells(table)
     heads = _headings(["features", *(column.name for column in table.columns)], texts, out.width)
     shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
-    shown.add_column("method", overflow="fold")
+    shown.add_column(table.of, overflow="fold")
     for name, head in heads.items():
         shown.add_column(head, justify="left" if name == "features" else "right", no_wrap=True)
     best = _best(table)
