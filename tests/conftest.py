@@ -17,7 +17,7 @@ from PIL import Image
 
 import methods
 from bench.datasets import Dataset, folder
-from bench.features.sets import ExtractOptions, FeatureSet, features_of
+from bench.features.sets import ExtractOptions, FeatureSet, SetName, features_of
 from bench.places import Places
 from bench.run import Outcome, Selection, Setup, execute
 from cli import main
@@ -152,6 +152,9 @@ def run(places: Places) -> Run:
 
     def go(path: Path, names: str, where: Places = places, **more: object) -> Outcome:
         more.setdefault("extract", EXTRACT)
+        features = str(more.get("features", "xfeat"))
+        if "shortlist" not in more and SetName.parse(features).takes_default(features):
+            more.setdefault("first_stage", "gem-lite0")  # one part to extract where a test is not about first stages
         selection = Selection(tuple(names.split(",")), more.pop("options", {}))  # type: ignore[arg-type]
         force = bool(more.pop("force", False))
         (outcome,) = execute(Setup(f"folder:{path}", **more), [selection], where, force=force)  # type: ignore[arg-type]
