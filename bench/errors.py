@@ -17,6 +17,15 @@ class UserError(Exception):
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
 
+    @property
+    def line(self) -> str:
+        """Message and hint in one line, as the reason why a part of the work is left out."""
+        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+
+
+class Unknown(UserError):
+    """A name that nothing here has."""
+
 
 def listed(names: Sequence[str], most: int = 5) -> str:
     """The first names, and how many more there are.
@@ -28,9 +37,9 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown(kind: str, name: str, known: Iterable[str]) -> Unknown:
     """The error for a name that is not known, with the nearest known name as its hint."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(names) or 'none'}"
-    return UserError(f"unknown {kind} {name!r}", hint=hint)
+    return Unknown(f"unknown {kind} {name!r}", hint=hint)

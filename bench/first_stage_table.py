@@ -70,7 +70,7 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
         said |= dict.fromkeys(of_lists)
     if last is None:
         raise missing[0][1]
-    said |= dict.fromkeys(f"{text} cannot be compared: {error}" for text, error in missing)
+    said |= dict.fromkeys(f"{text} cannot be compared: {error.line}" for text, error in missing)
     said |= dict.fromkeys(data.stores.report().caveats)
     columns = _columns(data.dataset, last.shortlist.header.k)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[column.name for column in columns])

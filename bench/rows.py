@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.errors import Unknown, UserError
 from bench.features.importing import without_order
 from bench.features.sets import FeatureSet, SetName, Stores
 from bench.features.store import ALL
@@ -137,7 +137,12 @@ def wanted(asked: Asked, method: Reranker, features: str, allowed: frozenset[str
     if parts := method.parts():
         return _composite(asked, method, parts, features, allowed)
     if asked.features is not None:
-        names = [SetName.parse(asked.features, f"--method {asked}")]
+        try:
+            names = [SetName.parse(asked.features, f"--method {asked}")]
+        except Unknown:
+            raise
+        except UserError as error:  # a set that lacks its weights leaves out its row, and no other
+            return error.line
     else:
         names = [SetName.parse(features), *_made_for(method)]
     choices, reasons = [], []
@@ -224,7 +229,9 @@ def _opened(
     try:
         features = stores.of(read)
     except UserError as error:
-        return str(error)
+        return error.line
+    except Exception as error:  # an extractor of the user's; it leaves out its rows, as a method that raises does
+        return f"{type(error).__name__}: {error}"
     if reason := _lacks(method, features.card.local_dim == 0, features.card.global_dim == 0):
         return reason
     if not name.card.known and (reason := method.skip(features.card)):
