@@ -453,7 +453,7 @@ def first_stages(setup: Setup, stages: tuple[str, ...], form: str, places: Place
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     if form == "terminal":
-        print_table(found.table)
+        print_table(found.table, explain=True)
     else:
         click.echo(FORMATS[form](found.table))
 
@@ -477,6 +477,8 @@ _blend = click.option(
     metavar="METHOD[@FEATURES],METHOD[@FEATURES]:FIRST[,…]",
     help="Also the row of this cascade, from stored scores; its time is implied. May be given several times.",
 )
+@click.option("--cards", is_flag=True, help="In the terminal, also papers, licences and training data of the methods.")
+@click.option("--explain", is_flag=True, help="In the terminal, also what each column is.")
 @click.option("--plots", type=_Folder(), help="Write pictures into this folder.")
 @click.option(
     "--worst",
@@ -490,6 +492,8 @@ def report(
     seal: str | None,
     blend: str,
     cascade: tuple[str, ...],
+    cards: bool,
+    explain: bool,
     plots: Path | None,
     worst: str | None,
     places: Places,
@@ -508,7 +512,7 @@ def report(
     runs = _finished(
         places.runs,
         lambda run: (
-            (dataset is None or run.record.identity.shortlist.dataset in (dataset, _absolute(dataset)))
+            (dataset is None or _is_named(run.record.identity.shortlist.dataset, dataset))
             and (seal is None or run.seal.startswith(seal))
         ),
     )
@@ -526,7 +530,7 @@ def report(
         replayed = replayed or bool(replays)
         table = compare([*group, *replays], how)
         if form == "terminal":
-            print_table(table)
+            print_table(table, cards, explain)
         else:
             click.echo(FORMATS[form](table))
         if plots is not None:
@@ -588,9 +592,11 @@ def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> l
     return list(found.finished)
 
 
-def _absolute(dataset: str) -> str:
-    kind, colon, path = dataset.partition(":")
-    return f"{kind}:{Path(path).expanduser().resolve()}" if colon else dataset
+def _is_named(dataset: str, text: str) -> bool:
+    """Whether a user means that data set: by its name, by a path as it was given, or by the last part of the path."""
+    kind, colon, path = text.partition(":")
+    given = f"{kind}:{Path(path).expanduser().resolve()}" if colon else text
+    return dataset in (text, given) or (":" in dataset and Path(dataset.partition(":")[2]).name == text)
 
 
 @main.command()

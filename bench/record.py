@@ -6,6 +6,7 @@ A record is refused where anything in it is not what it should be, so that no la
 from __future__ import annotations
 
 import json
+import shlex
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -122,7 +123,11 @@ class RunRecord(Begun):
 
 
 class Unfinished(ValueError):
-    """The run has not come to its end, or is of another format."""
+    """The run has not come to its end, or is of another format (`older`); `command` finishes it, where it is known."""
+
+    def __init__(self, message: str, older: bool = False, command: str = ""):
+        super().__init__(message)
+        self.older, self.command = older, command
 
 
 # what only some methods and runs have, and its empty value: absent, since folders' names hash what is there
@@ -144,12 +149,24 @@ def read_record(folder: Path) -> RunRecord:
     """The record of a finished run. Unfinished, or ValueError that says what is wrong with the file."""
     content = _content(folder)
     if content.get("status") != "finished" or content.get("format") != FORMAT:
-        raise Unfinished(f"{FILE}: {content.get('status')}, format {content.get('format')}")
+        provenance = content.get("provenance")
+        command = provenance.get("command") if isinstance(provenance, dict) else None
+        raise Unfinished(
+            f"{FILE}: {content.get('status')}, format {content.get('format')}",
+            content.get("format") != FORMAT,
+            _as_typed(command) if isinstance(command, list) and command else "",
+        )
     try:
         record: RunRecord = _read(RunRecord, content, "")
     except ValueError as error:
         raise ValueError(f"{FILE}: {error}") from error
     return record
+
+
+def _as_typed(command: list[Any]) -> str:
+    """The arguments of a process as a user types them."""
+    words = [str(word) for word in command]
+    return shlex.join(["python", *words] if words[0].endswith(".py") else words)
 
 
 def cold_starts(folder: Path) -> Mapping[str, ColdStart] | None:

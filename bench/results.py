@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from bench.blend import Blend
 from bench.datasets import Dataset, Instances, Query
-from bench.errors import UserError
+from bench.errors import UserError, listed
 from bench.evaluation import COLUMNS, Rankings, evaluate
 from bench.files import write_json
 from bench.journal import Journal, Record
@@ -229,28 +229,36 @@ class Runs:
     """The runs below a folder: those that are finished and sound, and why others are left out."""
 
     finished: tuple[Run, ...]  # oldest first
-    unfinished: tuple[str, ...]  # names of their folders; also runs of another format
+    unfinished: Mapping[str, str]  # name of the folder -> the command that finishes it; empty where it is not known
+    older: tuple[str, ...]  # names of the folders of runs of another format
     damaged: Mapping[str, str]  # name of the folder -> what is wrong
 
     def notes(self, folder: Path) -> list[str]:
         """What a user should hear of the runs that are left out of a report on `folder`."""
         said = [f"{folder / name} is damaged and left out: {why}" for name, why in self.damaged.items()]
-        if count := len(self.unfinished):
-            some = ", ".join(self.unfinished[:NAMED]) + (", …" if count > NAMED else "")
-            runs = "1 run is" if count == 1 else f"{count} runs are"
-            said.append(f"{runs} unfinished or of another version and left out of {folder}: {some}")
+        for name, command in list(self.unfinished.items())[:NAMED]:
+            finish = f"; this finishes it: {command}" if command else ""
+            said.append(f"{folder / name} is unfinished and left out{finish}")
+        if (more := len(self.unfinished) - NAMED) > 0:
+            said.append(f"{more} more unfinished runs in {folder} are left out")
+        if self.older:
+            runs = "1 run is" if len(self.older) == 1 else f"{len(self.older)} runs are"
+            said.append(f"{runs} of another version and left out of {folder}: {listed(self.older, NAMED)}")
         return said
 
 
 def read_runs(folder: Path, wanted: Callable[[Run], bool] = lambda run: True) -> Runs:
     """Every run below a folder; of the finished ones, those that are `wanted`."""
-    finished, unfinished, damaged = [], [], {}
+    finished, unfinished, older, damaged = [], {}, [], {}
     for path in sorted(folder.glob("*/run.json")) if folder.is_dir() else ():
         name = path.parent.name
         try:
             run = Run(path.parent, read_record(path.parent))
-        except Unfinished:
-            unfinished.append(name)
+        except Unfinished as error:
+            if error.older:
+                older.append(name)
+            else:
+                unfinished[name] = error.command
             continue
         except ValueError as error:
             damaged[name] = str(error)
@@ -260,7 +268,8 @@ def read_runs(folder: Path, wanted: Callable[[Run], bool] = lambda run: True) ->
                 damaged[name] = damage
             else:
                 finished.append(run)
-    return Runs(tuple(sorted(finished, key=lambda run: run.record.finished)), tuple(unfinished), damaged)
+    by_time = tuple(sorted(finished, key=lambda run: run.record.finished))
+    return Runs(by_time, unfinished, tuple(older), damaged)
 
 
 def sound_run(folder: Path) -> Run:

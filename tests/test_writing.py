@@ -250,7 +250,7 @@ def test_a_damaged_run_is_named_and_left_out_of_every_report(cli: Cli, two: tupl
         note = f"note: {other} is damaged and left out: "
         assert note in result.stderr and result.stderr.count(str(other)) == 1, (what, result.stderr)
         found = read_runs(runs)
-        assert list(found.damaged) == [other.name] and found.unfinished == () and len(found.finished) == 1
+        assert list(found.damaged) == [other.name] and found.unfinished == {} and len(found.finished) == 1
     for arguments in (("export",), ("export", "--format", "csv")):
         assert cli(*arguments, "--out", str(tmp_path / "out")).exit_code == 0
         result = cli(*arguments, "--out", str(tmp_path / "out"), "--run", str(other))
@@ -273,15 +273,27 @@ def test_a_damaged_run_is_made_whole_by_its_command(
         assert (other / "journal.jsonl").read_bytes() == (plain / "journal.jsonl").read_bytes()
 
 
-def test_unfinished_runs_are_counted_and_named(cli: Cli, two: tuple[Path, Path]) -> None:
+def test_unfinished_runs_are_named_with_the_command_that_finishes_them(cli: Cli, two: tuple[Path, Path]) -> None:
     _, other = two
-    _about(lambda about: about.update(status="running"))(other)
+    command = ["cli.py", "run", "-d", "folder:/my photos"]
+    _about(lambda about: (about.update(status="running"), about["provenance"].update(command=command)))(other)
     result = cli("report")
     assert result.exit_code == 0
-    assert f"1 run is unfinished or of another version and left out of {other.parent}: {other.name}" in result.stderr
+    finish = "this finishes it: python cli.py run -d 'folder:/my photos'"
+    assert f"{other} is unfinished and left out; {finish}" in result.stderr
     lock_of(other).touch()
     shutil.copytree(other, other.with_name("more"))
-    assert "2 runs are unfinished" in cli("report").stderr
+    _about(lambda about: about.pop("provenance"))(other.with_name("more"))
+    assert f"{other.with_name('more')} is unfinished and left out\n" in cli("report").stderr
+    for number in range(5):
+        shutil.copytree(other, other.with_name(f"more{number}"))
+    assert "2 more unfinished runs" in cli("report").stderr
+
+
+def test_runs_of_another_version_are_counted_and_named(cli: Cli, two: tuple[Path, Path]) -> None:
+    _, other = two
+    _about(lambda about: about.update(format=2))(other)
+    assert f"1 run is of another version and left out of {other.parent}: {other.name}" in cli("report").stderr
 
 
 # --- places that cannot be written --------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ class Table:
     first_stage: float  # the primary measure of the main difficulty, percent
     ceiling: float  # the most that reordering these lists can reach
     of: str = "method"  # what a row is
+    cards: tuple[str, ...] = ()  # where the contenders come from: paper, licence, training data
 
 
 def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
@@ -107,6 +108,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         main.measure.name,
         floor,
         top,
+        cards=_cards(latest, cards, controls),
     )
 
 
@@ -299,7 +301,8 @@ def _notes(
             )
         )
     notes.append(
-        f"Measured on {machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
+        f"Measured on {machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}, "
+        f"{machine['gpu'] or 'no GPU'}; "
         "ms/query is of cached features; extract ms was measured when the features were made."
         + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
@@ -323,14 +326,21 @@ def _notes(
     }
     if older := [name for name, (_, method) in latest.items() if sources[name] != newest[method]]:
         notes.append(f"Measured with earlier code than other rows of the same method: {', '.join(older)}.")
-    said: dict[tuple[str, str], list[str]] = {}  # method, what its card says -> rows; once for all rows of a sweep
-    for name in contenders:
-        card = cards[name]
-        trained = f"; trained on {card.trained_on}" if card.trained_on else ""
-        terms = f"; NOT FOR COMMERCIAL USE ({card.noncommercial})" if card.noncommercial else ""
-        said.setdefault((latest[name][1], f"{card.paper}; {card.licence}{trained}{terms}"), []).append(name)
-    notes += [f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items()]
+    restricted = {latest[name][1]: card.noncommercial for name, card in cards.items() if card.noncommercial}
+    notes += [f"{method}: NOT FOR COMMERCIAL USE ({licence})." for method, licence in restricted.items()]
     return tuple(dict.fromkeys(notes))
+
+
+def _cards(
+    latest: Mapping[str, tuple[Run, str]], cards: Mapping[str, MethodCard], controls: frozenset[str]
+) -> tuple[str, ...]:
+    """What the contenders' cards say, once for all rows of a sweep."""
+    said: dict[tuple[str, str], list[str]] = {}  # method, what its card says -> rows
+    for name, card in cards.items():
+        if name not in controls:
+            trained = f"; trained on {card.trained_on}" if card.trained_on else ""
+            said.setdefault((latest[name][1], f"{card.paper}; {card.licence}{trained}"), []).append(name)
+    return tuple(f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items())
 
 
 def _nothing_to_gain(run: Run, bounds: tuple[float, float]) -> list[str]:
@@ -409,7 +419,7 @@ def to_markdown(table: Table) -> str:
         "|" + "|".join(["---", "---", *["---:"] * len(table.columns)]) + "|",
     ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(table)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+    return "\n".join([*lines, "", *(f"- {note}" for note in (*table.notes, *table.cards)), ""])
 
 
 def to_csv(table: Table) -> str:
@@ -436,7 +446,7 @@ def to_json(table: Table) -> str:
         }
         for name in table.rows.index
     ]
-    return json.dumps({**table.about, "rows": rows, "notes": table.notes})
+    return json.dumps({**table.about, "rows": rows, "notes": table.notes, "cards": table.cards})
 
 
 def to_latex(table: Table) -> str:
@@ -455,7 +465,9 @@ def to_latex(table: Table) -> str:
         r"\hline",
     ]
     lines += [" & ".join(map(safe, row)) + r" \\" for row in cells(table)]
-    return "\n".join([f"% {table.title}", *lines, r"\hline", r"\end{tabular}", *(f"% {n}" for n in table.notes), ""])
+    return "\n".join(
+        [f"% {table.title}", *lines, r"\hline", r"\end{tabular}", *(f"% {n}" for n in (*table.notes, *table.cards)), ""]
+    )
 
 
 FORMATS = {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -48,9 +49,18 @@ def console(stderr: bool = False) -> Console:
     return plain if plain.is_terminal else Console(stderr=stderr, width=WIDTH, soft_wrap=False)
 
 
+EVERY = 10.0  # seconds between two lines of progress, where there is no terminal
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function of what is done, how much of it, and of how many; on stderr, a bar for each thing that is done."""
+    """A function of what is done, how much of it, and of how many, which is shown on stderr.
+
+    On a terminal, a bar for each thing that is done; elsewhere a line at most every EVERY seconds.
+    """
+    if not console(stderr=True).is_terminal:
+        yield ProgressLines(console(stderr=True).print)
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,6 +79,37 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
+class ProgressLines:
+    """Progress as lines: what is done, how much of how many, since when, and how long the rest may take.
+
+    The first line of a thing comes EVERY seconds after it began, so that quick work says nothing.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic):
+        self._write, self._clock = write, clock
+        self._began: dict[str, tuple[float, int]] = {}  # seconds, and how much was done by then
+        self._said: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self._clock()
+        began, before = self._began.setdefault(what, (now, done))
+        if now - self._said.setdefault(what, began) < EVERY:
+            return
+        self._said[what] = now
+        rest = "" if done <= before else f", about {_duration((now - began) / (done - before) * (total - done))} left"
+        self._write(f"{what}: {done} of {total} after {_duration(now - began)}{rest}")
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(75), _duration(3 * 3600 + 125)
+    ('1:15', '3:02:05')
+    """
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
 def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text below their headings."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -79,11 +120,12 @@ def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     console().print(table, markup=False)
 
 
-def print_table(table: Table) -> None:
-    """Print a comparison with its notes and what its columns mean; controls are dim, the best contenders bold.
+def print_table(table: Table, cards: bool = False, explain: bool = False) -> None:
+    """Print a comparison with its notes; controls are dim, the best contenders bold.
 
-    Nothing is cut. Where the terminal is narrow, headings and names take several lines, and columns are left out in the
-    order of `LEFT_OUT`, which a note says.
+    `cards` adds papers, licences and training data of the methods, `explain` what each column is. Nothing is cut: where
+    the terminal is narrow, headings and names take several lines, and columns are left out in the order of `LEFT_OUT`,
+    which a note says.
     """
     from bench.report.tables import cells  # with pandas, which a listing needs not wait for
 
@@ -108,8 +150,14 @@ def print_table(table: Table) -> None:
         out.print(f"  {text}", highlight=False, markup=False)
     for note in table.notes:
         out.print(f"  {note}", highlight=False, markup=False)
-    for column in (column for column in table.columns if column.name in heads):
+    for card in table.cards if cards else ():
+        out.print(f"  {card}", highlight=False, markup=False)
+    for column in (column for column in table.columns if explain and column.name in heads):
         out.print(f"  {column.name}: {column.meaning}", style="dim", highlight=False, markup=False)
+    pointers = ["`report --explain` says what each column is"] * (not explain)
+    pointers += ["`report --cards` says where methods come from"] * (bool(table.cards) and not cards)
+    if pointers:
+        out.print(f"  {'; '.join(pointers)}.", style="dim", highlight=False, markup=False)
 
 
 def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> dict[str, str]:

@@ -180,6 +180,7 @@ def test_a_report_can_be_narrowed_to_a_seal_a_data_set_and_a_blend(
     seal = finished_runs(places.runs)[0].seal
     assert reported("--seal", seal[:8], "--format", "json").exit_code == 0
     assert reported("--dataset", f"folder:{images}", "--format", "json").exit_code == 0
+    assert reported("--dataset", images.name, "--format", "json").exit_code == 0
     blended = reported("--blend", "sigmoid:0.5,0.1", "--format", "json")
     assert json.loads(blended.stdout)["blend"] == "sigmoid:0.5,0.1"
     for nothing in (("--seal", "zz"), ("--dataset", "demo")):

@@ -60,7 +60,24 @@ def test_one_contender_is_not_the_best_of_any(shown: Callable[..., str]) -> None
 def test_brackets_are_no_markup(shown: Callable[..., str]) -> None:
     text = shown({"mnn [bold]": (float("nan"), 3.0), "b": (1.0, 2.0)}, title="of [/photos]")
     assert "mnn [bold]" in text and "of [/photos]" in text and "A [note]." in text and "–" in text
-    assert "mAP All: mean average precision, All, percent" in text
+    assert "mAP All: mean average precision, All, percent" not in text
+
+
+def test_what_columns_are_and_where_methods_come_from_is_said_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = (Column("mAP All", "mean average precision", 1, 1),)
+    rows = pd.DataFrame({"mAP All": [1.0]}, index=["mnn"])
+    cards = ("mnn: a paper; a licence",)
+    table = Table("t", columns, rows, {"mnn": ""}, frozenset(), (), {}, "mAP", 1.0, 2.0, cards=cards)
+
+    def printed(**asked: bool) -> str:
+        text = io.StringIO()
+        monkeypatch.setattr(terminal, "console", lambda: Console(file=text, width=100))
+        terminal.print_table(table, **asked)
+        return text.getvalue()
+
+    assert "a licence" not in printed() and "report --explain" in printed() and "report --cards" in printed()
+    whole = printed(cards=True, explain=True)
+    assert "mnn: a paper; a licence" in whole and "mAP All: mean average precision" in whole and "`report" not in whole
 
 
 def test_what_is_no_terminal_is_wide(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,12 +86,36 @@ def test_what_is_no_terminal_is_wide(capsys: pytest.CaptureFixture[str]) -> None
     assert "a[b]" in out and "x" * 100 in out
 
 
-def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_on_a_terminal_is_a_bar_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "console", lambda stderr=False: Console(stderr=stderr, force_terminal=True))
     with terminal.progress_bars() as progress:
         progress("scoring", 1, 2)
         progress("scoring", 2, 2)
     out, err = capsys.readouterr()
     assert out == "" and "scoring" in err and "2/2" in err
+
+
+def test_without_a_terminal_quick_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.progress_bars() as progress:
+        progress("scoring", 1, 2)
+        progress("scoring", 2, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_long_work_says_how_far_it_is_every_ten_seconds() -> None:
+    now, lines = [0.0], []
+    progress = terminal.ProgressLines(lines.append, lambda: now[0])
+    for second in range(61):
+        now[0] = float(second)
+        progress("scoring", 100 + second, 400)
+        progress("extracting", 7, 9)
+    assert [line for line in lines if line.startswith("scoring")][:2] == [
+        "scoring: 110 of 400 after 0:10, about 4:50 left",
+        "scoring: 120 of 400 after 0:20, about 4:40 left",
+    ]
+    assert len(lines) == 12 and lines[1] == "extracting: 7 of 9 after 0:10"
 
 
 NAMES = ["mAP Easy", "mAP Medium", "mAP Hard", "mP@10 Medium", "headroom Medium", "ms/query p50", "ms/query p95"]
