@@ -99,7 +99,9 @@ class Setup:
     @property
     def stage(self) -> FirstStage | None:
         """The first stage; None where lists are given instead. UserError for a name that is not known."""
-        return None if self.lists is not None else stages.parse(self.first_stage or stages.default_for(self.features))
+        if self.lists is not None:
+            return None
+        return stages.parse(stages.default_for(self.features) if self.first_stage is None else self.first_stage)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,12 @@ class Kernel:
                     f"{where}: {piece!r}, expected OPTION=VALUE", hint="for example asmk:binary=false@xfeat"
                 )
             given[key] = value
-        return Kernel(features, read_options(Asmk.Options, given, "asmk", f"{where}, "))
+        found = read_options(Asmk.Options, given, "asmk", f"{where}, ")
+        if "codebook" in given and not found.codebook.is_file():
+            raise UserError(
+                f"{where}: no such codebook: {found.codebook}", hint="a .safetensors of `train asmk --recipe kmeans`"
+            )
+        return Kernel(features, found)
 
     @property
     def name(self) -> str:

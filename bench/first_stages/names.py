@@ -65,17 +65,23 @@ def _kernel(text: str) -> FirstStage:
 
 def _sum(text: str) -> FirstStage:
     stages, weights = [], []
-    for piece in text.partition(":")[2].split(","):
+    for piece in map(str.strip, text.partition(":")[2].split(",")):
         name, star, weight = piece.rpartition("*")
         try:
             weights.append(float(weight) if star else 1.0)
         except ValueError as error:
             raise UserError(f"{OPTION} {text}: {weight!r} is no weight", hint="sum:A*WEIGHT,B adds two") from error
         name = name if star else piece
-        if name.startswith("sum:") or not name:
-            raise UserError(f"{OPTION} {text}: a sum adds {FORMS.partition(', or')[0]}", hint="sum:A*WEIGHT,B adds two")
+        if name.partition(":")[0] in ("sum", "list") or not name:
+            raise UserError(
+                f"{OPTION} {text}: {name!r} cannot be added, a sum adds GLOBAL and asmk@LOCAL",
+                hint="sum:A*WEIGHT,B adds two; each must know its similarities to the whole gallery",
+            )
         stages.append(parse(name))
-    return Sum(tuple(stages), tuple(weights))
+    try:
+        return Sum(tuple(stages), tuple(weights))
+    except UserError as error:
+        raise UserError(f"{OPTION} {text}: {error.message}", hint=error.hint) from error
 
 
 KINDS: Mapping[str, Callable[[str], FirstStage]] = {"asmk": _kernel, "sum": _sum}

@@ -21,6 +21,7 @@ from bench.first_stages.stage import Context, FirstStage, Opened
 from bench.search import BLOCK, QUERIES, Similarities
 
 DIGITS = 3
+EQUAL = 1e-6  # relative spread up to which similarities count as equal: single precision tells no smaller one
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class Sum:
 
 
 def _weighted(name: str, weight: float) -> str:
-    return name if weight == 1 else f"{name}*{weight:g}"
+    if weight == 1:
+        return name
+    return f"{name}*{str(float(weight)).removesuffix('.0')}"  # every digit: equal names mean equal first stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +96,10 @@ class Scaled:
                 sums[these] += values.sum(dim=1).numpy()
                 squares[these] += values.square().sum(dim=1).numpy()
         images = np.maximum(self.count - (self.own >= 0), 1)
-        means = sums / images
-        deviations = np.sqrt(np.maximum(squares / images - means**2, 0))
-        return _rounded(means), _rounded(deviations)
+        means, squares = sums / images, squares / images
+        deviations = np.sqrt(np.maximum(squares - means**2, 0))
+        # of equal values rounding leaves a spread, by which their offset from the rounded mean would be multiplied
+        return _rounded(means), _rounded(np.where(deviations > EQUAL * np.sqrt(squares), deviations, 0))
 
     def blocks(self, queries: slice, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         means, scales = (torch.from_numpy(values[queries, None]) for values in self._affine)
