@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bench", "methods", "third_party")
 # what in `bench` imports a method, and why
 METHODS_IN_BENCH = {
+    "bench.first_stages.kernel": "its options are those of the reranker `asmk`",
     "bench.first_stages.asmk": "the kernel and its codebook are those of the reranker `asmk`",
     "bench.features.extractors.sop": "the product variant's features are those of its own trained trunk",
 }

@@ -179,7 +179,7 @@ def test_all_runs_every_method_that_can_run_here(cli: Callable[..., Result], ins
         "run", "-m", "all", "-d", f"folder:{instances}", "-k", "2", "--max-side", "160", "--keep-descriptors", "150"
     )
     assert result.exit_code == 0, result.output
-    table = re.findall(r"^\s*([\w-]+)\*?\s+\d", result.output, re.MULTILINE)
+    table = re.findall(r"^\s*([\w-]+)\*?\s+[\w+–-]+\s+[\d.]+\s+[\d.]+\s", result.output, re.MULTILINE)
     assert set(table) | set(re.findall(r"([\w-]+) did not run:", result.output)) == set(registry.names())
     assert "failed" not in result.output
 
@@ -191,8 +191,13 @@ def test_methods_lists_every_method_with_what_it_reads_and_whether_it_can_run(cl
         line = next(line for line in result.output.splitlines() if re.match(rf"\s*{name}\*?\s", line))
         assert ("*" in line) == (name in CONTROLS), line
     assert "ransac" in result.output and "threshold=8.0" in result.output and "Apache-2.0" in result.output
-    on_sift = " ".join(cli("methods", "--features", "sift").output.split())
-    assert "not sift" in on_sift  # why lightglue cannot run on it
+    on_sift = {
+        line.split()[0]: line for line in cli("methods", "--features", "sift").output.splitlines() if line.split()
+    }
+    for name, reads in (("mnn", "sift"), ("aqe", "gem-lite0"), ("lightglue", "xfeat"), ("rrt", "xfeat+gem-lite0")):
+        assert (
+            on_sift[name].rstrip().endswith(f"ready, reads {reads}")
+        )  # what it reads of these, else what it is made for
     assert cli("methods", "--features", "srift").exit_code == 1
 
 
@@ -236,6 +241,8 @@ def test_none_or_both_of_faiss_is_an_error(
         "160",
         "--keep-descriptors",
         "150",
+        "--first-stage",
+        "gem-lite0",
         "--search",
         "faiss",
     )

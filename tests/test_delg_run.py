@@ -176,7 +176,7 @@ def test_the_papers_experiment_on_revisited_oxford(
     print(done.output)
 
     header = shortlist.header
-    assert (header.features, header.policy, header.k, header.query_crop) == ("delg", "paper", k, True)
+    assert (header.first_stage, header.policy, header.k, header.query_crop) == ("delg", "paper", k, True)
     assert header.gallery_size == len(truth["imlist"]) and list(shortlist.queries) == truth["qimlist"]
     assert not run.record.failed and not run.record.skipped
 
@@ -202,7 +202,7 @@ def test_the_papers_experiment_on_revisited_oxford(
     # one query's reranking, with torch's own layers
     q, difficulty = 1, "Hard"
     name, candidates = truth["qimlist"][q], at[shortlist.candidates(difficulty, q)]
-    of_rrt = scores[(scores.method == "rrt") & (scores["query"] == name)].set_index("candidate").score
+    of_rrt = scores[(scores.method == "rrt@delg") & (scores["query"] == name)].set_index("candidate").score
     encoder = torch_encoder(state)
     logits = np.array([logit(encoder, state, images[name], images[truth["imlist"][c]]) for c in candidates])
     empty = [len(images[truth["imlist"][c]].descriptors) == 0 for c in candidates]
@@ -217,15 +217,15 @@ def test_the_papers_experiment_on_revisited_oxford(
     ours = np.r_[ours, order[~np.isin(order, ours)]]
     graded = truth["gnd"][q]
     value = average_precision(ours, graded["hard"], [*graded["junk"], *graded["easy"]])
-    chosen = metrics[(metrics.method == "rrt") & (metrics["query"] == name) & (metrics.difficulty == difficulty)]
+    chosen = metrics[(metrics.method == "rrt@delg") & (metrics["query"] == name) & (metrics.difficulty == difficulty)]
     assert float(chosen[chosen.measure == "mAP"]["value"].iloc[0]) == pytest.approx(value, rel=1e-12)
 
     # spatial verification finds the displaced copies of the query's descriptors
-    of_ransac = scores[scores.method == "ransac"]
+    of_ransac = scores[scores.method == "ransac@delg"]
     assert 0 < (of_ransac.score >= 4).mean() < 1
 
     # what is stored: all in single precision, 3 to 5 descriptors of 128, their scales and scores
     mean = np.mean([len(images[name].descriptors) for name in truth["imlist"]])
-    cost = run.record.costs["rrt"]
+    cost = run.record.costs["rrt@delg"]
     assert (cost.descriptors_mean, cost.descriptors_max) == (pytest.approx(mean), 5)
     assert cost.kib_per_image == pytest.approx((2048 * 4 + mean * (128 * 4 + 4 + 4)) / 1024)

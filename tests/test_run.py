@@ -422,6 +422,8 @@ def start(tmp_path: Path, places: Places, images: Path, names: str, nap: float =
             "160",
             "--keep-descriptors",
             "150",
+            "--first-stage",
+            "gem-lite0",
             "--cache-dir",
             str(places.cache),
             "--runs",
@@ -482,13 +484,15 @@ def test_an_extraction_killed_in_the_middle_keeps_its_shards(
     told: list[tuple[str, int, int]] = []
     extract = ExtractOptions(160, 150)
     (resumed,) = execute(
-        Setup(f"folder:{instances}", extract=extract),
+        Setup(f"folder:{instances}", first_stage="gem-lite0", extract=extract),
         [Selection(("rrt",))],
         places,
         lambda what, done, total: told.append((what, done, total)),
     )
     assert {path: (path / "shard.json").stat().st_mtime_ns for path in before} == before
-    assert max(total for what, _, total in told if what == "extracting xfeat") == 9 - 2 * len(before)
+    totals = {what: total for what, _, total in told}
+    assert {path.parents[1].name.endswith("gem-lite0-160px") for path in before} == {True}
+    assert totals["extracting gem-lite0"] == 9 - 2 * len(before) and totals["extracting xfeat"] == 9
     dataset, whole = stored
     store, _ = features_of(dataset, "xfeat", extract, torch.device("cpu"), places)
     for key in dataset.gallery:

@@ -84,7 +84,7 @@ def test_a_gallery_image_that_only_has_the_id_of_a_query_is_its_candidate(see: C
     assert result.exit_code == 0 and "top-4" in result.output  # four possible candidates: none is the query
     assert "nan" not in result.output and "left out of the means" not in said(result)
     oracle = next(line for line in result.output.splitlines() if line.split()[:1] == ["oracle*"])
-    assert oracle.split()[1] == "100.0"
+    assert oracle.split()[2] == "100.0"  # behind its name and what it reads
 
 
 def test_the_same_bytes_under_the_same_id_are_the_query_itself(see: Cli, truth: Callable) -> None:
@@ -108,7 +108,7 @@ def test_the_same_bytes_under_another_id_stay_a_candidate_and_are_named(see: Cli
 # --- other features, another run ----------------------------------------------------------------------------------
 
 
-def test_other_features_on_one_imported_list_are_another_run_and_another_table(
+def test_other_features_on_one_imported_list_are_another_run_and_another_row_of_one_table(
     see: Cli, cli: Cli, truth: Callable, tmp_path: Path
 ) -> None:
     root = truth([{"query": "a5", "easy": ["a0", "a1"]}, {"query": "b5", "easy": ["b1"]}])
@@ -122,7 +122,11 @@ def test_other_features_on_one_imported_list_are_another_run_and_another_table(
         seals.add(re.findall(r"seal (\w+)", result.output)[0])
         folders.add(re.findall(r"run: (.*)", result.output)[0])
     assert len(seals) == 1 and len(folders) == 2
-    assert len(cli("report", "--format", "json").output.splitlines()) == 2
+    (table,) = cli("report", "--format", "json").output.splitlines()
+    rows = json.loads(table)["rows"]
+    names, used = ({row[what] for row in rows} for what in ("method", "desc max"))
+    assert len(rows) == len(names) == 2 and all(re.fullmatch(r"mnn \[features \w{8}\]", name) for name in names)
+    assert min(used) == 20 < max(used)
 
 
 # --- a table from nothing -----------------------------------------------------------------------------------------

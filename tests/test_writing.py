@@ -67,7 +67,7 @@ def test_the_same_command_twice_at_once_gives_one_run_and_one_table(
 ) -> None:
     name, options = f"folder:{instances}", ExtractOptions(160, 150)
     places = Places.of(tmp_path / "cache", tmp_path, tmp_path / "runs")
-    store = part_folder(name, SetName.parse("xfeat").parts[0], options, places)
+    store = part_folder(name, SetName.parse("gem-lite0").parts[0], options, places)  # which comes first
     with alone(store, "extracting into"):  # until both are at the same point
         both = [command(*asked(instances, tmp_path, *more)) for _ in range(2)]
         for process in both:
