@@ -31,6 +31,7 @@ READ = 64  # gallery images read and aggregated together
 COMPARED = 512  # descriptors compared with all words together: their products stay in the processor's cache
 LOOKED_UP = 256  # images looked up together in the postings of all of a query's words
 MAPPED = 64  # blocks, a million images, that stay open for looking images up: two files each
+WAITING = 2**20  # selectivities that are computed before they are added to their sums
 NEEDS = frozenset({"local"})
 
 
@@ -280,7 +281,13 @@ class AsmkSimilarities:
             yield number * self.file.layout.block, sums.float()
 
     def _add(self, block: Block, asked: _Asked, sums: Tensor) -> None:
-        rows = sums.unbind()
+        """Add the selectivities of a block's postings to (q, b) sums, word by word.
+
+        They wait until there are WAITING, then are added query by query: a row of sums is in the processor's cache for
+        many words, and not fetched anew for each.
+        """
+        waiting: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sums]
+        count = 0
         spans = zip(block.starts[asked.words].tolist(), block.starts[asked.words + 1].tolist(), strict=True)
         for (start, stop), (first, last) in zip(spans, pairwise(asked.ends.tolist()), strict=True):
             if start == stop:
@@ -288,7 +295,12 @@ class AsmkSimilarities:
             selected = self._packing.selected(asked.rows[first:last], block.vectors[start:stop])
             images = torch.from_numpy(block.images[start:stop].astype(np.int64))
             for query, values in zip(asked.queries[first:last], selected.unbind(), strict=True):
-                rows[query].index_add_(0, images, values)  # an image is in a word's postings once
+                waiting[query].append((images, values))
+            count += selected.numel()
+            if count > WAITING:
+                _add_all(waiting, sums)
+                count = 0
+        _add_all(waiting, sums)
 
     def exact(self, query: int, images: np.ndarray) -> np.ndarray:
         """(m,) float64, from the same stored vectors."""
@@ -316,6 +328,13 @@ class AsmkSimilarities:
                 self._maps.pop(next(iter(self._maps)))
             self._maps[number] = self.file.block(number)
         return self._maps[number]
+
+
+def _add_all(waiting: Sequence[list[tuple[Tensor, Tensor]]], sums: Tensor) -> None:
+    for parts, row in zip(waiting, sums, strict=True):
+        for images, values in parts:
+            row.index_add_(0, images, values)  # an image is in a word's postings once
+        parts.clear()
 
 
 def _by_word(aggregates: Sequence[Aggregates], packing: Packing) -> _Asked:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bench.first_stages.asmk
 import bench.search
 from bench.conformance import batch_of
 from bench.errors import UserError
@@ -207,6 +208,7 @@ def test_the_lists_do_not_depend_on_the_blocks_or_on_which_queries_are_searched_
     queries = keys_of(*range(12))
     first = searched(source(store, tmp_path / "whole", chosen, queries, 16_384))
     monkeypatch.setattr(bench.search, "QUERIES", 5)
+    monkeypatch.setattr(bench.first_stages.asmk, "WAITING", 100)
     for block in (1, 13, 64, 69):  # of one image: more than stay open
         found = searched(source(store, tmp_path / str(block), chosen, queries, block))
         assert np.array_equal(found.order, first.order)
