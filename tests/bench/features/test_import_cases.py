@@ -85,7 +85,7 @@ def content(dataset: Dataset, store: Path) -> str:
 
 def rows_of(output: str) -> list[str]:
     """What a run says of its methods, without times."""
-    return [" ".join(line.split()[:3]) for line in output.splitlines() if line.split()[:1] == ["mnn"]]
+    return [" ".join(line.split()[:4]) for line in output.splitlines() if line.split()[:1] == ["mnn@hloc"]]
 
 
 @pytest.fixture

@@ -107,8 +107,9 @@ def test_content_holds_every_part(stored: tuple[Dataset, FeatureSet], cache: Pat
 
 
 def test_how_long_extraction_took_is_kept(stored: tuple[Dataset, FeatureSet]) -> None:
-    for store in (stored[1].local, stored[1].globals_):
-        decode, extract = store.times()  # type: ignore[union-attr,misc]
+    dataset, features = stored
+    for store in (features.local, features.globals_):
+        decode, extract = store.times(dataset.gallery)  # type: ignore[union-attr,misc]
         assert 0 < decode < 10_000 and 0 < extract < 10_000
 
 
@@ -128,21 +129,28 @@ def test_imported_xfeat_arrays_score_as_the_extracted_ones_do(
     place = export(features, dataset, tmp_path / "arrays")
     here = ("-d", f"folder:{instances}", "--cache-dir", str(cache), "--runs", str(tmp_path / "runs"))
     methods = ("-m", "mnn,asmk,rrt,lightglue,ransac", "--threads", "1")
-    assert cli("run", *methods, *here, *SMALL).exit_code == 0
+    first = ("--first-stage", "gem-lite0")  # whose descriptors are among the arrays
+    assert cli("run", *methods, *first, *here, *SMALL).exit_code == 0
     plain = cli("features", "import", "arrays", str(place), *here[:4])
     assert plain.exit_code == 0, plain.output
-    skipped = cli("run", *methods, *here, *SMALL, "-f", "arrays")
-    assert skipped.exit_code == 0 and "rrt did not run: the shipped weights read XFeat" in " ".join(
+    skipped = cli("run", "-m", "mnn,rrt,rrt@arrays", *here, *SMALL, "-f", "arrays")
+    assert skipped.exit_code == 0 and "rrt@arrays did not run: the shipped weights read xfeat" in " ".join(
         skipped.output.split()
     )
+    before = finished_runs(tmp_path / "runs")
+    assert set(before[-1].record.costs) == {"mnn@arrays", "rrt"}  # without @ it reads what its weights were made for
     assert cli("features", "import", "arrays", str(place), *here[:4], "--local", "xfeat").exit_code == 0
     done = cli("run", *methods, *here, *SMALL, "-f", "arrays")
     assert done.exit_code == 0 and "did not run" not in done.output, done.output
-    runs = finished_runs(tmp_path / "runs")
-    tables = [run.scores.set_index(["method", "query", "candidate"])["score"].sort_index() for run in runs]
-    both = [table for table in tables if "rrt" in table.index.get_level_values("method")]
-    assert len(both) == 2
-    pd.testing.assert_series_equal(*both, check_exact=True)
+    extracted, imported = before[0], finished_runs(tmp_path / "runs")[-1]
+    assert list(imported.record.costs) == [f"{row}@arrays" for row in extracted.record.costs]
+    tables = [
+        run.scores.assign(method=run.scores.method.str.removesuffix("@arrays"))
+        .set_index(["method", "query", "candidate"])["score"]
+        .sort_index()
+        for run in (extracted, imported)
+    ]
+    pd.testing.assert_series_equal(*tables, check_exact=True)
 
 
 def test_local_that_contradicts_the_dimensions_is_refused(

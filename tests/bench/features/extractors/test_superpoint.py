@@ -131,8 +131,14 @@ def test_a_run_needs_consent_and_its_table_says_so(
     torch.save(random_state(SuperGlueConfig(layers=2)), matcher)
     given = {"superglue": {"weights": str(matcher), "preset": "oxford"}}
     done = run(instances, "mnn,superglue", accept_licence=frozenset({"magic-leap"}), options=given, **small).run
-    assert not done.record.failed and set(done.details[done.details.method == "superglue"].name) == {"confidence"}
+    key = SetName.parse(features).local.key  # type: ignore[union-attr]
+    of_superglue = done.details[done.details.method == f"superglue@{key}"]
+    assert not done.record.failed and set(of_superglue.name) == {"confidence"}
     assert any(row.startswith("superglue") and "preset=oxford" in row for row in compare([done]).rows.index)
     assert not any("descriptors=" in row for row in compare([done]).rows.index)  # the preset says it
     assert any("NOT FOR COMMERCIAL USE (magic-leap)" in note for note in compare([done]).notes)
-    assert done.shortlist.header.features == SetName.parse(features).name
+    assert key.startswith("superpoint-") and done.shortlist.header.first_stage == "gem-lite0"
+    assert {row: reads.features for row, reads in done.record.identity.methods.items()} == {
+        f"mnn@{key}": (key,),
+        f"superglue@{key}": (key,),
+    }
