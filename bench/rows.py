@@ -264,11 +264,17 @@ def _by_default(name: SetName) -> bool:
 def same_row(text: str, row: str, features: Sequence[str]) -> bool:
     """Whether a row that reads these features is the one that a user names METHOD or METHOD@FEATURES.
 
-    >>> same_row("mnn@xfeat", "mnn", ("xfeat",)), same_row("mnn", "mnn@sift", ("sift",))
+    >>> same_row("rrt@xfeat", "rrt", ("xfeat", "gem-lite0")), same_row("mnn", "mnn@sift", ("sift",))
     (True, False)
     """
     method, at, given = text.partition("@")
-    return text == row or (bool(at) and row.partition("@")[0] == method and given == "+".join(features))
+    if text == row or not at or row.partition("@")[0] != method:
+        return text == row
+    try:
+        parts = {part.key for part in SetName.parse(given).parts}
+    except UserError:  # features by the name that tables have, which holds the contents of weights
+        return given == "+".join(features)
+    return set(features) <= parts  # it reads those of the parts that it needs
 
 
 def counts_of(sets: Iterable[FeatureSet], gallery: Iterable[str]) -> Mapping[str, np.ndarray]:

@@ -45,7 +45,7 @@ from bench.record import (
     write_record,
 )
 from bench.reranker import Reranker, parse_options
-from bench.rows import DEFAULT_FEATURES, Asked, Row, Wanted, counts_of, opened, parts_of, wanted
+from bench.rows import DEFAULT_FEATURES, Asked, Reading, Row, Wanted, counts_of, opened, parts_of, wanted
 from bench.scores import ColdStart, Job, Scorer, score_all
 from bench.shortlist import Policy, Shortlist, first_stage
 from bench.timing import timed
@@ -277,16 +277,22 @@ def costs(row: Row, counts: Mapping[str, np.ndarray]) -> Cost:
 
     `counts` has, for each local part, the local descriptors of the gallery's images (n,).
     """
-    mean = most = size = 0.0
+    wholes: dict[str, int] = {}  # a part that several readings share is stored once
+    locals_: dict[str, list[Reading]] = {}
     for reading in row.reads:
-        whole, local = reading.features.bytes_per_image(reading.needs)
-        size += whole
-        if reading.features.name.local is not None:
-            values, images = np.unique(counts[reading.features.name.local.key], return_counts=True)
-            used = np.array([reading.used(int(count)) for count in values])
-            descriptors = float((used * images).sum() / images.sum())
-            mean, most = mean + descriptors, most + float(used.max())
-            size += descriptors * local
+        name = reading.features.name
+        if name.global_ is not None:
+            wholes[name.global_.key] = reading.features.bytes_per_image(reading.needs)[0]
+        if name.local is not None:
+            locals_.setdefault(name.local.key, []).append(reading)
+    mean, most, size = 0.0, 0.0, float(sum(wholes.values()))
+    for key, readings in locals_.items():
+        values, images = np.unique(counts[key], return_counts=True)
+        used = np.array([max(reading.used(int(count)) for reading in readings) for count in values])
+        descriptors = float((used * images).sum() / images.sum())
+        mean, most = mean + descriptors, most + float(used.max())
+        needs = frozenset[str]().union(*(reading.needs for reading in readings))
+        size += descriptors * readings[0].features.bytes_per_image(needs)[1]
     return Cost(descriptors_mean=mean, descriptors_max=most, kib_per_image=size / 1024)
 
 
