@@ -112,6 +112,7 @@ class RunRecord(Begun):
     failed: Mapping[str, str]  # row -> why it stopped
     costs: Mapping[str, Cost]  # row -> what it costs; the rows that have scores
     cards: Mapping[str, MethodCard]  # row -> card
+    others_busy: float | None = None  # cores that other programs kept busy while it was scored; None: not known
     # part of features -> need -> bytes an image, and bytes a local descriptor
     stored_bytes: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 

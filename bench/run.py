@@ -48,7 +48,7 @@ from bench.reranker import Reranker, parse_options
 from bench.rows import DEFAULT_FEATURES, Asked, Reading, Row, Wanted, counts_of, opened, parts_of, wanted
 from bench.scores import ColdStart, Job, Scorer, score_all
 from bench.shortlist import Policy, Shortlist, first_stage
-from bench.timing import timed
+from bench.timing import CpuSeconds, timed
 from bench.whitening import Whitening, learn
 
 DEFAULT_TOP_K = 100
@@ -475,14 +475,19 @@ def _measure(
         for each, (folder, identity) in zip(ready.chosen, identities.items(), strict=True)
         if folder not in outcomes
     ]
+    begun = CpuSeconds.now()
     cold, failures = score_all(
         scorer,
         [job for run in opened for job in run.jobs],
         None if progress is None else lambda name, d, t: progress("scoring", d, t),
         setup.executor,
     )
+    ended = CpuSeconds.now()
+    # the processes of several workers cannot be told from other programs
+    told = begun is not None and ended is not None and not setup.executor.hardware()
+    others = begun.others(ended) if told and begun is not None and ended is not None else None
     for run in opened:
-        outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures), (*notes, *run.notes))
+        outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures, others), (*notes, *run.notes))
     return [outcomes[folder] for folder in identities]
 
 
@@ -586,7 +591,13 @@ def _begin(
     return _Open(folder, record, jobs, ("resuming an interrupted run",) if begun else ())
 
 
-def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures: Mapping[Job, str]) -> results.Run:
+def _finish(
+    run: _Open,
+    scorer: Scorer,
+    cold: Mapping[Job, ColdStart],
+    failures: Mapping[Job, str],
+    others: float | None,
+) -> results.Run:
     """Tables and costs of a run that is scored. UserError if no method got to the end."""
     failed = {job.row.name: failures[job] for job in run.jobs if job in failures}
     done = [job.row for job in run.jobs if job not in failures]
@@ -601,6 +612,7 @@ def _finish(run: _Open, scorer: Scorer, cold: Mapping[Job, ColdStart], failures:
         ended = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "failed": failed,
+            "others_busy": others,
             "cold": {**run.record.cold, **starts},
             "stored_bytes": _stored_bytes(sets),
             "costs": {row.name: costs(row, counts) for row in done},

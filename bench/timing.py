@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,38 @@ def timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
     value = call()
     synchronize(device)
     return value, (time.perf_counter() - start) * 1e3
+
+
+@dataclass(frozen=True)
+class CpuSeconds:
+    """Seconds of processor time so far: of the whole machine, and of this process."""
+
+    machine: float
+    process: float
+    at: float  # seconds of a steady clock
+
+    @staticmethod
+    def now(stat: Path = Path("/proc/stat")) -> CpuSeconds | None:
+        """None where the system does not tell, as on others than Linux."""
+        try:
+            name, *ticks = stat.read_text().split("\n", 1)[0].split()
+            user, nice, system, _, _, irq, softirq, *_ = (int(tick) for tick in ticks)
+        except (OSError, ValueError):
+            return None
+        if name != "cpu":
+            return None
+        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        return CpuSeconds(busy, time.process_time(), time.monotonic())
+
+    def others(self, later: CpuSeconds) -> float:
+        """Cores that other programs kept busy between two such moments.
+
+        >>> CpuSeconds(10, 1, 0).others(CpuSeconds(25, 6, 10))
+        1.0
+        """
+        seconds = later.at - self.at
+        used = (later.machine - self.machine) - (later.process - self.process)
+        return max(0.0, used / seconds) if seconds > 0 else 0.0
 
 
 def torch_flags() -> dict[str, object]:

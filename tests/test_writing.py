@@ -457,3 +457,10 @@ def test_images_from_the_future_are_read(cli: Cli, view: Callable[[int, int], np
     given = ("run", "-m", "identity", "-d", f"folder:{tmp_path / 'set'}", *SMALL)
     assert cli(*given).exit_code == 0
     assert "already finished" in cli(*given).stderr
+
+
+def test_a_run_beside_other_work_says_so(cli: Cli, two: tuple[Path, Path]) -> None:
+    _, other = two
+    for busy, said in ((0.0, False), (None, False), (1e3, True)):
+        _about(lambda about, busy=busy: about.update(others_busy=busy))(other)
+        assert ("cores busy while this was measured" in cli("report").stdout) == said

@@ -16,8 +16,11 @@ from bench.errors import UserError, listed
 from bench.evaluation import CEILING, FIRST_STAGE, main_difficulty
 from bench.metrics import MEASURES, Measure, measures, primary
 from bench.record import MethodCard
-from bench.report.statistics import difference
+from bench.report.statistics import Comparison, groups_of
+from bench.report.verdict import answer, verdict
 from bench.results import Run
+
+DISTURBED = 0.15  # share of the cores that other programs may keep busy before a table says so
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,20 @@ class Column:
     meaning: str
     digits: int
     better: int = 0
+    signed: bool = False  # shown with its sign
+    least: float = 0.0  # what is smaller is shown as smaller than this
+
+
+# what a row has over the first stage, by the main measure
+GAINS = (
+    Column("gain", "the main measure over the first stage, points", 1, 1, signed=True),
+    Column("gain low", "lower end of its 95 % bootstrap interval over queries", 1, signed=True),
+    Column("gain high", "upper end of the same", 1, signed=True),
+    Column("p", "sign-flip test of the gain, corrected for the number of methods (Holm)", 3, least=0.001),
+    Column("better", "queries on which it is better than the first stage", 0),
+    Column("equal", "queries on which it is as good", 0),
+    Column("worse", "queries on which it is worse", 0),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +62,7 @@ class Table:
     first_stage: float  # the primary measure of the main difficulty, percent
     ceiling: float  # the most that reordering these lists can reach
     of: str = "method"  # what a row is
+    answer: str = ""  # what it concludes, in a sentence or two
     cards: tuple[str, ...] = ()  # where the contenders come from: paper, licence, training data
 
 
@@ -80,6 +98,15 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     cards = {name: run.record.cards[method] for name, (run, method) in latest.items()}
     controls = frozenset(name for name in latest if cards[name].control)
     better = main.measure.better
+    found = verdict(
+        {name: main.values(metrics[run.folder], row) for name, (run, row) in latest.items() if name not in controls},
+        main.values(anyone, FIRST_STAGE),
+        groups_of(dataset.grades, [query.id for query in dataset.queries]),
+        better,
+    )
+    if found is not None:
+        gains = {name: _gain(gain, found.corrected[name]) for name, gain in found.gains.items()}
+        rows.update(pd.DataFrame.from_dict(gains, orient="index", columns=[column.name for column in GAINS]))
     order = sorted(rows.index, key=lambda name: (name not in controls, better * rows.loc[name, main.name]))
     title = (
         f"{header.dataset} ({header.image_set}) · {len(dataset.queries)} queries · gallery {header.gallery_size} · "
@@ -108,6 +135,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         main.measure.name,
         floor,
         top,
+        answer="" if found is None else answer(found, rows, main.name, top),
         cards=_cards(latest, cards, controls),
     )
 
@@ -142,6 +170,12 @@ def _latest(runs: Sequence[Run], show: Collection[str]) -> dict[str, tuple[Run, 
 
 def _reads(run: Run, row: str) -> str:
     return "+".join(run.record.identity.methods[row].features)
+
+
+def _gain(gain: Comparison, p: float) -> list[float]:
+    """The values of GAINS."""
+    points = (gain.difference, gain.interval.low, gain.interval.high)
+    return [*(100 * value for value in points), p, gain.wins, gain.ties, gain.losses]
 
 
 @dataclass(frozen=True)
@@ -183,6 +217,7 @@ def _columns(shown: Sequence[_Quality], main: _Quality) -> tuple[Column, ...]:
     return (
         *(quality.column for quality in shown),
         Column(headroom, "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
+        *GAINS,
         Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
         Column("extract ms", "median ms to decode a query and extract what first stage and method read of it", 0, -1),
         Column("total ms", "extract ms, the first stage's search and ms/query p50: all that a new query costs", 0, -1),
@@ -220,6 +255,7 @@ def _row(
     total = ledger.load_ms + ledger.transfer_ms + ledger.score_ms
     cost, cold = run.record.costs[method], run.record.cold.get(method)
     return row | {
+        **dict.fromkeys((column.name for column in GAINS), float("nan")),
         "ms/query p50": total.median(),
         "ms/query p95": float(np.percentile(total, 95)),
         **_new_query(run, method, float(total.median())),
@@ -269,43 +305,13 @@ def _notes(
     notes += _nothing_to_gain(runs[-1], bounds)
     notes += _without_value(runs[-1].dataset, anyone, main.measure.name)
     notes += _all_tied(latest, contenders)
-
-    def goodness(run: Run, method: str) -> pd.Series:
-        """By query; more is better, whatever the measure."""
-        return main.measure.better * main.values(metrics[run.folder], method)
-
-    if contenders:
-        gains = []
-        for name in contenders:
-            d = difference(goodness(*latest[name]), goodness(runs[-1], FIRST_STAGE))
-            gains.append(
-                f"{name} {100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}] "
-                f"better/equal/worse {d.wins}/{d.ties}/{d.losses}"
-            )
-        notes.append(
-            f"{main.name} over the first stage, with a 95 % bootstrap interval over queries: {'; '.join(gains)}."
-        )
-    if len(contenders) > 1:
-        best = max(contenders, key=lambda name: goodness(*latest[name]).mean())
-        tied = [
-            name
-            for name in contenders
-            if name != best and difference(goodness(*latest[best]), goodness(*latest[name])).low <= 0
-        ]
-        notes.append(
-            f"Best: {best}"
-            + (
-                f"; not separable from it on these queries: {', '.join(tied)}."
-                if tied
-                else "; every other interval of the difference excludes zero."
-            )
-        )
     notes.append(
         f"Measured on {machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}, "
         f"{machine['gpu'] or 'no GPU'}; "
         "ms/query is of cached features; extract ms was measured when the features were made."
         + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
+    notes += _disturbed(runs)
     if blend != Blend():
         notes.append(f"Order by blend {blend}, replayed from stored scores.")
     for run in runs:
@@ -329,6 +335,18 @@ def _notes(
     restricted = {latest[name][1]: card.noncommercial for name, card in cards.items() if card.noncommercial}
     notes += [f"{method}: NOT FOR COMMERCIAL USE ({licence})." for method, licence in restricted.items()]
     return tuple(dict.fromkeys(notes))
+
+
+def _disturbed(runs: Sequence[Run]) -> list[str]:
+    """A note where other programs took enough of the machine to make times longer."""
+    found = [(run.record.others_busy or 0.0, run.record.identity.hardware.get("cores")) for run in runs]
+    busy, cores = max(found, key=lambda pair: pair[0])
+    if not isinstance(cores, int) or busy < DISTURBED * cores:
+        return []
+    return [
+        f"Other programs kept {busy:.1f} of {cores} cores busy while this was measured, so times are longer than on a "
+        "quiet machine."
+    ]
 
 
 def _cards(
@@ -394,8 +412,10 @@ def _interleaved(runs: Sequence[Run]) -> bool:
     return len(runs) == 1 or len({run.record.together or (run.folder.name,) for run in runs}) == 1
 
 
-def _text(value: float, digits: int) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+def _text(value: float, column: Column) -> str:
+    if value < column.least:
+        return f"<{column.least:g}"
+    return "–" if np.isnan(value) else f"{value:{'+' if column.signed else ''}.{column.digits}f}"
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -404,7 +424,7 @@ def cells(table: Table) -> list[list[str]]:
         [
             name + ("*" if name in table.controls else ""),
             table.features[name] or "–",
-            *(_text(float(table.rows.loc[name, c.name]), c.digits) for c in table.columns),
+            *(_text(float(table.rows.loc[name, c.name]), c) for c in table.columns),
         ]
         for name in table.rows.index
     ]
@@ -415,6 +435,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         f"### {table.title}",
         "",
+        *([table.answer, ""] if table.answer else []),
         "| " + " | ".join(header) + " |",
         "|" + "|".join(["---", "---", *["---:"] * len(table.columns)]) + "|",
     ]
@@ -446,7 +467,7 @@ def to_json(table: Table) -> str:
         }
         for name in table.rows.index
     ]
-    return json.dumps({**table.about, "rows": rows, "notes": table.notes, "cards": table.cards})
+    return json.dumps({**table.about, "answer": table.answer, "rows": rows, "notes": table.notes, "cards": table.cards})
 
 
 def to_latex(table: Table) -> str:
@@ -466,7 +487,15 @@ def to_latex(table: Table) -> str:
     ]
     lines += [" & ".join(map(safe, row)) + r" \\" for row in cells(table)]
     return "\n".join(
-        [f"% {table.title}", *lines, r"\hline", r"\end{tabular}", *(f"% {n}" for n in (*table.notes, *table.cards)), ""]
+        [
+            f"% {table.title}",
+            f"% {table.answer}",
+            *lines,
+            r"\hline",
+            r"\end{tabular}",
+            *(f"% {n}" for n in (*table.notes, *table.cards)),
+            "",
+        ]
     )
 
 

@@ -32,6 +32,9 @@ LEFT_OUT = (
     "peak MiB",
     "desc max",
     "ms/query p95",
+    "better",
+    "equal",
+    "worse",
     "extract ms",
     "desc mean",
     "ms/pair",
@@ -40,7 +43,9 @@ LEFT_OUT = (
     "R@10",
     "total ms",
     "headroom",
+    "p",
     "features",
+    "gain ",
 )
 
 
@@ -121,7 +126,7 @@ def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def print_table(table: Table, cards: bool = False, explain: bool = False) -> None:
-    """Print a comparison with its notes; controls are dim, the best contenders bold.
+    """Print a comparison, what it concludes first, with its notes; controls are dim, the best contenders bold.
 
     `cards` adds papers, licences and training data of the methods, `explain` what each column is. Nothing is cut: where
     the terminal is narrow, headings and names take several lines, and columns are left out in the order of `LEFT_OUT`,
@@ -144,6 +149,8 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
         ]
         features = [escape(row[1])] if "features" in heads else []
         shown.add_row(escape(row[0]), *features, *marked, style="dim" if name in table.controls else "")
+    if table.answer:
+        out.print(f"{table.answer}\n", style="bold", highlight=False, markup=False)
     out.print(shown)
     if missing := [name for name in ("features", *(column.name for column in table.columns)) if name not in heads]:
         text = f"Left out at {out.width} columns: {', '.join(missing)}. `report --format md` has them."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench.timing import kept_torch_flags, peak_memory, timed, torch_flags
+from bench.timing import CpuSeconds, kept_torch_flags, peak_memory, timed, torch_flags
 
 CPU = torch.device("cpu")
 
@@ -57,3 +59,27 @@ def test_the_peak_is_that_of_the_body_even_if_it_is_given_back() -> None:
     if peak.mib is None:
         pytest.skip("this platform cannot say the peak")
     assert 300 < peak.mib < 500 and nothing.mib is not None and nothing.mib < 50
+
+
+# --- other programs -------------------------------------------------------------------------------------------------
+
+
+def test_the_machine_s_processor_time_is_read_from_its_ticks(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = tmp_path / "stat"
+    stat.write_text(
+        f"cpu  {3 * ticks} {ticks} {2 * ticks} 99999 88888 {ticks} {ticks} 0 0 0\ncpu0 1 2 3 4 5 6 7 0 0 0\n"
+    )
+    found = CpuSeconds.now(stat)
+    assert found is not None and found.machine == pytest.approx(8)
+
+
+@pytest.mark.parametrize("text", ["", "cpu", "cpu a b c d e f g", "mem 1 2 3 4 5 6 7"])
+def test_a_system_that_does_not_tell_is_not_guessed_at(tmp_path: Path, text: str) -> None:
+    (tmp_path / "stat").write_text(text)
+    assert CpuSeconds.now(tmp_path / "stat") is None and CpuSeconds.now(tmp_path / "none") is None
+
+
+def test_what_this_process_uses_is_not_of_others() -> None:
+    before, after = CpuSeconds(100, 10, 0), CpuSeconds(120, 30, 10)
+    assert before.others(after) == 0 and before.others(CpuSeconds(145, 30, 10)) == 2.5 and before.others(before) == 0

@@ -70,8 +70,10 @@ def test_rows_are_ordered_and_compared_in_the_direction_that_is_better(
     assert ranks["oracle"] == table.ceiling < table.first_stage and table.rows.loc["oracle", "headroom All"] == 100
     contenders = [name for name in table.rows.index if name not in table.controls]
     assert ranks[contenders].is_monotonic_decreasing
-    (best,) = [note for note in table.notes if note.startswith("Best: ")]
-    assert ranks[best.removeprefix("Best: ").split(";")[0].rstrip(".")] == ranks[contenders].min()
+    gains = table.rows["gain"]
+    assert gains[contenders].idxmax() == ranks[contenders].idxmin() == contenders[-1] and table.answer
+    assert (table.rows["gain low"] <= gains)[contenders].all() and (gains <= table.rows["gain high"])[contenders].all()
+    assert table.rows.loc[controls, "gain"].isna().all() and table.rows.loc[contenders, "p"].between(0, 1).all()
     assert done.metrics()[done.metrics().method == FIRST_STAGE]["measure"].iloc[0] == "rank"
 
 

@@ -1,0 +1,92 @@
+"""What a comparison concludes: each contender against the first stage, which are tied with the best, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench.report.statistics import Comparison, compare, holm, tied_with_best
+
+SURE = 0.05  # a difference of smaller p is one
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Of the contenders of a table, on the queries that have a value."""
+
+    gains: Mapping[str, Comparison]  # against the first stage
+    corrected: Mapping[str, float]  # the p of each gain, for as many comparisons as there are contenders
+    best: tuple[str, ...]  # the best by mean, and those that cannot be told apart from it, best first
+    queries: int
+
+    def gained(self, name: str) -> bool:
+        """Whether a contender is better than the first stage beyond chance."""
+        return self.gains[name].difference > 0 and self.corrected[name] < SURE
+
+
+def verdict(
+    values: Mapping[str, pd.Series],
+    first_stage: pd.Series,
+    groups: Mapping[str, Hashable] | None = None,
+    better: int = 1,
+) -> Verdict | None:
+    """From values by query; None where there is no contender or no query has a value."""
+    queries = int(first_stage.notna().sum())
+    if not values or not queries:
+        return None
+    gains = {name: compare(of_query, first_stage, groups, better) for name, of_query in values.items()}
+    corrected = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
+    tied = tied_with_best(values, groups, better)
+    best = sorted(tied, key=lambda name: -better * values[name].mean())
+    return Verdict(gains, corrected, tuple(best), queries)
+
+
+def answer(found: Verdict, rows: pd.DataFrame, measure: str, ceiling: float) -> str:
+    """What a reader who reads one sentence should take from a table; `rows` has its columns, `measure` the main one."""
+    name, on = found.best[0], f"on these {found.queries} queries"
+    most = f"The best any method can do on these lists is {ceiling:.1f}."
+    gain, reached = found.gains[name], f"{name} reaches {float(rows[measure][name]):.1f} {measure}"
+    sure = [other for other in found.gains if found.gained(other)]
+    if not sure:
+        several = len(found.gains) > 1
+        said = (
+            f"{'No method' if several else name} can{'' if several else 'not'} be told apart from the first stage {on}"
+        )
+        return f"{said}; {reached}, {100 * gain.difference:+.1f}. {most}"
+    if len(found.best) == 1:
+        return f"{reached}, {100 * gain.difference:+.1f} over the first stage and better than the rest {on}. {most}"
+    return f"{_and(found.best)} cannot be told apart {on}{_cheapest(found.best, rows)}. {most}"
+
+
+def _cheapest(names: Sequence[str], rows: pd.DataFrame) -> str:
+    """Which of several methods needs the least time, and which reads the fewest bytes."""
+    some = rows.loc[list(names)]
+    said = []
+    for column, what in (("ms/query p50", "needs the least time"), ("KiB/image", "reads the fewest bytes")):
+        values = some[column].dropna().sort_values()
+        if len(values) > 1 and values.iloc[0] > 0:
+            share = values.iloc[0] / values.iloc[-1]
+            said.append((str(values.index[0]), f"{what}, {_share(share)} of the most"))
+    if not said:
+        return ""
+    if len(said) == 2 and said[0][0] == said[1][0]:
+        return f"; {said[0][0]} {said[0][1]}, and {said[1][1]}"
+    return "; " + ", ".join(f"{name} {text}" for name, text in said)
+
+
+def _share(share: float) -> str:
+    """
+    >>> _share(0.21), _share(0.6), _share(0.004)
+    ('21 %', '60 %', 'under 1 %')
+    """
+    return "under 1 %" if share < 0.01 else f"{100 * share:.0f} %"
+
+
+def _and(names: Sequence[str]) -> str:
+    """
+    >>> _and(["rrt", "mnn", "ransac"])
+    'rrt, mnn and ransac'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,0 +1,84 @@
+"""What a comparison concludes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.report.verdict import Verdict, answer, verdict
+
+QUERIES = [f"q{number}" for number in range(40)]
+FIRST = pd.Series(np.linspace(0.2, 0.8, 40), QUERIES)
+DRAW = np.random.default_rng(0)
+
+
+def moved(by: float, spread: float = 0.02) -> pd.Series:
+    return FIRST + by + pd.Series(DRAW.normal(0, spread, 40), QUERIES)
+
+
+def told(values: dict[str, pd.Series], ms: dict[str, float] | None = None, kib: dict[str, float] | None = None) -> str:
+    found = verdict(values, FIRST)
+    assert isinstance(found, Verdict)
+    table = pd.DataFrame(
+        {
+            "mAP All": {name: 100 * of.mean() for name, of in values.items()},
+            "ms/query p50": ms or dict.fromkeys(values, 1.0),
+            "KiB/image": kib or dict.fromkeys(values, 1.0),
+        }
+    )
+    return answer(found, table, "mAP All", 90.0)
+
+
+def test_the_best_alone_is_named_with_what_it_gains() -> None:
+    said = told({"good": FIRST + 0.1, "bad": FIRST - 0.1})
+    assert said == (
+        "good reaches 60.0 mAP All, +10.0 over the first stage and better than the rest on these 40 queries. "
+        "The best any method can do on these lists is 90.0."
+    )
+
+
+def test_the_tied_are_named_with_what_tells_them_apart() -> None:
+    values = {"a": moved(0.1), "b": moved(0.1), "worse": FIRST - 0.2}
+    said = told(values, {"a": 10.0, "b": 50.0, "worse": 1.0}, {"a": 60.0, "b": 15.0, "worse": 1.0})
+    assert "a and b cannot be told apart" in said.replace("b and a", "a and b")
+    assert "a needs the least time, 20 % of the most" in said and "b reads the fewest bytes, 25 % of the most" in said
+    assert "worse" not in said
+
+
+def test_one_that_is_cheapest_in_time_and_bytes_is_named_once() -> None:
+    values = {"a": moved(0.1), "b": moved(0.1)}
+    said = told(values, {"a": 10.0, "b": 50.0}, {"a": 6.0, "b": 15.0})
+    assert said.count("a needs") == 1 and "and reads the fewest bytes, 40 % of the most" in said
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_gains_by_chance_are_said_to_be_none(names: tuple[str, ...]) -> None:
+    said = told({name: moved(0.0, 0.2) for name in names})
+    who = "a cannot be told apart" if len(names) == 1 else "No method can be told apart"
+    assert said.startswith(f"{who} from the first stage on these 40 queries")
+
+
+def test_a_method_that_only_harms_is_no_gain() -> None:
+    found = verdict({"bad": FIRST - 0.1}, FIRST)
+    assert found is not None and not found.gained("bad") and found.corrected["bad"] < 0.001
+
+
+def test_less_may_be_better() -> None:
+    found = verdict({"low": FIRST - 0.1, "high": FIRST + 0.1}, FIRST, better=-1)
+    assert found is not None and found.best == ("low",) and found.gained("low") and not found.gained("high")
+
+
+def test_more_methods_make_each_gain_less_sure() -> None:
+    values = {f"m{number}": moved(0.01, 0.05) for number in range(8)}
+    alone = verdict({"m0": values["m0"]}, FIRST)
+    among = verdict(values, FIRST)
+    assert alone is not None and among is not None and alone.corrected["m0"] < among.corrected["m0"]
+
+
+def test_queries_without_a_positive_are_not_counted() -> None:
+    first = FIRST.copy()
+    first.iloc[:10] = np.nan
+    found = verdict({"a": first + 0.1}, first)
+    assert found is not None and found.queries == 30
+    assert verdict({"a": FIRST * np.nan}, FIRST * np.nan) is None and verdict({}, FIRST) is None
