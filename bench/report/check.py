@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from bench.errors import UserError
 from bench.evaluation import evaluate
 from bench.files import read_json, write_json, writing
+from bench.first_stages.names import parse
 from bench.metrics import Measure, primary
 from bench.report.tables import per_query
 from bench.results import Run
@@ -119,8 +121,17 @@ def matching_run(runs: list[Run], baseline: Mapping[str, Any]) -> Run:
         + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in wanted.items())
         + f", methods {', '.join(baseline['accuracy'])}",
         hint=f"python cli.py run --dataset {wanted['dataset']} --method {','.join(baseline['accuracy'])} "
-        f"--top-k {wanted['k']}",
+        f"--top-k {wanted['k']} --policy {wanted['policy']}{_asking_for(wanted['first_stage'])}",
     )
+
+
+def _asking_for(first_stage: str) -> str:
+    """The option that asks for it; nothing for lists and whitened ones, whose names do not say where they are from."""
+    try:
+        parse(first_stage)
+    except UserError:
+        return ""
+    return f" --first-stage {shlex.quote(first_stage)}"
 
 
 def compare(run: Run, baseline: Mapping[str, Any]) -> list[Finding]:
