@@ -95,7 +95,7 @@ def test_a_budget_scores_as_features_extracted_for_it_do(
     go: Go, run: Callable[..., Outcome], instances: Path, places: Places
 ) -> None:
     """The whole way: sixty read of a store of 150, and all of a store of sixty."""
-    go("ransac,rrt", (60,))
+    go("ransac,rrt", (60,), first_stage="gem-lite0")  # whose candidates do not depend on local descriptors
     (budget,) = finished_runs(places.runs)
     least = run(instances, "ransac,rrt", top_k=5, extract=ExtractOptions(160, 60)).run
     keys = ["method", "query", "candidate"]
