@@ -346,6 +346,11 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
     SetName.parse(setup.features)  # an unknown one is refused, whatever the rows read
     stage = setup.stage
     searched = () if stage is None else stage.sets
+    if setup.whiten is not None and stage is not None and all(name.global_ is None for name in searched):
+        raise UserError(
+            f"--whiten {setup.whiten}: the first stage {stage.name} has no global descriptors to whiten",
+            hint="leave one of them out",
+        )
     for name in searched:
         for terms in name.terms:
             if terms not in setup.accept_licence:
