@@ -169,7 +169,7 @@ def tied_with_best(
         return frozenset()
     means = {name: _mean(_seeds(of)) for name, of in sorted(values.items())}
     common = pd.concat(means, axis=1).dropna()
-    best = max(means, key=lambda name: better * math.fsum(common[name]))
+    best = max(means, key=lambda name: better * math.fsum(common[name].to_numpy()))
     others = [name for name in means if name != best]
     p_values = []
     for name in others:
