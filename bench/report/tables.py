@@ -17,7 +17,7 @@ from bench.evaluation import CEILING, FIRST_STAGE, main_difficulty
 from bench.metrics import MEASURES, Measure, measures, primary
 from bench.record import MethodCard
 from bench.report.statistics import Comparison, groups_of
-from bench.report.verdict import answer, verdict
+from bench.report.verdict import answer, clustered, verdict
 from bench.results import Run
 
 DISTURBED = 0.15  # share of the cores that other programs may keep busy before a table says so
@@ -119,7 +119,10 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         rows.loc[order],
         {name: _reads(*latest[name]) for name in order},
         controls,
-        _notes(latest, cards, controls, metrics, main, blend, (floor, top)),
+        (
+            *([] if found is None or (note := clustered(found)) is None else [note]),
+            *_notes(latest, cards, controls, metrics, main, blend, (floor, top)),
+        ),
         {
             "seal": runs[-1].seal,
             "dataset": header.dataset,

@@ -38,7 +38,7 @@ def verdict(
         return None
     gains = {name: compare(of_query, first_stage, groups, better) for name, of_query in values.items()}
     corrected = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
-    tied = tied_with_best(values, groups, better)
+    tied = tied_with_best(values, better=better)
     best = sorted(tied, key=lambda name: -better * values[name].mean())
     return Verdict(gains, corrected, tuple(best), queries)
 
@@ -58,6 +58,21 @@ def answer(found: Verdict, rows: pd.DataFrame, measure: str, ceiling: float) -> 
     if len(found.best) == 1:
         return f"{reached}, {100 * gain.difference:+.1f} over the first stage and better than the rest {on}. {most}"
     return f"{_and(found.best)} cannot be told apart {on}{_cheapest(found.best, rows)}. {most}"
+
+
+def clustered(found: Verdict) -> str | None:
+    """What changes where queries that share positives are drawn together; None where no two do."""
+    gains = {name: gain.clustered for name, gain in found.gains.items()}
+    groups = next((gain.groups for gain in gains.values() if gain is not None), found.queries)
+    if groups >= found.queries:
+        return None
+    lost = [
+        name
+        for name, gain in gains.items()
+        if gain is not None and found.gains[name].interval.low > 0 and not gain.interval.low > 0
+    ]
+    what = f"the intervals of {_and(lost)} reach zero" if lost else "no other interval reaches zero"
+    return f"Queries that share positives make {groups} groups of the {found.queries}; drawn as wholes, {what}."
 
 
 def _cheapest(names: Sequence[str], rows: pd.DataFrame) -> str:

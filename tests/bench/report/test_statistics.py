@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bench.datasets import Instances, revisited
 from bench.report import statistics
-from bench.report.statistics import Comparison, compare, difference, groups_of, holm, tied_with_best
+from bench.report.statistics import Comparison, compare, groups_of, holm, tied_with_best
 
 VALUES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30)
 EIGHTHS = st.integers(0, 8).map(lambda n: n / 8)  # sums of these are exact
@@ -56,40 +56,15 @@ def test_the_worked_examples_are_right() -> None:
     assert attempted and not failed
 
 
-# --- difference ---------------------------------------------------------------------------------------------------
-
-
-def test_a_method_does_not_differ_from_itself() -> None:
-    values = series([0.1, 0.9, 0.4])
-    assert difference(values, values) == statistics.Difference(0, 0, 0, 0, 3, 0)
-
-
-def test_pairs_are_by_query_and_not_by_position() -> None:
-    values = series([0.1, 0.9, 0.4])
-    assert difference(values, values[::-1]).mean == 0
-
-
-def test_queries_without_positives_are_left_out_of_both() -> None:
-    found = difference(series([0.5, float("nan"), 0.7]), series([0.4, 0.2, float("nan")]))
-    assert found.mean == pytest.approx(0.1) and (found.wins, found.ties, found.losses) == (1, 0, 0)
-    assert math.isnan(difference(series([float("nan")]), series([1.0])).mean)
+# --- gains --------------------------------------------------------------------------------------------------------
 
 
 def test_a_clear_difference_excludes_zero_and_noise_does_not() -> None:
     draw = np.random.default_rng(0)
     noise = draw.normal(0, 0.1, 60)
-    clear = difference(series(list(0.3 + noise)), series([0.0] * 60))
-    none = difference(series(list(noise - noise.mean())), series([0.0] * 60))
+    clear = compare(series(list(0.3 + noise)), series([0.0] * 60)).interval
+    none = compare(series(list(noise - noise.mean())), series([0.0] * 60)).interval
     assert clear.low > 0.2 and none.low < 0 < none.high
-
-
-@given(VALUES)
-@settings(max_examples=20, deadline=None)
-def test_the_other_way_round_is_the_negative(pairs: list[tuple[float, float]]) -> None:
-    ours, theirs = (series([p[i] for p in pairs]) for i in (0, 1))
-    one, other = difference(ours, theirs), difference(theirs, ours)
-    assert one.mean == pytest.approx(-other.mean) and (one.wins, one.losses) == (other.losses, other.wins)
-    assert one.low == pytest.approx(-other.high)
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------
@@ -302,12 +277,6 @@ def test_the_interval_is_that_of_scipy(n: int) -> None:
     ).confidence_interval
     found = compare(ours, theirs).interval
     assert ends(found) == pytest.approx((reference.low, reference.high), abs=0.05 * width(found))
-
-
-def test_the_interval_is_that_of_a_difference() -> None:
-    ours, theirs = two(50, 0.05)
-    old, new = difference(ours, theirs), compare(ours, theirs)
-    assert (new.difference, *ends(new.interval)) == pytest.approx((old.mean, old.low, old.high))
 
 
 def test_the_interval_does_not_depend_on_how_much_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

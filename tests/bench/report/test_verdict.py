@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.report.verdict import Verdict, answer, verdict
+from bench.report.verdict import Verdict, answer, clustered, verdict
 
 QUERIES = [f"q{number}" for number in range(40)]
 FIRST = pd.Series(np.linspace(0.2, 0.8, 40), QUERIES)
@@ -82,3 +82,15 @@ def test_queries_without_a_positive_are_not_counted() -> None:
     found = verdict({"a": first + 0.1}, first)
     assert found is not None and found.queries == 30
     assert verdict({"a": FIRST * np.nan}, FIRST * np.nan) is None and verdict({}, FIRST) is None
+
+
+def test_queries_that_share_positives_are_said_to_be_fewer_than_they_are() -> None:
+    groups = {query: number // 20 for number, query in enumerate(QUERIES)}  # two places
+    values = {"one place": FIRST + np.repeat([0.1, 0.0], 20), "both": FIRST + 0.1}
+    found = verdict(values, FIRST, groups)
+    assert found is not None and found.gains["one place"].interval.low > 0
+    assert clustered(found) == (
+        "Queries that share positives make 2 groups of the 40; drawn as wholes, the intervals of one place reach zero."
+    )
+    alone = verdict(values, FIRST, {query: query for query in QUERIES})
+    assert alone is not None and clustered(alone) is None
