@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,16 @@ from bench.places import Places
 from bench.record import FirstStageCost
 from bench.report.tables import Column, Table, per_query
 from bench.results import TABLES
-from bench.run import Progress, Setup, load_data, seal_shortlist
+from bench.run import (
+    Data,
+    Progress,
+    Setup,
+    load_data,
+    require_accepted,
+    seal_shortlist,
+    unreadable_images,
+    without_queries,
+)
 from bench.shortlist import Shortlist
 
 
@@ -48,11 +57,24 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
     data = load_data(setup, places, sets, resolve_device(setup.device), progress)
     rows: dict[str, dict[str, float]] = {}
     reads: dict[str, str] = {}
-    said: dict[str, None] = dict.fromkeys(data.dataset.notes)
+    said: dict[str, None] = {}
     missing: list[tuple[str | None, UserError]] = []
     notes: list[str] = []
     last = None
+    ready = []
     for one, stage in zip(wanted, searched, strict=True):
+        try:
+            require_accepted(setup, () if stage is None else stage.sets)
+            for features in () if stage is None else stage.sets:
+                data.stores.of(features)
+        except UserError as error:
+            missing.append((one.first_stage, error))
+        else:
+            ready.append((one, stage))
+    report = data.stores.report()
+    if setup.skip_unreadable:
+        data = _without_queries(data, report.unreadable)
+    for one, stage in ready:
         try:
             opened = None if stage is None else stage.open(data.context)
             shortlist, of_lists, cost = seal_shortlist(data.dataset, opened, one, notes)
@@ -71,7 +93,9 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
     if last is None:
         raise missing[0][1]
     said |= dict.fromkeys(f"{text} cannot be compared: {error.line}" for text, error in missing)
-    said |= dict.fromkeys(data.stores.report().caveats)
+    said |= dict.fromkeys(report.caveats)
+    terms = dict.fromkeys(term for _, stage in ready if stage is not None for name in stage.sets for term in name.terms)
+    said |= dict.fromkeys(f"Features: NOT FOR COMMERCIAL USE ({term})." for term in terms)
     columns = _columns(data.dataset, last.shortlist.header.k)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[column.name for column in columns])
     main = f"{primary(data.dataset.protocol).name} {main_difficulty(data.dataset)}"
@@ -84,7 +108,7 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
         rows=table.loc[order],
         features={name: reads[name] for name in order},
         controls=frozenset(),
-        notes=(_of_default(rows), *said),
+        notes=(_of_default(rows), *data.dataset.notes, *said),
         about={
             "dataset": header.dataset,
             "image_set": header.image_set,
@@ -96,7 +120,12 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
         ceiling=float("nan"),
         of="first stage",
     )
-    return Compared(found, tuple(dict.fromkeys((*notes, *data.stores.report().notes))))
+    return Compared(found, tuple(dict.fromkeys((*notes, *report.notes, *unreadable_images(report)))))
+
+
+def _without_queries(data: Data, unreadable: Mapping[str, str]) -> Data:
+    dataset = without_queries(data.dataset, unreadable)
+    return replace(data, dataset=dataset, context=replace(data.context, dataset=dataset))
 
 
 def _of_default(rows: dict[str, dict[str, float]]) -> str:

@@ -351,13 +351,7 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
             f"--whiten {setup.whiten}: the first stage {stage.name} has no global descriptors to whiten",
             hint="leave one of them out",
         )
-    for name in searched:
-        for terms in name.terms:
-            if terms not in setup.accept_licence:
-                raise UserError(
-                    f"first stage {name.name}: its weights may not be used commercially",
-                    hint=f"--accept-licence {terms}, if your use is allowed by it",
-                )
+    require_accepted(setup, searched)
     device = resolve_device(setup.device)
     asked = [choose(setup, each, device) for each in selections]
     needed = [name for each in asked for row in each.rows for name in _choices(row)]
@@ -371,11 +365,7 @@ def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, prog
     if setup.skip_unreadable:
         dataset = without_queries(dataset, report.unreadable)
         context = replace(context, dataset=dataset)
-    if report.unreadable:
-        notes.append(
-            f"{len(report.unreadable)} images cannot be read and have no features: "
-            + "; ".join(list(report.unreadable.values())[:5])
-        )
+    notes += unreadable_images(report)
     rows = [row for each in chosen for row in each.rows]
     sets = [*first, *(features for row in rows for features in row.sets)]
     parts = {part.key: part for features in sets for part in features.name.parts}
@@ -494,6 +484,25 @@ def _measure(
     for run in opened:
         outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures, others), (*notes, *run.notes))
     return [outcomes[folder] for folder in identities]
+
+
+def require_accepted(setup: Setup, searched: Iterable[SetName]) -> None:
+    """UserError for features that a first stage searches under a restricted licence that was not accepted."""
+    for name in searched:
+        for terms in name.terms:
+            if terms not in setup.accept_licence:
+                raise UserError(
+                    f"first stage {name.name}: its weights may not be used commercially",
+                    hint=f"--accept-licence {terms}, if your use is allowed by it",
+                )
+
+
+def unreadable_images(report: ExtractReport) -> list[str]:
+    """A note on images without features, for the user of this call."""
+    if not report.unreadable:
+        return []
+    some = "; ".join(list(report.unreadable.values())[:5])
+    return [f"{len(report.unreadable)} images cannot be read and have no features: {some}"]
 
 
 def require_positives(dataset: Dataset) -> None:

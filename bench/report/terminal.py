@@ -153,7 +153,8 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
         out.print(f"{table.answer}\n", style="bold", highlight=False, markup=False)
     out.print(shown)
     if missing := [name for name in ("features", *(column.name for column in table.columns)) if name not in heads]:
-        text = f"Left out at {out.width} columns: {', '.join(missing)}. `report --format md` has them."
+        command = {"first stage": "first-stages"}.get(table.of, "report")
+        text = f"Left out at {out.width} columns: {', '.join(missing)}. `{command} --format md` has them."
         out.print(f"  {text}", highlight=False, markup=False)
     for note in table.notes:
         out.print(f"  {note}", highlight=False, markup=False)
