@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 from bench.errors import UserError
 from bench.features.extractors.superpoint_320 import SuperPoint320
 from bench.features.sets import ExtractOptions, FeatureExtractor, SetName, part_folder
+from bench.first_stage_table import first_stages
+from bench.places import Places
 from bench.report.tables import compare
+from bench.run import Setup
 from methods.superglue.model import SuperGlueConfig
 from tests.speed.learned import random_state
 from third_party.superpoint_weights import NAMES
@@ -142,3 +145,15 @@ def test_a_run_needs_consent_and_its_table_says_so(
         f"mnn@{key}": (key,),
         f"superglue@{key}": (key,),
     }
+
+
+def test_a_first_stage_on_restricted_weights_needs_consent_too(weights: Path, instances: Path, tmp_path: Path) -> None:
+    name, part = f"asmk@superpoint:{weights}", SetName.parse(f"superpoint:{weights}").parts[0]
+    places = Places.of(tmp_path / "own")
+    setup = Setup(f"folder:{instances}", extract=SMALL, top_k=5)
+    with pytest.raises(UserError, match="may not be used commercially"):
+        first_stages(setup, [name], places)
+    table = first_stages(setup, [name, "gem-lite0"], places).table
+    assert list(table.rows.index) == ["gem-lite0"]
+    assert any("cannot be compared" in note and "--accept-licence magic-leap" in note for note in table.notes)
+    assert not part_folder(setup.dataset, part, SMALL, places).exists()
