@@ -75,7 +75,7 @@ def test_without_a_positive_there_is_no_recall() -> None:
 
 @pytest.fixture
 def lists(tmp_path: Path) -> Path:
-    """Of both queries of `buildings`: another image, a hard one, another, the easy one. The other hard one is not listed."""
+    """Of both queries of `buildings`: another image, a hard one, another, the easy one; not the other hard one."""
     lines = [
         f"query{q} Q0 {image} {rank} {9 - rank} theirs\n"
         for q in range(2)
