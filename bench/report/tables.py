@@ -32,7 +32,7 @@ class Column:
     digits: int
     better: int = 0
     signed: bool = False  # shown with its sign
-    least: float = 0.0  # what is smaller is shown as smaller than this
+    least: float | None = None  # what is smaller is shown as smaller than this
 
 
 # what a row has over the first stage, by the main measure
@@ -416,7 +416,7 @@ def _interleaved(runs: Sequence[Run]) -> bool:
 
 
 def _text(value: float, column: Column) -> str:
-    if value < column.least:
+    if column.least is not None and value < column.least:
         return f"<{column.least:g}"
     return "–" if np.isnan(value) else f"{value:{'+' if column.signed else ''}.{column.digits}f}"
 

@@ -71,7 +71,7 @@ def clustered(found: Verdict) -> str | None:
         for name, gain in gains.items()
         if gain is not None and found.gains[name].interval.low > 0 and not gain.interval.low > 0
     ]
-    what = f"the intervals of {_and(lost)} reach zero" if lost else "no other interval reaches zero"
+    what = f"the intervals of {_and(lost)} reach zero" if lost else "no interval comes to reach zero"
     return f"Queries that share positives make {groups} groups of the {found.queries}; drawn as wholes, {what}."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
 from bench.metrics import Measure
 from bench.places import Places
-from bench.report.tables import FORMATS, compare, table_groups
+from bench.report.tables import FORMATS, cells, compare, table_groups
 from bench.results import Run, finished_runs
 from bench.run import Outcome
 from cli import main
@@ -75,6 +76,15 @@ def test_rows_are_ordered_and_compared_in_the_direction_that_is_better(
     assert (table.rows["gain low"] <= gains)[contenders].all() and (gains <= table.rows["gain high"])[contenders].all()
     assert table.rows.loc[controls, "gain"].isna().all() and table.rows.loc[contenders, "p"].between(0, 1).all()
     assert done.metrics()[done.metrics().method == FIRST_STAGE]["measure"].iloc[0] == "rank"
+
+
+def test_losses_have_their_sign_and_tiny_p_are_no_zeros(run: Callable, instances: Path) -> None:
+    table = compare([run(instances, "mnn,reverse,random,rrt", top_k=8).run])
+    at = [column.name for column in table.columns]
+    rows = table.rows.copy()
+    rows.loc["mnn", ["gain", "gain low", "gain high", "p"]] = [-1.26, -3.0, 0.04, 0.0004]
+    text = dict(zip(at, cells(replace(table, rows=rows))[list(rows.index).index("mnn")][2:], strict=True))
+    assert [text[name] for name in ("gain", "gain low", "gain high", "p")] == ["-1.3", "-3.0", "+0.0", "<0.001"]
 
 
 # --- which rows, in which formats -----------------------------------------------------------------------------------
