@@ -1,54 +1,201 @@
-"""What the README and the pages show is run."""
+"""What the README and the pages show is run, parsed or looked up."""
 
 from __future__ import annotations
 
 import re
-import shutil
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
-from bench.conformance import check_dataset, check_extractor, check_reranker
-from bench.datasets.dataset import Place
+from bench import registry
+from bench.cascade import parse_stages
+from bench.conformance import check_reranker
+from bench.datasets import catalogue
+from bench.datasets.catalogue import sources_of
+from bench.errors import UserError
+from bench.features.sets import EXTRACTORS, IMPORTS
+from bench.first_stages import names as first_stages
+from bench.rows import Asked
+from bench.sweep import Varied
+from cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md")), *sorted((REPOSITORY / "methods").glob("*/CARD.md"))]
 PLUGIN = REPOSITORY / "tests" / "plugin" / "rerankbench_hamming"
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+PROGRAM = "python cli.py "
+PROSE = ("data-sets", "extending", "features", "measurements", "methods", "protocols", "reading", "training")
+LARGEST, LONGEST = 7 * 1024, 25  # bytes of the README, words of a sentence
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 
 
 def blocks(page: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return [code for language, code in FENCED.findall(page.read_text()) if language == "python"]
 
 
-def names_of(code: str) -> dict:
-    names: dict = {}
-    exec(compile(code, str(README), "exec"), names)
-    return names
+def commands(text: str) -> list[list[str]]:
+    """Arguments of every `python cli.py …` in a page's blocks and in its running text."""
+    lines = [line for _, block in FENCED.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCED.sub("", text))]
+    return [shlex.split(line.removeprefix(PROGRAM), comments=True) for line in lines if line.startswith(PROGRAM)]
+
+
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """Options and arguments of a command as its user gives them, and as refused as theirs; nothing is run.
+
+    There are none where only its help is asked for.
+    """
+    context = click.Context(main, **main.context_settings)
+    while isinstance(context.command, click.Group):
+        if not arguments and context.command.invoke_without_command:
+            return {}
+        name, command, arguments = context.command.resolve_command(context, arguments)
+        assert command is not None
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=name, parent=context)
+            continue
+        try:
+            context = command.make_context(name, list(arguments), parent=context)
+        except click.exceptions.Exit as end:
+            assert end.exit_code == 0 and "--help" in arguments
+            return {}
+    return context.params
+
+
+def require_names(arguments: list[str]) -> None:
+    """That what a command names exists; files and weights need not."""
+    for name, value in parsed(arguments).items():
+        if value and name in REQUIRED:
+            REQUIRED[name](value)
+
+
+def require_row(text: str) -> None:
+    """The method is registered, and its features are of extractors or imports that are known; weights need not be."""
+    asked = Asked.parse(text)
+    if asked.method != "all":
+        registry.get(asked.method)
+    require_features(asked.features)
+
+
+def require_features(text: str | None) -> None:
+    for part in (text or "").split("+") if text else ():
+        assert part.partition(":")[0] in {*EXTRACTORS.names(), *IMPORTS.names()}, text
+
+
+def require_option(method: str, option: str) -> None:
+    known = {field.name for field in fields(registry.get(Asked.parse(method).method).Options)}
+    assert option in known, f"{method}.{option}"
+
+
+def require_stages(texts: list[str]) -> None:
+    for stage in parse_stages(texts):
+        require_row(stage.row)
+        for option, _ in stage.options:
+            require_option(stage.method, option)
+
+
+def require_given(text: str) -> None:
+    """-o METHOD[@FEATURES].OPTION=VALUE."""
+    target, _, value = text.partition("=")
+    method, _, option = target.rpartition(".")
+    require_row(method)
+    require_option(method, option)
+    if (method, option) == ("cascade", "stages"):
+        require_stages(value.split(","))
+
+
+def require_varied(text: str) -> None:
+    varied = Varied.parse(text)
+    require_row(varied.method)
+    require_option(varied.method, varied.option)
+
+
+def require_first_stage(text: str) -> None:
+    if not text.startswith("list:"):
+        first_stages.parse(text)
+
+
+# option or argument of any command -> what must hold of what is given
+REQUIRED: Mapping[str, Callable[[Any], object]] = {
+    "method": lambda text: [require_row(row.strip()) for row in text.split(",")],
+    "options": lambda texts: [require_given(text) for text in texts],
+    "vary": lambda texts: [require_varied(text) for text in texts],
+    "cascade": lambda texts: [require_stages(text.split(",")) for text in texts],
+    "worst": lambda text: [require_row(row) for row in text.split(",")],
+    "first_stage": require_first_stage,
+    "stages": lambda texts: [require_first_stage(text) for text in texts],
+    "features": require_features,
+    "dataset": lambda text: catalogue.get(text.partition(":")[0]),
+    "whiten": lambda text: catalogue.get(text.partition(":")[0]),
+    "local": lambda text: EXTRACTORS.get(text),
+    "name": sources_of,
+    "kind": lambda text: IMPORTS.get(text),
+}
+
+
+@each_page
+def test_what_the_commands_of_a_page_name_exists(page: Path) -> None:
+    shown = commands(page.read_text())
+    assert shown or page.parent == REPOSITORY / "docs"
+    for arguments in shown:
+        require_names(arguments)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "run -d demo -m mnn --no-such-option",
+        "run -d demo",  # without its --method
+        "no-such-command",
+        "features no-such-command",
+        "run -d demo -m mnn -k none",
+    ],
+)
+def test_a_command_that_a_user_could_not_give_is_found(wrong: str) -> None:
+    (arguments,) = commands(f"text `{PROGRAM}{wrong}` text")
+    with pytest.raises(click.UsageError):
+        parsed(arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ("run -d demo -m mnm", "mnm"),
+        ("run -d demo -m mnn@xfeet", "xfeet"),
+        ("run -d demo -m mnn -o mnn.descriptor=5", "mnn.descriptor"),
+        ("run -d demo -m cascade -o cascade.stages=rrt,lightgleu:20", "lightgleu"),
+        ("run -d demo -m cascade -o cascade.stages=rrt,mnn:20:descriptor=5", "mnn.descriptor"),
+        ("run -d dema -m mnn", "dema"),
+        ("run -d demo -m mnn --first-stage asmc@xfeat", "asmc"),
+        ("first-stages -d demo --first-stage 'sum:gem-lite0,asmc@xfeat'", "asmc"),
+        ("sweep -d demo -m mnn --out DIR --vary mnn.seed=1,2", "mnn.seed"),
+        ("report --cascade rrt,lightgleu:20", "lightgleu"),
+        ("datasets download roxfort", "roxfort"),
+        ("features import hlog FILE -d demo", "hlog"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_found(wrong: str, name: str) -> None:
+    (arguments,) = commands(f"```\n{PROGRAM}{wrong}  # a remark\n```\n")
+    parsed(arguments)  # its options do
+    with pytest.raises((UserError, AssertionError), match=re.escape(name)):
+        require_names(arguments)
 
 
 def test_the_example_reranker_of_the_readme_conforms() -> None:
-    example, check, *_ = blocks(README)
-    names = names_of(example)
-    exec(compile(check, str(README), "exec"), names)
+    example, check = blocks(README)
+    names: dict = {}
+    for code in (example, check):
+        exec(compile(code, str(README), "exec"), names)
     assert names["Chamfer"].spec.name == "chamfer"
     check_reranker(names["Chamfer"], names["Chamfer"].Options(descriptors=3))
-
-
-def test_the_example_extractor_of_the_readme_conforms() -> None:
-    colours = names_of(blocks(README)[2])["Colours"]
-    assert colours.spec.name == "colours" and colours.spec.gives == "global"
-    check_extractor(colours, colours.Options(bins=3))
-
-
-def test_the_example_data_set_of_the_readme_conforms(instances: Path, tmp_path: Path) -> None:
-    load = names_of(blocks(README)[3])["load"]
-    lines = []
-    for image in sorted(instances.rglob("*.png")):
-        name = f"{image.parent.name}-{image.name}"
-        shutil.copy(image, tmp_path / name)
-        lines.append(f"{name},{image.parent.name}")
-    (tmp_path / "images.csv").write_text("\n".join(["image,instance", *lines]))
-    check_dataset(load, Place(tmp_path / "data", tmp_path / "cache", tmp_path / "images.csv"))
 
 
 @pytest.mark.parametrize("name", ["__init__.py", "colours.py"])
@@ -56,9 +203,56 @@ def test_the_page_on_extending_shows_the_files_that_are_installed_here(name: str
     assert (PLUGIN / name).read_text() in blocks(REPOSITORY / "docs" / "extending.md")
 
 
-@pytest.mark.parametrize("page", [README, *sorted((REPOSITORY / "docs").glob("*.md"))], ids=lambda page: page.name)
-def test_the_commands_of_a_page_exist(page: Path) -> None:
-    from cli import main
+def test_the_readme_is_short() -> None:
+    assert len(README.read_bytes()) <= LARGEST
 
-    commands = set(re.findall(r"python cli\.py (\w+)", page.read_text()))
-    assert commands <= set(main.commands) and (commands or page != README)
+
+def sentences(text: str) -> Iterator[str]:
+    """Of running text and lists: without code blocks, tables, headings and remarks; inline code and links are words."""
+    text = re.sub(r"<!--.*?-->", "", FENCED.sub("\n\n", text), flags=re.DOTALL)
+    text = LINK.sub(r"\1", re.sub(r"`[^`]+`", "code", text))
+    text = re.sub(r"^(\||#).*$", "", text, flags=re.MULTILINE)
+    for passage in re.split(r"\n\s*\n|^\s*(?:[-*]|\d+\.) ", text, flags=re.MULTILINE):
+        yield from (part for part in re.split(r"(?<=[.!?])\s+", passage.strip()) if part)
+
+
+def too_long(text: str) -> list[str]:
+    return [sentence for sentence in sentences(text) if len(sentence.split()) > LONGEST]
+
+
+@pytest.mark.parametrize(
+    "page", [README, *(REPOSITORY / "docs" / f"{name}.md" for name in PROSE)], ids=lambda p: p.name
+)
+def test_no_sentence_of_a_page_is_long(page: Path) -> None:
+    text = page.read_text()
+    assert len(list(sentences(text))) > 10 and not too_long(text)
+
+
+def test_a_sentence_that_is_long_is_found() -> None:
+    words = " ".join(["word"] * LONGEST)
+    short = f"# {words} word\n\n| {words} word |\n\n{words}.\n{words} [word.](page.md)\n\n```\n{words} word\n```\n"
+    assert too_long(short) == [f"{words} word."]
+    assert not too_long(f"{words}. {words}!\n\n- {words}\n- {words}\n")
+    assert too_long(f"- {words}\n  and more\n")
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as a reader's browser has them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    for _, target in LINK.findall(FENCED.sub("", page.read_text())):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
+
+
+def test_the_readme_links_to_every_page() -> None:
+    linked = {target.partition("#")[0] for _, target in LINK.findall(README.read_text())}
+    assert {f"docs/{page.name}" for page in (REPOSITORY / "docs").glob("*.md")} <= linked
