@@ -151,7 +151,7 @@ def test_only_rows_that_cannot_run_are_an_error_before_anything_is_extracted(ref
         ("mnn,mnn@sfit", (), "unknown feature set 'sfit' hint: did you mean 'sift'?"),
         ("mmn@sift", (), "unknown method 'mmn' hint: did you mean 'mnn'?"),
         ("mnn@", (), "--method mnn@: expected METHOD or METHOD@FEATURES hint: for example ransac@sift"),
-        ("mnn@sift+xfeat", (), "--method mnn@sift+xfeat: 'xfeat' gives no global descriptors hint: expected LOCAL+"),
+        ("mnn@sift+xfeat", (), "--method mnn@sift+xfeat: 'xfeat' gives no global descriptors (expected LOCAL+"),
         ("mnn@superpoint", (), "--method mnn@superpoint: superpoint needs weights"),
         ("mnn", ("-f", "sfit"), "unknown feature set 'sfit' hint: did you mean 'sift'?"),
         ("mnn", ("-o", "mnn@sift.descriptors=20"), "-o mnn@sift.…: 'mnn@sift' is not part of this run hint: running"),
