@@ -155,7 +155,7 @@ def read_record(folder: Path) -> RunRecord:
         raise Unfinished(
             f"{FILE}: {content.get('status')}, format {content.get('format')}",
             content.get("format") != FORMAT,
-            _as_typed(command) if isinstance(command, list) and command else "",
+            as_typed(command) if isinstance(command, list) and command else "",
         )
     try:
         record: RunRecord = _read(RunRecord, content, "")
@@ -164,7 +164,7 @@ def read_record(folder: Path) -> RunRecord:
     return record
 
 
-def _as_typed(command: list[Any]) -> str:
+def as_typed(command: list[Any]) -> str:
     """The arguments of a process as a user types them."""
     words = [str(word) for word in command]
     return shlex.join(["python", *words] if words[0].endswith(".py") else words)

@@ -82,7 +82,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     """
     if len({run.seal for run in runs}) != 1:
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
-    latest = _latest(runs, show)
+    latest = newest_rows(runs, show)
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
     main = _Quality(primary(dataset.protocol), main_difficulty(dataset))
     shown = _shown(dataset, main)
@@ -155,7 +155,7 @@ def label(run: Run, method: str, show: Collection[str] = ()) -> str:
     return " ".join([method, *changed])
 
 
-def _latest(runs: Sequence[Run], show: Collection[str]) -> dict[str, tuple[Run, str]]:
+def newest_rows(runs: Sequence[Run], show: Collection[str] = ()) -> dict[str, tuple[Run, str]]:
     """Row as a table has it -> the newest run of it, and its name there.
 
     Rows whose names and options are equal while their features are not say what tells them apart.

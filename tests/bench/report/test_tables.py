@@ -234,3 +234,11 @@ def score(self, query, candidates):
     after = run(instances, "coded", top_k=5).run
     said = [note for note in compare([before, after]).notes if "earlier code" in note]
     assert said == ["Measured with earlier code than other rows of the same method: coded sign=-1."]
+
+
+def test_losses_are_numbers_and_only_a_column_with_a_least_value_says_less_than(done: Run) -> None:
+    table = compare([done])
+    values = {column.name: -2.25 for column in table.columns} | {"p": 0.0004}
+    (row,) = cells(replace(table, rows=pd.DataFrame([values], ["identity"])))
+    said = dict(zip((column.name for column in table.columns), row[2:], strict=True))
+    assert said["gain"] == said["gain low"] == "-2.2" and said["headroom All"] == "-2" and said["p"] == "<0.001"
