@@ -481,6 +481,13 @@ _blend = click.option(
 @click.option("--explain", is_flag=True, help="In the terminal, also what each column is.")
 @click.option("--plots", type=_Folder(), help="Write pictures into this folder.")
 @click.option(
+    "--html",
+    "html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write all tables, with charts and every query's images, as one page that needs nothing else.",
+)
+@click.option(
     "--worst",
     metavar="METHOD[,REFERENCE]",
     help="With --plots: also the images of the queries where METHOD loses most to REFERENCE [default: first stage].",
@@ -495,6 +502,7 @@ def report(
     cards: bool,
     explain: bool,
     plots: Path | None,
+    html: Path | None,
     worst: str | None,
     places: Places,
 ) -> None:
@@ -525,10 +533,12 @@ def report(
     method, _, reference = (worst or "").partition(",")
     reference, found = reference or FIRST_STAGE, False
     replayed = False
+    sections = []
     for group in table_groups(runs):
         replays = [again for texts in cascade if (again := replay(group, texts.split(","))) is not None]
         replayed = replayed or bool(replays)
         table = compare([*group, *replays], how)
+        sections.append(([*group, *replays], table))
         if form == "terminal":
             print_table(table, cards, explain)
         else:
@@ -546,6 +556,10 @@ def report(
                     found = True
                     sheet = worst_queries(chosen, method, reference, plots, f"{name}-worst-{slug(method)}", how)
                     click.echo(f"plot: {sheet or f'none: {method} loses on no query'}", err=True)
+    if html is not None:
+        from bench.report.page import write_page
+
+        click.echo(f"page: {write_page(html, sections, how)}", err=True)
     if cascade and not replayed:
         raise UserError(
             f"--cascade {' --cascade '.join(cascade)}: no finished run above has all of its methods",

@@ -42,7 +42,7 @@ HEIF_PACKAGE = "pillow-heif"
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})  # ISO/IEC 23008-12
 
 LARGEST = 300  # megapixels of an image, unless another limit is given; phones make 108 and 200
-WHOLE = 89_478_485  # pixels up to which every image is decoded at its full size; Pillow's own limit
+WHOLE = 89_478_485  # pixels up to which an image is decoded at its full size, unless told otherwise; Pillow's own limit
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations whose width is the upright image's height
 NARROWEST = 4  # pixels of a box; fractions of an image, taken as pixels, have one
 
@@ -103,8 +103,10 @@ def decode(data: bytes, path: Path) -> np.ndarray:
     return read_picture(data, path).pixels
 
 
-def read_picture(data: bytes, path: Path, megapixels: int = LARGEST, longer_side: int | None = None) -> Picture:
-    """As `decode`; of an image that has more pixels than Pillow's own limit, every second, fourth or eighth each way.
+def read_picture(
+    data: bytes, path: Path, megapixels: int = LARGEST, longer_side: int | None = None, whole: int | None = None
+) -> Picture:
+    """As `decode`; of an image of more than `whole` pixels (WHOLE), every second, fourth or eighth each way.
 
     That is so for JPEG, and as long as its longer side keeps `longer_side` pixels; without that, all pixels are read.
     UnreadableImage for an image of more than `megapixels`, before any pixel is.
@@ -112,7 +114,7 @@ def read_picture(data: bytes, path: Path, megapixels: int = LARGEST, longer_side
     if not data:
         raise UnreadableImage(f"{path}: the file is empty (0 bytes)")
     with _opened(io.BytesIO(data), path, megapixels) as image:
-        by = 1 if longer_side is None else _reduction(image, longer_side)
+        by = 1 if longer_side is None else _reduction(image, longer_side, WHOLE if whole is None else whole)
         size = None if by == 1 else upright_size(image)
         if by > 1:
             image.draft(None, (image.width // by, image.height // by))
@@ -126,11 +128,11 @@ def read_picture(data: bytes, path: Path, megapixels: int = LARGEST, longer_side
     return Picture(pixels, size or (pixels.shape[1], pixels.shape[0]))
 
 
-def _reduction(image: Image.Image, longer_side: int) -> int:
-    """1, 2, 4 or 8: the least that leaves at most WHOLE pixels, as far as the longer side allows."""
+def _reduction(image: Image.Image, longer_side: int, whole: int) -> int:
+    """1, 2, 4 or 8: the least that leaves at most `whole` pixels, as far as the longer side allows."""
     by = 1
     if image.format in ("JPEG", "MPO"):
-        while by < 8 and image.width * image.height > WHOLE * by**2 and max(image.size) // (2 * by) >= longer_side:
+        while by < 8 and image.width * image.height > whole * by**2 and max(image.size) // (2 * by) >= longer_side:
             by *= 2
     return by
 
