@@ -200,6 +200,8 @@ class Section:
         header = self.runs[-1].shortlist.header
         return {
             "title": header.dataset,
+            "subtitle": f"first stage {header.first_stage} · top-{header.k} · policy {header.policy} · "
+            f"seal {self.runs[-1].seal[:8]}",
             "answer": self.table.answer,
             "facts": self._facts(),
             "notes": self.table.notes,
@@ -251,7 +253,7 @@ class Section:
         rows = []
         for number, (name, texts) in enumerate(zip(self.names, cells(self.table), strict=True), 1):
             run, row = self.rows[name]
-            values = [float(self.table.rows.loc[name, column.name]) for column in self.table.columns]
+            values = [self._value(name, column.name) for column in self.table.columns]
             rows.append(
                 {
                     "number": number,
@@ -270,7 +272,7 @@ class Section:
         return {"of": self.table.of, "columns": columns, "rows": rows, "main": self.main}
 
     def _value(self, name: str, column: str) -> float:
-        return float(self.table.rows.loc[name, column])
+        return float(self.table.rows[column][name])
 
     def _scatter(self, cost: str, label: str) -> dict[str, Any]:
         """Points of the main measure against a cost, shares of the axes; controls are there, but on no front."""
@@ -301,6 +303,7 @@ class Section:
             ],
             "line": [(x.share(known[name][0]), y.share(known[name][1])) for name in ahead],
             "front": ahead,
+            "zeros": any(cost <= 0 for cost, _ in known.values()),
             "without": [name for name in self.names if name not in known],
         }
 
@@ -364,25 +367,22 @@ class Section:
 
     def _ledger(self) -> list[dict[str, Any]]:
         """Median and 95th percentile of each part of a query's time, and their shares of the longest sum."""
-        found = []
+        found: list[tuple[str, str, list[float]]] = []
         for name in self.names:
             run, row = self.rows[name]
             ledger = run.ledger[run.ledger.method == row]
             extract = self._value(name, "extract ms")
             for what, share in (("p50", 50), ("p95", 95)):
                 parts = [extract, *(float(np.percentile(ledger[f"{part}_ms"], share)) for part in TIMES[1:])]
-                found.append({"name": name, "what": what, "ms": parts})
-        longest = max((float(np.nansum(line["ms"])) for line in found), default=0.0) or 1.0
+                found.append((name, what, parts))
+        longest = max((float(np.nansum(parts)) for _, _, parts in found), default=0.0) or 1.0
         return [
             {
-                "name": line["name"],
-                "what": line["what"],
-                "parts": [
-                    {"part": part, "text": "–" if math.isnan(ms) else f"{ms:.3g}", "share": np.nan_to_num(ms) / longest}
-                    for part, ms in zip(TIMES, line["ms"], strict=True)
-                ],
+                "name": name,
+                "what": what,
+                "parts": [{"text": _ms(ms), "share": 0.0 if math.isnan(ms) else ms / longest} for ms in parts],
             }
-            for line in found
+            for name, what, parts in found
         ]
 
     def _cards(self) -> list[dict[str, Any]]:
@@ -443,6 +443,16 @@ def _readable(name: str) -> str:
 
 def _listed(options: Mapping[str, Any]) -> str:
     return "".join(f"\n{key}={value}" for key, value in options.items())
+
+
+def _ms(value: float) -> str:
+    """
+    >>> _ms(1330.2), _ms(7.554), _ms(0.002), _ms(float("nan"))
+    ('1330', '7.55', '<0.01', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    return "<0.01" if value < 0.01 else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(value: float) -> float | None:

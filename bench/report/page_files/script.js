@@ -135,7 +135,7 @@
       });
     };
 
-    const bar = ([query, difference], most) => {
+    const bar = ([query, difference], low, high) => {
       const button = make("button");
       const fill = make("span", difference > 0 ? "gain" : difference < 0 ? "loss" : "");
       button.type = "button";
@@ -143,9 +143,9 @@
       button.dataset.query = query;
       button.title = section.queries[query] + ": " + signed(difference);
       button.setAttribute("aria-label", button.title);
-      const share = most ? (46 * Math.abs(difference)) / most : 0;
-      fill.style.height = share + "%";
-      fill.style[difference < 0 ? "top" : "bottom"] = "50%";
+      const zero = 3 + (94 * high) / (high - low || 1); // percent from the top, 3 of which are margin
+      fill.style.height = (94 * Math.abs(difference)) / (high - low || 1) + "%";
+      fill.style[difference < 0 ? "top" : "bottom"] = (difference < 0 ? zero : 100 - zero) + "%";
       button.append(fill);
       button.addEventListener("click", () => open(query));
       return button;
@@ -181,9 +181,10 @@
         ? wins.length + " wins, " + ties + " ties, " + losses.length + " losses; mean " + signed(mean) + " points" +
           (bars.length < found.length ? "; the " + MOST + " greatest differences are drawn" : "")
         : "No query has a value in both.";
-      const most = Math.max(0, ...found.map((pair) => Math.abs(pair[1])));
+      const low = found.length ? Math.min(0, found[0][1]) : 0;
+      const high = found.length ? Math.max(0, found[found.length - 1][1]) : 0;
       const place = one(".differences");
-      place.replaceChildren(...bars.map((pair) => bar(pair, most)));
+      place.replaceChildren(...bars.map((pair) => bar(pair, low, high)));
       if (place.firstChild) place.firstChild.tabIndex = 0;
       listing(one(".worst"), losses.slice(0, LISTED));
       listing(one(".rescues"), wins.slice(-LISTED).reverse());
