@@ -310,6 +310,7 @@ def test_a_run_that_cannot_write_says_where(cli: Cli, instances: Path, option: s
 def test_every_output_that_cannot_be_written_is_a_message(cli: Cli, two: tuple[Path, Path], instances: Path) -> None:
     for arguments in (
         ("report", "--plots", "/proc/nowhere"),
+        ("report", "--html", "/proc/nowhere/page.html"),
         ("report", "--plots", "/proc/nowhere", "--worst", "reverse"),
         ("export", "--out", "/proc/nowhere"),
         ("sweep", "-m", "mnn", "-d", f"folder:{instances}", *SMALL, "--descriptors", "25", "--out", "/proc/nowhere"),
