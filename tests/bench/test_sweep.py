@@ -225,7 +225,8 @@ def test_the_command_prints_the_table_and_writes_it_with_a_picture(
     assert csv["method"].tolist() == rows and csv["seal"].nunique() == 1
     shown = " ".join(result.output.split())  # long names take several lines
     for row in rows:
-        assert all(word in shown for word in row.split()) and f"| {row} |" in (tmp_path / "out" / "sweep.md").read_text()
+        assert all(word in shown for word in row.split())
+        assert f"| {row} |" in (tmp_path / "out" / "sweep.md").read_text()
     picture = np.asarray(Image.open(tmp_path / "out" / "sweep.png").convert("L"))
     assert picture.shape[0] > 400 and picture.shape[1] > 1200
     assert all((third < 200).mean() > 0.005 for third in np.array_split(picture, 3, axis=1))
