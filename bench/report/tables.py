@@ -13,7 +13,7 @@ import pandas as pd
 from bench.blend import Blend
 from bench.datasets import Dataset
 from bench.errors import UserError, listed
-from bench.evaluation import CEILING, FIRST_STAGE, main_difficulty
+from bench.evaluation import CEILING, FIRST_STAGE, graded, main_difficulty
 from bench.metrics import MEASURES, Measure, measures, primary
 from bench.record import MethodCard
 from bench.report.statistics import Comparison, groups_of
@@ -85,7 +85,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     latest = newest_rows(runs, show)
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
     main = _Quality(primary(dataset.protocol), main_difficulty(dataset))
-    shown = _shown(dataset, main)
+    shown = _shown(dataset, main, _one_positive(runs[-1], main.difficulty))
     columns = _columns(shown, main)
     metrics = {run.folder: run.metrics(blend) for run in dict.fromkeys(run for run, _ in latest.values())}
     anyone = metrics[runs[-1].folder]  # first stage and ceiling are the same in every run of one seal
@@ -206,13 +206,43 @@ class _Quality:
         return 100 * self.values(metrics, method).mean()
 
 
-def _shown(dataset: Dataset, main: _Quality) -> tuple[_Quality, ...]:
-    """The primary measure at every difficulty, and others at the main one."""
+def _shown(dataset: Dataset, main: _Quality, one_positive: bool) -> tuple[_Quality, ...]:
+    """The primary measure at every difficulty, and others at the main one.
+
+    Where every query has one positive, the first few places decide: R@1, R@5 and R@10 of the measures of recall.
+    """
     others = [MEASURES[name] for name in measures(dataset.protocol) if name != main.measure.name]
+    early = ("R@1", "R@5", "R@10")
+    if one_positive and set(early) <= set(measures(dataset.protocol)):
+        chosen = [measure for measure in others if not measure.name.startswith("R@") or measure.name in early]
+    else:
+        chosen = [measure for measure in others if measure.shown]
     return (
         *(_Quality(main.measure, difficulty) for difficulty in dataset.difficulties),
-        *(_Quality(measure, main.difficulty) for measure in others if measure.shown),
+        *(_Quality(measure, main.difficulty) for measure in chosen),
     )
+
+
+def _one_positive(run: Run, difficulty: str) -> bool:
+    """Whether no query has more than one positive, and some have one."""
+    counts = [len(graded(run.shortlist, run.dataset, n, difficulty)[0]) for n in range(len(run.shortlist.queries))]
+    return max(counts, default=0) == 1
+
+
+def worth_saying(table: Table) -> tuple[Column, ...]:
+    """The columns that say something: not without any value, and none of quality that repeats one before it."""
+    kept: list[Column] = []
+    quality = {column.name for column in table.columns if column.meaning.endswith("percent")}
+    for column in table.columns:
+        values = table.rows[column.name]
+        repeated = (
+            column.name in quality
+            and len(values) > 1
+            and any(values.equals(table.rows[other.name]) for other in kept if other.name in quality)
+        )
+        if values.notna().any() and not repeated:
+            kept.append(column)
+    return tuple(kept)
 
 
 def _columns(shown: Sequence[_Quality], main: _Quality) -> tuple[Column, ...]:

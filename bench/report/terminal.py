@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 WIDTH = 170  # columns of what is not a terminal
 GAP = 3  # columns between two of a table's
+SIDES = 2  # columns at the sides of a table
 LEAST = 20  # columns that the names of methods are folded into, where the terminal is narrow
 # columns of a table that are left out first where not all fit: the beginnings of their names, in turn
 LEFT_OUT = (
@@ -130,12 +132,13 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
 
     `cards` adds papers, licences and training data of the methods, `explain` what each column is. Nothing is cut: where
     the terminal is narrow, headings and names take several lines, and columns are left out in the order of `LEFT_OUT`,
-    which a note says.
+    which a note says. Columns without a value, and measures that repeat another, say nothing and are left out.
     """
-    from bench.report.tables import cells  # with pandas, which a listing needs not wait for
+    from bench.report.tables import cells, worth_saying  # with pandas, which a listing needs not wait for
 
+    table = replace(table, columns=worth_saying(table))
     out, texts = console(), cells(table)
-    heads = _headings(["features", *(column.name for column in table.columns)], texts, out.width)
+    heads = _headings(["features", *(column.name for column in table.columns)], texts, out.width - SIDES)
     shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
     shown.add_column(table.of, overflow="fold")
     for name, head in heads.items():

@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
 from bench.metrics import Measure
 from bench.places import Places
-from bench.report.tables import FORMATS, cells, compare, table_groups
+from bench.report.tables import FORMATS, Column, Table, cells, compare, table_groups, worth_saying
 from bench.results import Run, finished_runs
 from bench.run import Outcome
 from cli import main
@@ -76,6 +76,34 @@ def test_rows_are_ordered_and_compared_in_the_direction_that_is_better(
     assert (table.rows["gain low"] <= gains)[contenders].all() and (gains <= table.rows["gain high"])[contenders].all()
     assert table.rows.loc[controls, "gain"].isna().all() and table.rows.loc[contenders, "p"].between(0, 1).all()
     assert done.metrics()[done.metrics().method == FIRST_STAGE]["measure"].iloc[0] == "rank"
+
+
+def test_where_queries_have_one_positive_the_first_places_are_shown(
+    run: Callable, write_instances: Callable, tmp_path: Path
+) -> None:
+    def recalls(views: int) -> list[str]:
+        table = compare([run(write_instances(tmp_path / str(views), 4, views), "mnn,reverse", top_k=3).run])
+        return [column.name.split(" ")[0] for column in table.columns if column.name.startswith("R@")]
+
+    assert recalls(2) == ["R@1", "R@5", "R@10"] and recalls(3) == ["R@1", "R@10", "R@100"]
+
+
+def test_columns_that_say_nothing_are_left_out_of_the_terminal() -> None:
+    percent = [
+        Column(f"mAP {name}", f"mean average precision, {name}, percent", 1, 1) for name in ("Easy", "Hard", "All")
+    ]
+    columns = (
+        *percent,
+        Column("gain", "over the first stage", 1),
+        Column("equal", "queries", 0),
+        Column("worse", "", 0),
+    )
+    values = {"mAP Easy": [1.0, 2.0], "mAP Hard": [1.0, 3.0], "mAP All": [1.0, 2.0], "gain": [np.nan, np.nan]}
+    rows = pd.DataFrame({**values, "equal": [0.0, 0.0], "worse": [0.0, 0.0]}, index=["a", "b"])
+    table = Table("t", columns, rows, {"a": "", "b": ""}, frozenset(), (), {}, "mAP", 1.0, 2.0)
+    assert [column.name for column in worth_saying(table)] == ["mAP Easy", "mAP Hard", "equal", "worse"]
+    one = replace(table, rows=rows.iloc[:1])
+    assert [column.name for column in worth_saying(one)] == ["mAP Easy", "mAP Hard", "mAP All", "equal", "worse"]
 
 
 def test_losses_have_their_sign_and_tiny_p_are_no_zeros(run: Callable, instances: Path) -> None:

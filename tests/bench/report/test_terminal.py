@@ -136,11 +136,23 @@ def test_no_number_is_cut_at_any_width(monkeypatch: pytest.MonkeyPatch, width: i
     terminal.print_table(table)
     out = text.getvalue()
     assert "…" not in out and max(map(len, out.splitlines())) <= width
-    left_out = out.partition("Left out at")[2].split(".")[0]
+    left_out = " ".join(out.partition("Left out at")[2].split(".")[0].split())
     for name, value in zip(NAMES, values, strict=True):
         assert (f"{value:.1f}" in out) != (name in left_out), name
     assert "mAP Medium" not in left_out and "ms/query p50" not in left_out and "KiB/image" not in left_out
     assert "Left out" not in out or width < 200
+
+
+@pytest.mark.parametrize("width", range(70, 230))
+def test_a_short_name_stays_in_one_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    columns = tuple(Column(name, "what it is", 1) for name in NAMES)
+    values = [1000.1 + place for place in range(len(NAMES))]
+    rows = pd.DataFrame.from_dict({"identity": values}, orient="index", columns=NAMES)
+    table = Table("title", columns, rows, {"identity": "xfeat"}, frozenset(rows.index), (), {}, "mAP", 1.0, 2.0)
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "console", lambda: Console(file=text, width=width))
+    terminal.print_table(table)
+    assert "identity*" in text.getvalue()
 
 
 def test_a_listing_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
