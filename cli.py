@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.places import Places
     from bench.results import Run
     from bench.rows import Wanted
-    from bench.run import Selection, Setup
+    from bench.setup import Selection, Setup
 
 
 SPARE = {"·": "|", "–": "-", "—": "-", "…": ".", "×": "x", "±": "~", "−": "-", "≥": ">", "≤": "<"}  # of one column each
@@ -257,7 +257,7 @@ def _set_up(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         from bench.executor import executor as executor_of
         from bench.features.extract import ExtractOptions
-        from bench.run import Setup
+        from bench.setup import Setup
 
         _set_threads(threads)
         setup = Setup(
@@ -328,7 +328,7 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         from dataclasses import replace
 
-        from bench.run import Selection
+        from bench.setup import Selection
 
         rows = tuple(m.strip() for m in method.split(",") if m.strip())
         selection = Selection(rows, _options(options, rows))

@@ -12,22 +12,15 @@ from bench.datasets import Dataset
 from bench.device import resolve_device
 from bench.errors import UserError
 from bench.evaluation import CEILING, FIRST_STAGE, Rankings, evaluate, graded, main_difficulty
+from bench.features.sets import Progress
 from bench.first_stages import names
 from bench.metrics import MEASURES, primary
 from bench.places import Places
+from bench.prepare import Data, load_data, require_accepted, seal_shortlist, unreadable_images, without_queries
 from bench.record import FirstStageCost
 from bench.report.tables import Column, Table, per_query
 from bench.results import TABLES
-from bench.run import (
-    Data,
-    Progress,
-    Setup,
-    load_data,
-    require_accepted,
-    seal_shortlist,
-    unreadable_images,
-    without_queries,
-)
+from bench.setup import Setup
 from bench.shortlist import Shortlist
 
 

@@ -1,41 +1,29 @@
-"""From a command to a finished run: data set, features, sealed shortlist, scores, metrics."""
+"""From a command to a finished run: what is prepared is scored, recorded and put into tables."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bench import provenance, registry, results
-from bench.candidates import Meaning, imported_shortlist
-from bench.datasets import Dataset
-from bench.datasets.catalogue import load as load_dataset
-from bench.device import resolve_device
-from bench.errors import UserError, listed, unknown
-from bench.executor import Executor, Local
-from bench.features.extract import ExtractOptions
-from bench.features.fill import ExtractReport
-from bench.features.items import items, query_key
-from bench.features.sets import FeatureSet, SetName, Stores
+from bench import provenance, results
+from bench.errors import UserError
+from bench.executor import Executor
+from bench.features.sets import FeatureSet, Progress
 from bench.files import file_hash, writing
-from bench.first_stages import names as stages
-from bench.first_stages.stage import Context, FirstStage, Opened
 from bench.journal import Journal
 from bench.locks import alone
 from bench.places import Places
+from bench.prepare import Chosen, Ready, prepare
 from bench.record import (
     Begun,
     Cost,
-    FirstStageCost,
     Identity,
     MethodCard,
     MethodIdentity,
@@ -44,76 +32,11 @@ from bench.record import (
     cold_starts,
     write_record,
 )
-from bench.reranker import Reranker, parse_options
-from bench.rows import DEFAULT_FEATURES, Asked, Reading, Row, Wanted, counts_of, opened, parts_of, wanted
+from bench.reranker import Reranker
+from bench.rows import Reading, Row, counts_of, parts_of
 from bench.scores import ColdStart, Job, Scorer, score_all
-from bench.shortlist import Policy, Shortlist, first_stage
-from bench.timing import CpuSeconds, timed
-from bench.whitening import Whitening, learn
-
-DEFAULT_TOP_K = 100
-LISTS = "list"  # the kind of first stage that is a file of candidate lists: list:FILE
-LEARNED_ON = 100_000  # images at most that whitening is learned from, evenly chosen
-Progress = Callable[[str, int, int], None]  # what, done, of how many
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What decides the seal and the machine: everything that is the same for the methods of a table."""
-
-    dataset: str
-    features: str = DEFAULT_FEATURES  # what rows without features of their own read
-    first_stage: str | None = None  # None: global descriptors that `features` names itself, else the default
-    top_k: int | None = None  # None: 100, or the gallery's size where it is smaller
-    policy: Policy = "blind"
-    extract: ExtractOptions = ExtractOptions()
-    whiten: str | None = None  # data set to learn PCA whitening on
-    device: str = "cpu"
-    accept_licence: frozenset[str] = frozenset()
-    search: str = "blocks"  # how the first stage searches; it finds the same in any way
-    executor: Executor = Local()  # where images are extracted and queries scored
-    shortlist: Path | None = None  # other people's candidate lists, instead of a first stage of our own
-    skip_unreadable: bool = False  # leave out queries whose images cannot be read, instead of refusing the data set
-    shortlist_order: Meaning | None = None  # what orders those lists; None: their numbers and ranks, which must agree
-
-    def __post_init__(self) -> None:
-        if self.shortlist is not None and self.first_stage is not None:
-            raise UserError(
-                f"--first-stage {self.first_stage}: with --shortlist the candidates are there already",
-                hint="leave one of them out",
-            )
-        if self.lists is None and self.shortlist_order is not None:
-            raise UserError(f"--shortlist-order {self.shortlist_order}: no --shortlist was given")
-        if self.lists is not None and self.whiten is not None:
-            raise UserError(
-                f"--whiten {self.whiten}: with --shortlist there is no first stage to whiten",
-                hint="leave one of them out",
-            )
-
-    @property
-    def lists(self) -> Path | None:
-        """The file of other people's candidate lists, if it is the first stage."""
-        kind, colon, path = (self.first_stage or "").partition(":")
-        return Path(path) if kind == LISTS and colon else self.shortlist
-
-    @property
-    def stage(self) -> FirstStage | None:
-        """The first stage; None where lists are given instead. UserError for a name that is not known."""
-        if self.lists is not None:
-            return None
-        return stages.parse(stages.default_for(self.features) if self.first_stage is None else self.first_stage)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Rows and their options: what one run measures."""
-
-    methods: tuple[str, ...]  # METHOD or METHOD@FEATURES; the method `all` is every one
-    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # method or row -> option -> text
-
-    def __post_init__(self) -> None:
-        if not self.methods:
-            raise UserError("--method: no method given", hint="name one or more, or all")
+from bench.setup import Selection, Setup
+from bench.timing import CpuSeconds
 
 
 @dataclass(frozen=True)
@@ -122,130 +45,6 @@ class Outcome:
 
     run: results.Run
     notes: tuple[str, ...]
-
-
-def seal_shortlist(
-    dataset: Dataset, stage: Opened | None, setup: Setup, notes: list[str]
-) -> tuple[Shortlist, tuple[str, ...], FirstStageCost]:
-    """The sealed candidates, what a table must say of them, and what they cost.
-
-    They are the best of the first stage, or those of a file; `notes` is given what only this call's user should hear.
-    """
-    possible = len(dataset.gallery) - any(map(dataset.itself, dataset.queries))
-    k = setup.top_k
-    if k is None:
-        k = min(DEFAULT_TOP_K, possible)
-        if k < DEFAULT_TOP_K:
-            notes.append(f"top-k is {k}: a query of {dataset.name} has no more than {possible} possible candidates")
-    if stage is None:
-        assert setup.lists is not None
-        imported = imported_shortlist(setup.lists, dataset, setup.policy, k, setup.shortlist_order)
-        theirs = f"Candidates are those of {setup.lists.name}; graded images it does not list are not retrieved."
-        return imported.shortlist, (theirs, *imported.notes), FirstStageCost()
-    named = {"name": stage.name, "content": stage.content, "policy": setup.policy, "k": k, "engine": setup.search}
-    found, ms = timed(lambda: first_stage(dataset, stage.similarities, **named), torch.device("cpu"))  # type: ignore[arg-type]
-    unranked = [dataset.queries[number].id for number in sorted(stage.unranked)]
-    said = (
-        f"{len(unranked)} of {len(dataset.queries)} queries have no features of the first stage, so their candidates "
-        f"are in the gallery's order: {listed(unranked)}."
-    )
-    cost = FirstStageCost(
-        tuple(part.key for part in stage.parts), ms / len(dataset.queries), stage.bytes_per_image / 1024
-    )
-    return found, (said,) if unranked else (), cost
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The rows that names allow, and why others cannot run."""
-
-    rows: list[Wanted]
-    skipped: dict[str, str]  # as asked for -> reason
-
-    def __post_init__(self) -> None:
-        _require(self.rows, self.skipped)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The rows that can run, and why others cannot."""
-
-    rows: list[Row]
-    skipped: dict[str, str]
-
-    def __post_init__(self) -> None:
-        _require(self.rows, self.skipped)
-
-
-def _require(rows: Sequence[object], skipped: Mapping[str, str]) -> None:
-    if not rows:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in skipped.items())
-        raise UserError(f"no requested method can run here:\n{reasons}")
-
-
-def asked_rows(methods: Sequence[str]) -> list[Asked]:
-    """METHOD or METHOD@FEATURES, each once; `all` is every method."""
-    rows = map(Asked.parse, dict.fromkeys(methods))
-    every = (
-        (row,) if row.method != "all" else (Asked(name, row.features) for name in registry.names()) for row in rows
-    )
-    return list(dict.fromkeys(one for some in every for one in some))
-
-
-def choose(setup: Setup, selection: Selection, device: torch.device) -> _Asked:
-    """The selected rows that can run here, as far as names tell; with `all`, a method that cannot be loaded is a
-    reported skip."""
-    rows = asked_rows(selection.methods)
-    everything = any(Asked.parse(text).method == "all" for text in selection.methods)
-    names = dict.fromkeys(row.method for row in rows)
-    for name in selection.options:
-        if name not in names and name not in map(str, rows):
-            method = Asked.parse(name).method
-            raise (
-                UserError(
-                    f"-o {name}.…: {name!r} is not part of this run", hint=f"running: {', '.join(map(str, rows))}"
-                )
-                if method in registry.names()
-                else unknown("method", method, registry.names())
-            )
-    chosen, skipped = [], {}
-    for row in rows:
-        try:
-            cls = registry.get(row.method)
-        except UserError as error:
-            if not everything:
-                raise
-            skipped[str(row)] = str(error)
-            continue
-        given = {**selection.options.get(row.method, {}), **selection.options.get(str(row), {})}
-        reranker = cls(parse_options(cls, given), device)
-        found = wanted(row, reranker, setup.features, setup.accept_licence)
-        terms = None if isinstance(found, str) else reranker.card().noncommercial
-        if terms is not None and terms not in setup.accept_licence:
-            found = f"its weights may not be used commercially: run with --accept-licence {terms}"
-        if isinstance(found, str):
-            skipped[str(row)] = found
-        else:
-            chosen.append(found)
-    return _Asked(chosen, skipped)
-
-
-def _with_features(asked: _Asked, stores: Stores, dataset: Dataset) -> _Chosen:
-    """The rows with their features; what cannot be had leaves out the rows that read it, and no other."""
-    rows: dict[str, Row] = {}
-    skipped = dict(asked.skipped)
-    for one in asked.rows:
-        row = opened(one, stores, lambda: (item.key for item in items(dataset)))
-        if isinstance(row, str):
-            skipped[str(one.asked)] = row
-        elif row.name not in rows:
-            rows[row.name] = row
-        elif row.method.options != rows[row.name].method.options:
-            raise UserError(
-                f"--method {one.asked}: it is the row {row.name}, which is asked for with other options",
-                hint="compare options with sweep --vary, or by one run each",
-            )
-    return _Chosen(list(rows.values()), skipped)
 
 
 def _plain(options: Any) -> dict[str, object]:
@@ -319,129 +118,13 @@ def execute(
     All methods of the unfinished runs take turns query by query. `force` measures finished runs again. One process at a
     time measures a run; another that is asked for it waits, and gives back what was measured.
     """
-    ready = _prepare(setup, selections, places, progress)
+    ready = prepare(setup, selections, places, progress)
     with ExitStack() as locks:
         return _measure(ready, setup, places, progress, locks, force)
 
 
-@dataclass(frozen=True, eq=False)
-class _Ready:
-    """All that is needed to score: candidates, and rows with the features that they read."""
-
-    scorer: Scorer
-    chosen: Sequence[_Chosen]
-    contents: Mapping[str, str]  # part of features -> sha256 over the features of all images
-    report: ExtractReport
-    said: tuple[str, ...]  # for the tables
-    notes: tuple[str, ...]  # for the user of this call
-    terms: str | None  # restricted licences of the features
-    first_stage: FirstStageCost
-    extract_ms: Mapping[str, tuple[float, float]]
-    packages: tuple[str, ...]  # modules that the extractors need
-
-
-def _prepare(setup: Setup, selections: Sequence[Selection], places: Places, progress: Progress | None) -> _Ready:
-    """Data set, features and sealed candidates. UserError for whatever cannot be compared."""
-    notes: list[str] = []
-    SetName.parse(setup.features)  # an unknown one is refused, whatever the rows read
-    stage = setup.stage
-    searched = () if stage is None else stage.sets
-    if setup.whiten is not None and stage is not None and all(name.global_ is None for name in searched):
-        raise UserError(
-            f"--whiten {setup.whiten}: the first stage {stage.name} has no global descriptors to whiten",
-            hint="leave one of them out",
-        )
-    require_accepted(setup, searched)
-    device = resolve_device(setup.device)
-    asked = [choose(setup, each, device) for each in selections]
-    needed = [name for each in asked for row in each.rows for name in _choices(row)]
-    data = load_data(setup, places, [*needed, *searched], device, progress)
-    stores = data.stores
-    first = [stores.of(name) for name in searched]  # without them there is nothing to compare
-    chosen = [_with_features(each, stores, data.dataset) for each in asked]
-    report = stores.report()
-    notes += report.notes
-    dataset, context = data.dataset, data.context
-    if setup.skip_unreadable:
-        dataset = without_queries(dataset, report.unreadable)
-        context = replace(context, dataset=dataset)
-    notes += unreadable_images(report)
-    rows = [row for each in chosen for row in each.rows]
-    sets = [*first, *(features for row in rows for features in row.sets)]
-    parts = {part.key: part for features in sets for part in features.name.parts}
-    shortlist, of_lists, cost = seal_shortlist(dataset, None if stage is None else stage.open(context), setup, notes)
-    times = {key: stores.part(part).times(context.queries) for key, part in parts.items()}
-    names = [features.name for features in sets]
-    return _Ready(
-        scorer=Scorer(dataset, shortlist, device),
-        chosen=chosen,
-        contents={key: context.content(part) for key, part in parts.items()},
-        report=report,
-        said=(*dataset.notes, *report.caveats, *of_lists, *(_copies(dataset, sets[0]) if sets else ())),
-        notes=tuple(notes),
-        terms=", ".join(dict.fromkeys(terms for name in names for terms in name.terms)) or None,
-        first_stage=cost,
-        extract_ms={key: ms for key, ms in times.items() if ms is not None},
-        packages=tuple(dict.fromkeys(package for name in names for package in name.packages)),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """A data set and how to get at its features."""
-
-    dataset: Dataset
-    stores: Stores
-    context: Context
-
-
-def load_data(
-    setup: Setup, places: Places, sets: Sequence[SetName], device: torch.device, progress: Progress | None
-) -> Data:
-    """The data set, of which some of `sets` will be read. UserError where no query could be scored."""
-    dataset, unreachable = _load(setup, places, progress, [name.imported for name in sets])
-    whitening = None
-    if setup.whiten is not None:
-        other = load_dataset(setup.whiten, places, images=not all(name.imported for name in sets))
-        if other.name == dataset.name:
-            raise UserError(
-                f"--whiten {setup.whiten}: whitening must be learned on another data set than the one tested"
-            )
-        whitening = partial(_whitening, other, setup, device, places, progress)
-    require_positives(dataset)
-    stores = Stores(
-        dataset, setup.extract, device, places, progress, setup.executor, setup.skip_unreadable, unreachable
-    )
-    return Data(dataset, stores, Context(dataset, stores, places, whitening, progress))
-
-
-def _choices(row: Wanted) -> Iterator[SetName]:
-    """Every set that a row or a part of it may read."""
-    for name in row.choices:
-        if (read := name.reading(row.method.needs())) is not None:
-            yield read
-    for part in row.parts:
-        yield from _choices(part)
-
-
-def _load(
-    setup: Setup, places: Places, progress: Progress | None, imported: Sequence[bool]
-) -> tuple[Dataset, UserError | None]:
-    """The data set, and why its photographs are not here where some of the features do not need them."""
-    made = None if progress is None else lambda d, t: progress("generating images", d, t)
-    try:
-        return load_dataset(setup.dataset, places, made, images=not all(imported)), None
-    except UserError as error:
-        if all(imported) or not any(imported):
-            raise
-        try:
-            return load_dataset(setup.dataset, places, images=False), error
-        except UserError:
-            raise error from None
-
-
 def _measure(
-    ready: _Ready, setup: Setup, places: Places, progress: Progress | None, locks: ExitStack, force: bool
+    ready: Ready, setup: Setup, places: Places, progress: Progress | None, locks: ExitStack, force: bool
 ) -> list[Outcome]:
     """Score what is not finished; `locks` holds the runs' folders until all is written."""
     scorer, notes = ready.scorer, ready.notes
@@ -486,66 +169,7 @@ def _measure(
     return [outcomes[folder] for folder in identities]
 
 
-def require_accepted(setup: Setup, searched: Iterable[SetName]) -> None:
-    """UserError for features that a first stage searches under a restricted licence that was not accepted."""
-    for name in searched:
-        for terms in name.terms:
-            if terms not in setup.accept_licence:
-                raise UserError(
-                    f"first stage {name.name}: its weights may not be used commercially",
-                    hint=f"--accept-licence {terms}, if your use is allowed by it",
-                )
-
-
-def unreadable_images(report: ExtractReport) -> list[str]:
-    """A note on images without features, for the user of this call."""
-    if not report.unreadable:
-        return []
-    some = "; ".join(list(report.unreadable.values())[:5])
-    return [f"{len(report.unreadable)} images cannot be read and have no features: {some}"]
-
-
-def require_positives(dataset: Dataset) -> None:
-    """UserError for a data set in which no query has a positive: there would be no value to compare."""
-    if all(len(dataset.without_positives(name)) == len(dataset.queries) for name in dataset.difficulties):
-        raise UserError(
-            f"{dataset.name}: none of its {len(dataset.queries)} queries has a positive besides itself, so no method "
-            "can be scored",
-            hint="ground truth names at least one easy or hard image of a query; junk images are not scored",
-        )
-
-
-def without_queries(dataset: Dataset, unreadable: Mapping[str, str]) -> Dataset:
-    """The data set without the queries whose images cannot be read (key in the store -> reason), which a note names.
-
-    Such an image stays in the gallery, where it cannot be found. UserError if no query is left that can be scored.
-    """
-    kept = [query for i, query in enumerate(dataset.queries) if query_key(dataset, i) not in unreadable]
-    out = [query.id for i, query in enumerate(dataset.queries) if query_key(dataset, i) in unreadable]
-    if not out:
-        return dataset
-    if not kept:
-        raise UserError(f"{dataset.name}: no query image can be read", hint="replace the files")
-    note = f"{len(out)} of {len(dataset.queries)} queries cannot be read and are left out (--skip-unreadable): "
-    left = replace(dataset, queries=tuple(kept), notes=(*dataset.notes, note + listed(out) + "."))
-    require_positives(left)
-    return left
-
-
-def _copies(dataset: Dataset, store: FeatureSet) -> tuple[str, ...]:
-    """A note on queries that stand in the gallery under another id too, where they are easy to find."""
-    queries = {query_key(dataset, i): query.id for i, query in enumerate(dataset.queries)}
-    copies = store.copies(queries, dataset.gallery)
-    found = [f"{queries[key]} = {image}" for key, image in copies.items() if image != queries[key]]
-    if not found:
-        return ()
-    return (
-        f"{len(found)} of {len(queries)} queries have the same bytes as a gallery image of another id, which stays "
-        f"their candidate: {listed(found)}.",
-    )
-
-
-def _identity(chosen: _Chosen, scorer: Scorer, contents: Mapping[str, str], executor: Executor) -> Identity:
+def _identity(chosen: Chosen, scorer: Scorer, contents: Mapping[str, str], executor: Executor) -> Identity:
     return Identity(
         seal=scorer.shortlist.seal,
         shortlist=scorer.shortlist.header,
@@ -575,8 +199,8 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 def _begin(
     folder: Path,
     identity: Identity,
-    chosen: _Chosen,
-    ready: _Ready,
+    chosen: Chosen,
+    ready: Ready,
     together: Sequence[str],
 ) -> _Open:
     """Write what is known before anything is scored; `together` are the runs whose methods take turns."""
@@ -656,11 +280,3 @@ def _written(folder: Path) -> Iterator[None]:
     """A disk that is full or read-only is the user's to mend."""
     with writing(folder, "finished queries are kept; make room and run the same command again"):
         yield
-
-
-def _whitening(
-    other: Dataset, setup: Setup, device: torch.device, places: Places, progress: Progress | None, name: SetName
-) -> Whitening:
-    store = Stores(other, setup.extract, device, places, progress, setup.executor).of(name)
-    every = max(1, len(other.gallery) // LEARNED_ON)
-    return learn(store.global_descriptors(list(islice(other.gallery, 0, None, every))), other.name)

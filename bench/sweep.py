@@ -15,14 +15,16 @@ from pathlib import Path
 
 from bench import registry
 from bench.errors import UserError
-from bench.features.sets import SetName
+from bench.features.sets import Progress, SetName
 from bench.files import write_whole, writing
 from bench.places import Places
+from bench.prepare import asked_rows
 from bench.report.plots import quality_against_descriptors
 from bench.report.tables import FORMATS, Table, compare, label
 from bench.reranker import parse_options
 from bench.rows import Asked, same_row
-from bench.run import Progress, Selection, Setup, asked_rows, execute
+from bench.run import execute
+from bench.setup import Selection, Setup
 
 OPTION = "descriptors"
 

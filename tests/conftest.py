@@ -19,7 +19,8 @@ import methods
 from bench.datasets import Dataset, folder
 from bench.features.sets import ExtractOptions, FeatureSet, SetName, features_of
 from bench.places import Places
-from bench.run import Outcome, Selection, Setup, execute
+from bench.run import Outcome, execute
+from bench.setup import Selection, Setup
 from cli import main
 from methods.rrt.model import RRT, RRTConfig
 

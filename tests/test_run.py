@@ -25,7 +25,8 @@ from bench.places import Places
 from bench.record import Cost
 from bench.report.tables import compare
 from bench.results import Run, finished_runs
-from bench.run import Outcome, Selection, Setup, execute
+from bench.run import Outcome, execute
+from bench.setup import Selection, Setup
 
 Go = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -19,7 +19,8 @@ from bench.executor import Executor, Local, Ray
 from bench.features.sets import ExtractOptions
 from bench.places import Places
 from bench.results import Run
-from bench.run import Outcome, Selection, Setup, execute
+from bench.run import Outcome, execute
+from bench.setup import Selection, Setup
 
 METHODS = "identity,mnn,ransac"
 

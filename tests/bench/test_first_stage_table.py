@@ -22,8 +22,9 @@ from bench.first_stages.names import COMPARED, DEFAULT
 from bench.places import Places
 from bench.report import terminal
 from bench.report.tables import FORMATS
-from bench.run import Outcome, Setup
+from bench.run import Outcome
 from bench.search import Dense, Vectors
+from bench.setup import Setup
 from bench.shortlist import first_stage
 
 EXTRACT = ExtractOptions(max_side=160, descriptors=150)

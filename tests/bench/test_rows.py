@@ -16,10 +16,11 @@ from bench.errors import UserError
 from bench.features.extract import ExtractOptions
 from bench.features.sets import FeatureSet, Stores
 from bench.places import Places
+from bench.prepare import asked_rows
 from bench.reranker import parse_options
 from bench.results import Run
 from bench.rows import Asked, Row, counts_of, opened, parts_of, same_row, wanted
-from bench.run import Outcome, asked_rows, costs
+from bench.run import Outcome, costs
 
 Go = Callable[..., Outcome]
 Open = Callable[..., Row | str]

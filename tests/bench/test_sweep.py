@@ -22,7 +22,8 @@ from bench.images import decode
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors
 from bench.results import finished_runs
-from bench.run import Outcome, Selection, Setup
+from bench.run import Outcome
+from bench.setup import Selection, Setup
 from bench.sweep import Sweep, Varied, selections, sweep, vary
 
 STORED = ExtractOptions(max_side=160, descriptors=150)  # as tests/conftest.py extracts

@@ -21,8 +21,9 @@ from bench.features.sets import DEFAULT_GLOBAL, FeatureSet, SetName, Stores, fea
 from bench.first_stages import names as stages
 from bench.first_stages.stage import Context
 from bench.places import Places
-from bench.run import Setup, seal_shortlist
+from bench.prepare import seal_shortlist
 from bench.scores import Scorer
+from bench.setup import Setup
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.first_stages.names import COMPARED, DEFAULT, default_for, parse
-from bench.run import Setup
+from bench.setup import Setup
 from methods.asmk import SHIPPED
 
 

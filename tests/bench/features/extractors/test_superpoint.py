@@ -16,7 +16,7 @@ from bench.features.sets import ExtractOptions, FeatureExtractor, SetName, part_
 from bench.first_stage_table import first_stages
 from bench.places import Places
 from bench.report.tables import compare
-from bench.run import Setup
+from bench.setup import Setup
 from methods.superglue.model import SuperGlueConfig
 from tests.speed.learned import random_state
 from third_party.superpoint_weights import NAMES
