@@ -37,7 +37,7 @@ def default_for(features: str) -> str:
 def _descriptors(text: str) -> FirstStage:
     base = text.partition(":")[0].split("+")[0]
     if base not in (*EXTRACTORS.names(), *IMPORTS.names()):
-        raise unknown("first stage", base, [*_known(), *KINDS])
+        raise unknown("first stage", base, [*_known(), *KINDS, "list"])
     name = SetName.parse(text, f"{OPTION} {text}")
     if name.takes_default(text):
         raise UserError(
