@@ -21,6 +21,7 @@ from bench import __version__
 if TYPE_CHECKING:
     from bench.datasets.official.sources import Source
     from bench.places import Places
+    from bench.report.claims import Claim
     from bench.results import Run
     from bench.rows import Wanted
     from bench.setup import Selection, Setup
@@ -479,6 +480,13 @@ _blend = click.option(
 )
 @click.option("--cards", is_flag=True, help="In the terminal, also papers, licences and training data of the methods.")
 @click.option("--explain", is_flag=True, help="In the terminal, also what each column is.")
+@click.option(
+    "--claims",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Also published numbers beside ours, of results/claims.toml or of a file like it.",
+)
 @click.option("--plots", type=_Folder(), help="Write pictures into this folder.")
 @click.option(
     "--html",
@@ -501,6 +509,7 @@ def report(
     cascade: tuple[str, ...],
     cards: bool,
     explain: bool,
+    claims: str | None,
     plots: Path | None,
     html: Path | None,
     worst: str | None,
@@ -513,10 +522,11 @@ def report(
     from bench.evaluation import FIRST_STAGE
     from bench.places import slug
     from bench.report.tables import FORMATS, compare, table_groups
-    from bench.report.terminal import print_table
+    from bench.report.terminal import print_listing, print_table
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
+    published = None if claims is None else _published(claims, dataset, form)
     runs = _finished(
         places.runs,
         lambda run: (
@@ -524,7 +534,7 @@ def report(
             and (seal is None or run.seal.startswith(seal))
         ),
     )
-    if not runs:
+    if not runs and published is None:
         raise UserError(
             f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
             hint="python cli.py run --method all --dataset demo",
@@ -567,6 +577,26 @@ def report(
         )
     if worst is not None and not found:
         raise UserError(f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}")
+    if published is not None:
+        from bench.report import claims as beside
+
+        listing = beside.compared(published, runs, how)
+        if form == "terminal":
+            print_listing(beside.COLUMNS, beside.cells(listing))
+            click.echo(listing.note)
+        else:
+            click.echo(beside.FORMATS[form](listing))
+
+
+def _published(file: str, dataset: str | None, form: str) -> tuple[Claim, ...]:
+    """The claims of a file, or those that are shipped where none is named; of one data set where one is asked for."""
+    from bench.errors import UserError
+    from bench.report.claims import FORMATS, SHIPPED, read_claims
+
+    if form not in ("terminal", *FORMATS):
+        raise UserError(f"--claims with --format {form}", hint=f"expected terminal, {', '.join(FORMATS)}")
+    read = read_claims(Path(file) if file else SHIPPED)
+    return tuple(claim for claim in read if dataset is None or _is_named(claim.dataset, dataset))
 
 
 @main.command()

@@ -129,6 +129,18 @@ def compare(ours: Values, theirs: Values, groups: Mapping[str, Hashable] | None 
     )
 
 
+def interval_of_mean(values: pd.Series) -> Interval:
+    """A 95 % interval of the mean over queries that have a value, drawn as `compare` draws its differences.
+
+    ValueError for an infinite value and for a query that is there twice. Both ends are NaN below two values.
+
+    >>> interval_of_mean(pd.Series({"a": 0.5, "b": 0.5, "c": float("nan")}))
+    Interval(low=0.5, high=0.5)
+    """
+    pairs = _paired(values, pd.Series(0.0, values.index), 1)
+    return _interval(pairs, np.arange(len(pairs.queries)))
+
+
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """The p-values of several tests, corrected so that they hold together (Holm, 1979), in the order given.
 
