@@ -30,6 +30,7 @@ from bench.results import Run
 
 SHIPPED = PROJECT / "results" / "claims.toml"
 WITHIN = 0.5  # points between ours and a claim that is reproduced
+PRINTED = 0.1  # points that two numbers may differ by because papers round them to a tenth
 ROUNDING = 1e-9  # points that a difference of two decimals may be off
 IDENTITY = "identity"  # the method of a claim on a first stage alone
 ANY = "any"  # the policy of a claim that does not depend on it
@@ -58,12 +59,13 @@ class Claim:
     features: str = ""  # what the method reads, as a run names it
     descriptors: int | None = None  # local ones an image, at most; None: not said
     options: Mapping[str, Any] = field(default_factory=dict)  # of the method, where others give other numbers
+    variant: str = ""  # of the method, where a run does not tell which it is
     other_images: str = ""  # image sets whose name has this text are others than the published ones
 
     def __post_init__(self) -> None:
         for name in ("paper", "table", "dataset", "first_stage", "model", "method"):
             _require(getattr(self, name), isinstance(getattr(self, name), str) and getattr(self, name), name, "text")
-        for name in ("features", "other_images"):
+        for name in ("features", "variant", "other_images"):
             _require(getattr(self, name), isinstance(getattr(self, name), str), name, "text")
         _require(self.dataset, ":" not in self.dataset, "dataset", "an official data set, not a folder")
         _require(self.grade, self.grade in get_args(Grade), "grade", " or ".join(get_args(Grade)))
@@ -88,10 +90,11 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """The method, what it reads and on which model."""
+        """The method, what it reads, and the first stage with its model."""
+        which = f" ({self.variant})" if self.variant else ""
         reads = f" on {self.features}" if self.features else ""
         limit = f" {self.descriptors}" if self.descriptors else ""
-        return f"{self.method}{reads}{limit}, {self.first_stage} of {self.model}"
+        return f"{self.method}{which}{reads}{limit}, {self.first_stage} of {self.model}"
 
 
 def _require(value: object, right: object, name: str, expected: str) -> None:
@@ -266,8 +269,8 @@ def different(claim: Claim, ours: Ours, known: Floors) -> tuple[str, ...]:
     """Under which conditions a row was had other than the claim; none: the two are comparable.
 
     A first stage alone has its whole ranking scored, so that neither k nor the policy matters. Features do not say
-    which model made them. It shows in what their first stage reaches: a reranker is compared where that is within
-    `WITHIN` points of what the claim's model is said to reach, and a first stage with the model nearest to it.
+    which model made them. What their first stage reaches does: a row is compared with the model that is said to reach
+    the nearest, and a reranker only where that is within `WITHIN` points, since it reranks other lists elsewhere.
     """
     alone = claim.method == IDENTITY
     pairs: list[tuple[str, Any, Any, bool]] = [
@@ -303,16 +306,15 @@ def _is_made_by(key: str, name: str) -> bool:
 
 def _of_other_model(claim: Claim, ours: Ours, models: Mapping[str, Mapping[Quality, float]]) -> tuple[str, ...]:
     gaps = {model: gap for model, said in models.items() if (gap := _gap(ours, said)) is not None}
-    gap = gaps.get(claim.model)
-    if gap is None or gap[0] <= WITHIN + ROUNDING:
+    if claim.model not in gaps:
         return ()
+    size, (measure, difficulty) = gaps[claim.model]
     nearest = min(gaps, key=lambda model: gaps[model][0])
-    size, (measure, difficulty) = gap
     here, there = ours.floor[measure, difficulty], models[claim.model][measure, difficulty]
     reaches = f"the first stage reaches {here:.1f} {measure} {difficulty}, there {there}"
-    if claim.method == IDENTITY:
-        return () if gaps[nearest][0] == size else (f"features nearer to those of {nearest}: {reaches}",)
-    return (f"features: {reaches}",)
+    if size > gaps[nearest][0] + PRINTED:
+        return (f"features nearer to those of {nearest}: {reaches}",)
+    return (f"features: {reaches}",) if claim.method != IDENTITY and size > WITHIN + ROUNDING else ()
 
 
 def _gap(ours: Ours, said: Mapping[Quality, float]) -> tuple[float, Quality] | None:
@@ -345,7 +347,8 @@ class Listing:
 def listing(claims: Sequence[Claim], ours: Sequence[Ours]) -> Listing:
     """Each claim beside the row that differs least from its conditions; of several, the last.
 
-    Rows of other data sets, and so of subsets, stand beside no claim. All claims are listed where none has a row.
+    Rows of other data sets, and so of subsets, stand beside no claim, and another first stage alone is another method.
+    All claims are listed where none has a row.
     """
     known, judged = floors(claims), []
     for claim in claims:
@@ -353,6 +356,7 @@ def listing(claims: Sequence[Claim], ours: Sequence[Ours]) -> Listing:
             row
             for row in reversed(ours)
             if (row.dataset, row.method) == (claim.dataset, claim.method)
+            and (row.method != IDENTITY or _is_made_by(row.first_stage, claim.first_stage))
             and claim.quality in row.values
             and row.values[claim.quality].notna().any()
         ]

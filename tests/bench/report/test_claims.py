@@ -170,10 +170,23 @@ def test_the_model_of_imported_features_is_told_by_what_their_first_stage_reache
     other = judge(CLAIM, row(floor=54.8), known)
     assert (other.said, other.why) == (
         "not comparable",
-        "features: the first stage reaches 54.8 mAP Medium, there 50.0",
+        "features nearer to those of R101: the first stage reaches 54.8 mAP Medium, there 50.0",
+    )
+    neither = judge(CLAIM, row(floor=51), known)
+    assert (neither.said, neither.why) == (
+        "not comparable",
+        "features: the first stage reaches 51.0 mAP Medium, there 50.0",
     )
     assert judge(replace(CLAIM, model="R101"), row(floor=54.8), known).said == "reproduced"
     assert judge(replace(CLAIM, model="not known"), row(floor=54.8), known).said == "reproduced"
+
+
+def test_of_two_models_that_reach_nearly_the_same_the_nearest_is_compared() -> None:
+    known = floors([ALONE, replace(ALONE, model="R101", percent=50.4), replace(ALONE, model="older", percent=50.01)])
+    said = {
+        model: judge(replace(CLAIM, model=model), row(floor=50.0), known).said for model in ("R50", "R101", "older")
+    }
+    assert said == {"R50": "reproduced", "R101": "not comparable", "older": "reproduced"}
 
 
 def test_a_first_stage_is_compared_with_the_model_nearest_to_it() -> None:
@@ -196,11 +209,23 @@ def test_claims_that_no_row_comes_near_are_counted() -> None:
     assert found.note == "Not listed: 3 claims on data sets or methods that no finished run has."
 
 
+def test_another_first_stage_alone_is_another_method() -> None:
+    alone = row(50, method="identity", features=(), first_stage="gem-lite0")
+    assert listing([ALONE, CLAIM], [alone, row(first_stage="gem-lite0")]).left_out == 1
+    (found,) = listing([ALONE], [alone, replace(alone, first_stage="delg")]).judged
+    assert found.said == "reproduced"
+
+
 @pytest.mark.parametrize("rows", [[], [row(dataset="folder:/photos/roxford")], [row(dataset="demo")]])
 def test_all_claims_are_listed_where_no_row_comes_near_as_subsets_never_do(rows: Sequence[Ours]) -> None:
     found = listing([CLAIM, ALONE], rows)
     assert [(one.claim, one.said) for one in found.judged] == [(CLAIM, "no run"), (ALONE, "no run")]
     assert "Subsets of a data set are not compared" in found.note
+
+
+def test_a_claim_is_named_by_method_variant_features_and_first_stage() -> None:
+    assert replace(CLAIM, variant="frozen").name == "rrt (frozen) on delg 500, delg of R50"
+    assert ALONE.name == "identity, delg of R50"
 
 
 def test_a_listing_of_nothing_says_so() -> None:
