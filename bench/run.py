@@ -248,7 +248,7 @@ def _finish(
         counts = counts_of(sets, scorer.dataset.gallery)
         starts = {job.row.name: cold[job] for job in run.jobs if job in cold}
         ended = {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "failed": failed,
             "others_busy": others,
             "cold": {**run.record.cold, **starts},
