@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,9 @@ from bench.errors import UserError, listed
 from bench.evaluation import CEILING, FIRST_STAGE, graded, main_difficulty
 from bench.metrics import MEASURES, Measure, measures, primary
 from bench.record import MethodCard
+from bench.report.latex import comment, escaped
 from bench.report.statistics import Comparison, groups_of
-from bench.report.verdict import answer, clustered, verdict
+from bench.report.verdict import SURE, answer, clustered, verdict
 from bench.results import Run
 
 DISTURBED = 0.15  # share of the cores that other programs may keep busy before a table says so
@@ -339,8 +342,7 @@ def _notes(
     notes += _without_value(runs[-1].dataset, anyone, main.measure.name)
     notes += _all_tied(latest, contenders)
     notes.append(
-        f"Measured on {machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}, "
-        f"{machine['gpu'] or 'no GPU'}; "
+        f"Measured on {_machine(machine)}; "
         "ms/query is of cached features; extract ms was measured when the features were made."
         + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
@@ -368,6 +370,11 @@ def _notes(
     restricted = {latest[name][1]: card.noncommercial for name, card in cards.items() if card.noncommercial}
     notes += [f"{method}: NOT FOR COMMERCIAL USE ({licence})." for method, licence in restricted.items()]
     return tuple(dict.fromkeys(notes))
+
+
+def _machine(hardware: Mapping[str, Any]) -> str:
+    threads = hardware["threads"]
+    return f"{hardware['cpu']}, {threads} thread{'s' * (threads != 1)}, {hardware['gpu'] or 'no GPU'}"
 
 
 def _disturbed(runs: Sequence[Run]) -> list[str]:
@@ -463,16 +470,46 @@ def cells(table: Table) -> list[list[str]]:
     ]
 
 
+def best(table: Table) -> dict[str, set[str]]:
+    """Column of which more is better -> the contenders with the most, where there are several to compare."""
+    rows = table.rows.loc[[name for name in table.rows.index if name not in table.controls]]
+    if len(rows) < 2:
+        return {}
+    columns = [column.name for column in table.columns if column.better > 0]
+    return {name: set(rows.index[rows[name] == rows[name].max()]) for name in columns}
+
+
+def caption(table: Table) -> str:
+    """What a table is of, and on what it was measured, for a reader who sees nothing else."""
+    about = table.about
+    said = [f"image set {about['image_set']}", f"policy {about['policy']}", f"k = {about['k']}"]
+    if "first_stage" in about:
+        said.append(f"first stage {about['first_stage']}")
+    if "seal" in about:
+        said.append(f"seal {str(about['seal'])[:8]}")
+    if isinstance(hardware := about.get("hardware"), Mapping):
+        said.append(f"measured on {_machine(hardware)}")
+    bold = " Bold: the best contender, where more is better." if best(table) else ""
+    return f"{about['dataset']}: {'; '.join(said)}.{bold}"
+
+
 def to_markdown(table: Table) -> str:
-    header = [table.of, "features", *(c.name for c in table.columns)]
+    header, leading = [table.of, "features", *(c.name for c in table.columns)], best(table)
     lines = [
         f"### {table.title}",
         "",
         *([table.answer, ""] if table.answer else []),
+        caption(table),
+        "",
         "| " + " | ".join(header) + " |",
         "|" + "|".join(["---", "---", *["---:"] * len(table.columns)]) + "|",
     ]
-    lines += ["| " + " | ".join(row) + " |" for row in cells(table)]
+    for name, row in zip(table.rows.index, cells(table), strict=True):
+        marked = [
+            f"**{text}**" if name in leading.get(column.name, ()) else text
+            for column, text in zip(table.columns, row[2:], strict=True)
+        ]
+        lines.append("| " + " | ".join([*row[:2], *marked]) + " |")
     return "\n".join([*lines, "", *(f"- {note}" for note in (*table.notes, *table.cards)), ""])
 
 
@@ -504,32 +541,49 @@ def to_json(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    def safe(text: str) -> str:
-        return "".join(
-            {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "~": r"\~{}", "–": "--", "·": r"$\cdot$"}.get(
-                c, c
-            )
-            for c in text
-        )
-
-    lines = [
-        r"\begin{tabular}{ll" + "r" * len(table.columns) + "}",
-        r"\hline",
-        " & ".join([table.of, "features", *(safe(c.name) for c in table.columns)]) + r" \\",
-        r"\hline",
-    ]
-    lines += [" & ".join(map(safe, row)) + r" \\" for row in cells(table)]
+    """A floating table that needs the package booktabs; title, answer and notes are comments."""
+    columns = [table.of, "features", *(column.name for column in table.columns)]
+    marks = [rf" $^{{*}}$ after a gain: corrected $p < {SURE:g}$."] if _starred(table) else []
+    marks += [r" $^{\dagger}$: a control, not a contender."] if table.controls else []
     return "\n".join(
         [
-            f"% {table.title}",
-            f"% {table.answer}",
-            *lines,
-            r"\hline",
+            comment(table.title),
+            *([comment(table.answer)] if table.answer else []),
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escaped(caption(table))}{''.join(marks)}}}",
+            r"\begin{tabular}{ll" + "r" * len(table.columns) + "}",
+            r"\toprule",
+            " & ".join(map(escaped, columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in _latex_cells(table)),
+            r"\bottomrule",
             r"\end{tabular}",
-            *(f"% {n}" for n in (*table.notes, *table.cards)),
+            r"\end{table}",
+            *map(comment, (*table.notes, *table.cards)),
             "",
         ]
     )
+
+
+def _starred(table: Table) -> set[str]:
+    """The rows whose gain is more than chance explains."""
+    if "p" not in table.rows:
+        return set()
+    return set(table.rows.index[table.rows["p"] < SURE])
+
+
+def _latex_cells(table: Table) -> list[list[str]]:
+    leading, starred, rows = best(table), _starred(table), []
+    for name, texts in zip(table.rows.index, cells(table), strict=True):
+        row = [escaped(name) + (r"$^{\dagger}$" if name in table.controls else ""), escaped(texts[1])]
+        for column, text in zip(table.columns, texts[2:], strict=True):
+            shown = re.sub(r"^-(?=\d)", "$-$", escaped(text))
+            if name in leading.get(column.name, ()):
+                shown = rf"\textbf{{{shown}}}"
+            row.append(shown + "$^{*}$" * (column.name == "gain" and name in starred))
+        rows.append(row)
+    return rows
 
 
 FORMATS = {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}

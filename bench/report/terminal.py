@@ -134,7 +134,7 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
     the terminal is narrow, headings and names take several lines, and columns are left out in the order of `LEFT_OUT`,
     which a note says. Columns without a value, and measures that repeat another, say nothing and are left out.
     """
-    from bench.report.tables import cells, worth_saying  # with pandas, which a listing needs not wait for
+    from bench.report.tables import best, cells, worth_saying  # with pandas, which a listing needs not wait for
 
     table = replace(table, columns=worth_saying(table))
     out, texts = console(), cells(table)
@@ -143,10 +143,10 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
     shown.add_column(table.of, overflow="fold")
     for name, head in heads.items():
         shown.add_column(head, justify="left" if name == "features" else "right", no_wrap=True)
-    best = _best(table)
+    leading = best(table)
     for name, row in zip(table.rows.index, texts, strict=True):
         marked = [
-            f"[bold]{text}[/bold]" if name in best.get(column.name, ()) else text
+            f"[bold]{text}[/bold]" if name in leading.get(column.name, ()) else text
             for column, text in zip(table.columns, row[2:], strict=True)
             if column.name in heads
         ]
@@ -188,12 +188,3 @@ def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) 
             break
         heads = {name: head for name, head in heads.items() if not name.startswith(begin)}
     return heads
-
-
-def _best(table: Table) -> dict[str, set[str]]:
-    """Column of which more is better -> the contenders with the most, where there are several to compare."""
-    rows = table.rows.loc[[name for name in table.rows.index if name not in table.controls]]
-    if len(rows) < 2:
-        return {}
-    columns = [column.name for column in table.columns if column.better > 0]
-    return {name: set(rows.index[rows[name] == rows[name].max()]) for name in columns}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,18 @@ from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
 from bench.metrics import Measure
 from bench.places import Places
-from bench.report.tables import FORMATS, Column, Table, cells, compare, table_groups, worth_saying
+from bench.report.latex import escaped
+from bench.report.tables import (
+    FORMATS,
+    Column,
+    Table,
+    cells,
+    compare,
+    table_groups,
+    to_latex,
+    to_markdown,
+    worth_saying,
+)
 from bench.results import Run, finished_runs
 from bench.run import Outcome
 from cli import main
@@ -113,6 +125,72 @@ def test_losses_have_their_sign_and_tiny_p_are_no_zeros(run: Callable, instances
     rows.loc["mnn", ["gain", "gain low", "gain high", "p"]] = [-1.26, -3.0, 0.04, 0.0004]
     text = dict(zip(at, cells(replace(table, rows=rows))[list(rows.index).index("mnn")][2:], strict=True))
     assert [text[name] for name in ("gain", "gain low", "gain high", "p")] == ["-1.3", "-3.0", "+0.0", "<0.001"]
+
+
+@pytest.fixture
+def marked(run: Callable, instances: Path) -> Table:
+    """A table with a control and two contenders, of which one is the best and gains more than chance explains."""
+    table = compare([run(instances, "identity,mnn,rrt", top_k=8).run])
+    rows = table.rows.copy()
+    rows.loc["mnn", ["mAP All", "gain", "p", "ms/query p50"]] = [90.0, 5.0, 0.01, 1.0]
+    rows.loc["rrt", ["mAP All", "gain", "p", "ms/query p50"]] = [80.0, -1.26, 0.2, 2.0]
+    rows.loc["identity", ["mAP All"]] = 99.0  # a control is never the best
+    return replace(table, rows=rows)
+
+
+def texts(lines: list[str], between: str) -> dict[str, list[str]]:
+    """Name of a row -> its cells."""
+    return {row[0].strip(): [text.strip() for text in row[1:]] for line in lines if (row := line.split(between))}
+
+
+def test_the_best_contender_of_what_is_better_as_more_is_bold(marked: Table) -> None:
+    at = {column.name: 1 + place for place, column in enumerate(marked.columns)}
+    md = texts([line.strip("| ") for line in to_markdown(marked).splitlines() if line.startswith("|")], "|")
+    latex = texts([line.removesuffix(r" \\") for line in to_latex(marked).splitlines() if " & " in line], " & ")
+    for found, bold, control in ((md, "**{}**", "identity*"), (latex, r"\textbf{{{}}}", r"identity$^{\dagger}$")):
+        assert set(found) >= {"mnn", "rrt", control}
+        assert found["mnn"][at["mAP All"]] == bold.format("90.0")
+        assert (found["rrt"][at["mAP All"]], found[control][at["mAP All"]]) == ("80.0", "99.0")
+        assert (found["mnn"][at["ms/query p50"]], found["rrt"][at["ms/query p50"]]) == ("1.0", "2.0")
+    assert latex["mnn"][at["gain"]] == r"\textbf{+5.0}$^{*}$" and latex["rrt"][at["gain"]] == "$-$1.3"
+
+
+def test_a_single_contender_is_not_called_the_best(run: Callable, instances: Path) -> None:
+    table = compare([run(instances, "identity,mnn", top_k=8).run])
+    assert "**" not in to_markdown(table) and r"\textbf" not in to_latex(table)
+    assert "Bold" not in to_markdown(table) + to_latex(table)
+
+
+def test_a_caption_says_what_a_table_is_of_and_where_it_was_measured(marked: Table) -> None:
+    about = marked.about
+    machine = about["hardware"]
+    assert isinstance(machine, dict)
+    said = [about["image_set"], f"policy {about['policy']}", f"k = {about['k']}", f"first stage {about['first_stage']}"]
+    said += [f"seal {str(about['seal'])[:8]}", machine["cpu"], f"{machine['threads']} thread"]
+    (caption,) = [line for line in to_latex(marked).splitlines() if line.startswith(r"\caption{")]
+    assert all(escaped(text) in caption for text in said) and caption.endswith("}")
+    (line,) = [line for line in to_markdown(marked).splitlines() if line.startswith(f"{about['dataset']}: ")]
+    assert all(text in line for text in said)
+
+
+def test_a_table_in_latex_is_a_booktabs_table_with_its_notes_as_comments(marked: Table) -> None:
+    text = to_latex(replace(marked, notes=("of a_b & 50%\nof two lines",)))
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    commands = [found.group() for line in lines if (found := re.match(r"\\[a-z]+({[a-z]+})?", line))]
+    assert [command for command in commands if not command.startswith(r"\caption")] == [
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{tabular}",
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    assert lines[3] == r"\begin{tabular}{ll" + "r" * len(marked.columns) + "}"
+    rules = [lines.index(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")]
+    assert rules == [4, 6, 7 + len(marked.rows)]
+    assert "% of a_b & 50% of two lines" in text.splitlines() and "hline" not in text
 
 
 # --- which rows, in which formats -----------------------------------------------------------------------------------
