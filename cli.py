@@ -478,6 +478,13 @@ _blend = click.option(
     metavar="METHOD[@FEATURES],METHOD[@FEATURES]:FIRST[,…]",
     help="Also the row of this cascade, from stored scores; its time is implied. May be given several times.",
 )
+@click.option(
+    "--add",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also the run in this bundle of `export --format bundle`; repeatable.",
+)
 @click.option("--cards", is_flag=True, help="In the terminal, also papers, licences and training data of the methods.")
 @click.option("--explain", is_flag=True, help="In the terminal, also what each column is.")
 @click.option(
@@ -507,6 +514,7 @@ def report(
     seal: str | None,
     blend: str,
     cascade: tuple[str, ...],
+    add: tuple[Path, ...],
     cards: bool,
     explain: bool,
     claims: str | None,
@@ -517,6 +525,7 @@ def report(
 ) -> None:
     """Tables of all finished runs: one per seal and machine, never two seals in one."""
     from bench.blend import Blend
+    from bench.bundle import opened
     from bench.cascade import replay
     from bench.errors import UserError
     from bench.evaluation import FIRST_STAGE
@@ -527,13 +536,14 @@ def report(
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
     published = None if claims is None else _published(claims, dataset, form)
-    runs = _finished(
-        places.runs,
-        lambda run: (
-            (dataset is None or _is_named(run.record.identity.shortlist.dataset, dataset))
-            and (seal is None or run.seal.startswith(seal))
-        ),
-    )
+
+    def wanted(run: Run) -> bool:
+        named = dataset is None or _is_named(run.record.identity.shortlist.dataset, dataset)
+        return named and (seal is None or run.seal.startswith(seal))
+
+    added = click.get_current_context().with_resource(opened(add))
+    runs = [*_finished(places.runs, wanted), *filter(wanted, added)]
+    runs.sort(key=lambda run: run.record.finished)
     if not runs and published is None:
         raise UserError(
             f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
@@ -561,7 +571,8 @@ def report(
             if worst is not None:
                 from bench.report.pictures import chosen_run, worst_queries
 
-                chosen = chosen_run(group, method, reference)
+                # the images of a run from elsewhere are elsewhere
+                chosen = chosen_run([run for run in group if run not in added], method, reference)
                 if chosen is not None:
                     found = True
                     sheet = worst_queries(chosen, method, reference, plots, f"{name}-worst-{slug(method)}", how)
@@ -576,13 +587,19 @@ def report(
             hint="stages are METHOD and METHOD:FIRST, for example --cascade rrt,lightglue:20",
         )
     if worst is not None and not found:
-        raise UserError(f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}")
+        raise UserError(
+            f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}",
+            hint="the images of runs that are added are not here; ask for the picture where they were measured"
+            if added
+            else None,
+        )
     if published is not None:
         from bench.report import claims as beside
 
         listing = beside.compared(published, runs, how)
         if form == "terminal":
-            print_listing(beside.COLUMNS, beside.cells(listing))
+            if rows := beside.cells(listing):
+                print_listing(beside.COLUMNS, rows)
             click.echo(listing.note)
         else:
             click.echo(beside.FORMATS[form](listing))
@@ -602,13 +619,19 @@ def _published(file: str, dataset: str | None, form: str) -> tuple[Claim, ...]:
 @main.command()
 @click.option("--run", "folder", type=_Folder(), help="[default: the newest]")
 @click.option(
-    "--format", "form", type=click.Choice(["trec", "hloc-pairs", "parquet", "csv"]), default="trec", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["trec", "hloc-pairs", "parquet", "csv", "bundle"]),
+    default="trec",
+    show_default=True,
 )
 @click.option("--out", required=True, type=_Folder(), help="Folder for the files.")
 @_blend
 @_folders
 def export(folder: Path | None, form: str, out: Path, blend: str, places: Places) -> None:
     """Write a finished run for other programs: TREC runs and qrels, hloc pairs, Parquet or CSV tables.
+
+    bundle is the run in one file, without images and features; `report --add` shows it on another machine.
 
     Blanks and % in names become %XX in TREC files. Their scores are places, so that every scorer keeps our order; a
     scorer's AP is rectangular and sees the candidates alone, so it is not our mAP.

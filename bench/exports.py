@@ -6,17 +6,16 @@ ranking: scorers of the exported files do not see positives behind it, as our ow
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from bench import trec
 from bench.blend import Blend
+from bench.bundle import export_bundle
 from bench.candidates import common_folder
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, Rankings, graded
-from bench.files import writing
+from bench.files import whole, writing
 from bench.names import shown
 from bench.places import slug
 from bench.results import Run
@@ -95,7 +94,7 @@ def _tables(run: Run, folder: Path, blend: Blend, form: str) -> list[Path]:
     tables = {"scores": run.scores, "details": run.details, "ledger": run.ledger, "metrics": run.metrics(blend)}
     for name, table in tables.items():
         path = folder / f"{name}.{form}"
-        with _whole(path) as temporary:
+        with whole(path) as temporary:
             if form == "csv":
                 table.to_csv(temporary, index=False)
             else:
@@ -105,20 +104,9 @@ def _tables(run: Run, folder: Path, blend: Blend, form: str) -> list[Path]:
 
 
 def _write(path: Path, lines: Iterator[str]) -> Path:
-    with _whole(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with whole(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(lines)
     return path
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it takes the file's name once all is written, or goes."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 FORMATS: Mapping[str, Callable[[Run, Path, Blend], list[Path]]] = {
@@ -126,6 +114,7 @@ FORMATS: Mapping[str, Callable[[Run, Path, Blend], list[Path]]] = {
     "hloc-pairs": export_pairs,
     "parquet": export_parquet,
     "csv": export_csv,
+    "bundle": export_bundle,
 }
 
 

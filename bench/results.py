@@ -29,7 +29,7 @@ from bench.blend import Blend
 from bench.datasets import Dataset, Instances, Query
 from bench.errors import UserError, listed
 from bench.evaluation import COLUMNS, Rankings, evaluate
-from bench.files import write_json
+from bench.files import read_json, write_json
 from bench.journal import Journal, Record
 from bench.metrics import measures
 from bench.places import slug
@@ -78,7 +78,7 @@ def _truth(grades: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
 
 
 def load_dataset(path: Path) -> Dataset:
-    content = json.loads(path.read_text())
+    content = read_json(path)
     queries = tuple(Query(i, Path(image), None if box is None else tuple(box)) for i, image, box in content["queries"])
     return Dataset(
         content["name"],
