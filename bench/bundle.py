@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,11 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.blend import Blend
+from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.files import file_hash, read_npz, whole, writing
 from bench.names import shown
 from bench.record import FILE, Unfinished, read_record
-from bench.results import TABLES, Run, run_name
+from bench.results import TABLES, Run, run_name, save_dataset
 
 SUFFIX = ".rerankbench.zip"
 MANIFEST = "manifest.json"
@@ -95,6 +97,7 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Run]]:
 def unpack(path: Path, into: Path) -> Run:
     """The run in a bundle, its files in a new folder below `into`, which is made.
 
+    Its images are files that do not exist, for their names are those of another machine, and here name other files.
     UserError that names the file and the member, for anything that is not a whole bundle of a finished, sound run.
     """
     inside = into / "run"
@@ -113,6 +116,9 @@ def unpack(path: Path, into: Path) -> Run:
         run = Run(inside, read_record(inside))
         if damage := run.damage():
             raise ValueError(damage)
+        with writing(into):
+            dataset = _elsewhere(run.dataset, into / "elsewhere")
+            save_dataset(inside / "dataset.json", dataset, dataset.gallery)
     except Unfinished as error:
         raise _refused(path, f"{error}, expected a finished run of this version") from error
     except OSError as error:
@@ -122,6 +128,16 @@ def unpack(path: Path, into: Path) -> Run:
     named = into / run_name(run.record.identity)  # notes of a table compare the names of folders
     inside.rename(named)
     return Run(named, run.record)
+
+
+def _elsewhere(dataset: Dataset, nowhere: Path) -> Dataset:
+    """With files in a folder that does not exist, so that no picture shows what a bundle merely names."""
+
+    def file(known: Path) -> Path:
+        return nowhere / hashlib.sha256(os.fsencode(known)).hexdigest()
+
+    queries = tuple(replace(query, image=file(query.image)) for query in dataset.queries)
+    return replace(dataset, queries=queries, gallery={image: file(known) for image, known in dataset.gallery.items()})
 
 
 def _refused(path: Path, why: str) -> UserError:
