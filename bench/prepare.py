@@ -106,7 +106,8 @@ def prepare(setup: Setup, selections: Sequence[Selection], places: Places, progr
     rows = [row for each in chosen for row in each.rows]
     sets = [*first, *(features for row in rows for features in row.sets)]
     parts = {part.key: part for features in sets for part in features.name.parts}
-    shortlist, of_lists, cost = seal_shortlist(dataset, None if stage is None else stage.open(context), setup, notes)
+    opened_stage = None if stage is None else stage.open(context)
+    shortlist, of_lists, cost = seal_shortlist(dataset, opened_stage, setup, notes, progress)
     times = {key: stores.part(part).times(context.queries) for key, part in parts.items()}
     names = [features.name for features in sets]
     return Ready(
@@ -251,7 +252,7 @@ def _with_features(asked: _Asked, stores: Stores, dataset: Dataset) -> Chosen:
 
 
 def seal_shortlist(
-    dataset: Dataset, stage: Opened | None, setup: Setup, notes: list[str]
+    dataset: Dataset, stage: Opened | None, setup: Setup, notes: list[str], progress: Progress | None = None
 ) -> tuple[Shortlist, tuple[str, ...], FirstStageCost]:
     """The sealed candidates, what a table must say of them, and what they cost.
 
@@ -268,8 +269,20 @@ def seal_shortlist(
         imported = imported_shortlist(setup.lists, dataset, setup.policy, k, setup.shortlist_order)
         theirs = f"Candidates are those of {setup.lists.name}; graded images it does not list are not retrieved."
         return imported.shortlist, (theirs, *imported.notes), FirstStageCost()
-    named = {"name": stage.name, "content": stage.content, "policy": setup.policy, "k": k, "engine": setup.search}
-    found, ms = timed(lambda: first_stage(dataset, stage.similarities, **named), torch.device("cpu"))  # type: ignore[arg-type]
+    told = None if progress is None else partial(progress, "searching")
+    found, ms = timed(
+        lambda: first_stage(
+            dataset,
+            stage.similarities,
+            name=stage.name,
+            content=stage.content,
+            policy=setup.policy,
+            k=k,
+            engine=setup.search,
+            progress=told,
+        ),
+        torch.device("cpu"),
+    )
     unranked = [dataset.queries[number].id for number in sorted(stage.unranked)]
     said = (
         f"{len(unranked)} of {len(dataset.queries)} queries have no features of the first stage, so their candidates "

@@ -131,11 +131,13 @@ def search(
     own: np.ndarray | None = None,
     block: int = BLOCK,
     engine: str = "blocks",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Found:
     """The `depth` nearest of each query (nq, D) by inner product, without its own image.
 
     `probes[q]` are gallery indices whose ranks are wanted, `own[q]` the query's own index or -1. A probe below `depth`
-    is ranked in single precision: near equals may stand one place off.
+    is ranked in single precision: near equals may stand one place off. `progress` is told how many queries are done, of
+    how many.
 
     >>> found = search(np.eye(2), Vectors.of(np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])), 2, probes=[[0], [2]])
     >>> found.order, [rank.tolist() for rank in found.ranks]
@@ -145,7 +147,7 @@ def search(
     finite = np.isfinite(queries).all(axis=1)
     if not finite.all():
         raise NotFinite("query", int(finite.argmin()))
-    return _in_passes(Dense(queries, gallery), depth, probes, own, block, ENGINES[engine])
+    return _in_passes(Dense(queries, gallery), depth, probes, own, block, ENGINES[engine], progress)
 
 
 def search_by(
@@ -156,16 +158,18 @@ def search_by(
     own: np.ndarray | None = None,
     block: int = BLOCK,
     engine: str = "blocks",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Found:
     """As `search`, by any similarity. NotFinite where one is not a finite number.
 
     UserError for an engine other than blocks that searches by another similarity than inner products.
     """
     if isinstance(source, Dense):
-        return search(source.rows, source.gallery, depth, probes=probes, own=own, block=block, engine=engine)
+        given = {"probes": probes, "own": own, "block": block, "engine": engine, "progress": progress}
+        return search(source.rows, source.gallery, depth, **given)  # type: ignore[arg-type]
     if engine != "blocks":
         raise UserError(f"--search {engine}: it searches global descriptors alone", hint="--search blocks")
-    return _in_passes(source, depth, probes, own, block, _Blocks)
+    return _in_passes(source, depth, probes, own, block, _Blocks, progress)
 
 
 def _in_passes(
@@ -175,13 +179,19 @@ def _in_passes(
     own: np.ndarray | None,
     block: int,
     engine: Callable[[S, slice, np.ndarray, int], _Blocks | _Faiss],
+    progress: Callable[[int, int], None] | None,
 ) -> Found:
     own = np.full(source.queries, -1) if own is None else own
     asked = [np.zeros(0, np.int64)] * source.queries if probes is None else [np.asarray(p, np.int64) for p in probes]
     found = []
     for at in range(0, source.queries, QUERIES):
         these = slice(at, min(at + QUERIES, source.queries))
-        found.append(_search(source, these, depth, asked[these], own[these], block, engine))
+
+        def told(share: float, these: slice = these) -> None:
+            if progress is not None:
+                progress(these.start + int(share * (these.stop - these.start)), source.queries)
+
+        found.append(_search(source, these, depth, asked[these], own[these], block, engine, told))
     return Found(
         np.concatenate([part.order for part in found]),
         np.concatenate([part.similarities for part in found]),
@@ -197,6 +207,7 @@ def _search(
     own: np.ndarray,
     block: int,
     engine: Callable[[S, slice, np.ndarray, int], _Blocks | _Faiss],
+    told: Callable[[float], None],
 ) -> Found:
     wanted = min(depth + MARGIN, source.count - int((own >= 0).any()))
     nearest, counts = engine(source, queries, own, wanted), _Counts(source, queries, probes)
@@ -207,6 +218,7 @@ def _search(
         similarities[inside, own[inside] - start] = -torch.inf
         nearest.add(similarities, start)
         counts.add(similarities, start)
+        told((start + similarities.shape[1]) / source.count)
     order, values = _exactly(source, queries, nearest.indices(), depth)
     return Found(order, values, tuple(map(_places, order, probes, counts.ranks())))
 

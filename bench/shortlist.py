@@ -247,8 +247,11 @@ def first_stage(
     policy: Policy,
     k: int,
     engine: str = "blocks",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Shortlist:
     """Search the gallery for every query, seal k candidates each. Ties are in gallery order.
+
+    `progress` is told how many queries are searched, of how many.
 
     UserError if there are fewer than k possible candidates.
     """
@@ -256,7 +259,7 @@ def first_stage(
     graded, own = graded_images(dataset, order), own_images(dataset, order)
     try:
         depth = depth_of(dataset, policy, max(k, 1))
-        found = search_by(similarities, depth, probes=graded, own=own, engine=engine)
+        found = search_by(similarities, depth, probes=graded, own=own, engine=engine, progress=progress)
     except NotFinite as error:
         image = dataset.queries[error.number].id if error.kind == "query" else order.id_at(error.number)
         raise NotFinite(error.kind, error.number, image, name) from error

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import settings
 from PIL import Image
 
 import methods
@@ -24,6 +25,8 @@ from bench.setup import Selection, Setup
 from cli import main
 from methods.rrt.model import RRT, RRTConfig
 
+settings.register_profile("untimed", deadline=None)  # a machine that is busy fails no test
+settings.load_profile("untimed")
 collect_ignore = ["plugin"]  # a package of its own, installed by test_plugin.py
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ class Sum:
 
     def open(self, context: Context) -> Opened:
         opened = [stage.open(context) for stage in self.stages]
-        scaled = [Scaled(each.similarities, context.own) for each in opened]
+        told = [None if context.progress is None else partial(context.progress, f"scaling {s.name}") for s in opened]
+        scaled = [Scaled(each.similarities, context.own, tell) for each, tell in zip(opened, told, strict=True)]
         contents = json.dumps([each.content for each in opened])
         return Opened(
             name="sum:" + ",".join(map(_weighted, (each.name for each in opened), self.weights)),
@@ -74,6 +75,7 @@ class Scaled:
 
     source: Similarities
     own: np.ndarray  # (nq,) gallery index of the query's own image, which is left out of mean and deviation, or -1
+    progress: Callable[[int, int], None] | None = None  # told of how many queries the moments are known, of how many
 
     @property
     def count(self) -> int:
@@ -93,6 +95,9 @@ class Scaled:
                 values, own = block.double(), self.own[these] - start
                 inside = np.flatnonzero((own >= 0) & (own < values.shape[1]))
                 values[inside, own[inside]] = 0
+                if self.progress is not None:
+                    share = (start + values.shape[1]) / self.count
+                    self.progress(begin + int(share * (these.stop - begin)), self.queries)
                 sums[these] += values.sum(dim=1).numpy()
                 squares[these] += values.square().sum(dim=1).numpy()
         images = np.maximum(self.count - (self.own >= 0), 1)

@@ -154,3 +154,12 @@ def test_a_similarity_that_is_no_number_is_refused_with_its_image() -> None:
     values[1, 17] = np.nan
     with pytest.raises(UserError, match="gallery image 17 gives similarities that are not finite"):
         search_by(Table(values, (8,)), 2)
+
+
+def test_a_search_says_how_many_queries_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.search.QUERIES", 3)
+    draw = np.random.default_rng(0)
+    queries, gallery = draw.normal(size=(5, 4)), draw.normal(size=(40, 4))
+    told: list[tuple[int, int]] = []
+    search(queries, Vectors.of(gallery), 2, block=20, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 5), (3, 5), (4, 5), (5, 5)]
