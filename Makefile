@@ -20,8 +20,9 @@ DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=2
 demo: .venv/ready-$(FAISS)
 	$(BIN)/python cli.py run $(DEMO)
 
+# files of tests on several cores, one thread each: threads of several programs would wait for one another
 test: .venv/ready-$(FAISS)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/ready-$(FAISS)
 	$(BIN)/ruff check .
