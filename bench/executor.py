@@ -312,7 +312,8 @@ class _Processes:
     def close(self) -> None:
         for process, pipe in self._workers.values():
             pipe.close()
-            process.terminate()
+            # not terminate: a library may handle that signal, and wait for ever; a worker writes nothing
+            process.kill()
         for process, _ in self._workers.values():
             process.join()
         self._workers = {}

@@ -47,6 +47,18 @@ def _slow_first(value: int) -> int:
     return value
 
 
+def _deaf(value: int) -> int:
+    """The second worker heeds no polite signal any more and stays; the first waits for that."""
+    deaf = Path(os.environ["DEAF"])
+    if value == 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        deaf.touch()
+        time.sleep(600)
+    while not deaf.exists():
+        time.sleep(0.01)
+    return value
+
+
 WORK: dict[str, Callable[[int], object]] = {
     "square": lambda value: value * value,
     "count": _count,
@@ -56,6 +68,7 @@ WORK: dict[str, Callable[[int], object]] = {
     "odd": _odd,
     "unsendable": lambda value: threading.Lock(),
     "die": _die,
+    "deaf": _deaf,
     "slow first": _slow_first,
 }
 

@@ -47,6 +47,17 @@ def test_no_tasks_need_no_worker(either: Executor, tasks: ModuleType) -> None:
     assert list(either.map(tasks.stillborn, [])) == []
 
 
+@pytest.mark.timeout(120)
+def test_a_worker_that_a_polite_signal_does_not_end_ends_too(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEAF", str(tmp_path / "deaf"))
+    results = Local(2, threads=1).map(partial(tasks.worker, "deaf"), range(2))
+    assert next(results) == (0, 0)
+    results.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
 def test_an_iterator_can_be_a_result(either: Executor, tasks: ModuleType) -> None:
     assert {number: list(found) for number, found in either.map(partial(tasks.worker, "count"), [2, 0, 3])} == {
         0: [0, 1],
