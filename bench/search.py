@@ -144,10 +144,8 @@ def search(
     (array([[2, 1],
            [0, 1]]), [[2], [2]])
     """
-    finite = np.isfinite(queries).all(axis=1)
-    if not finite.all():
-        raise NotFinite("query", int(finite.argmin()))
-    return _in_passes(Dense(queries, gallery), depth, probes, own, block, ENGINES[engine], progress)
+    given = {"probes": probes, "own": own, "block": block, "engine": engine, "progress": progress}
+    return search_by(Dense(queries, gallery), depth, **given)  # type: ignore[arg-type]
 
 
 def search_by(
@@ -165,8 +163,10 @@ def search_by(
     UserError for an engine other than blocks that searches by another similarity than inner products.
     """
     if isinstance(source, Dense):
-        given = {"probes": probes, "own": own, "block": block, "engine": engine, "progress": progress}
-        return search(source.rows, source.gallery, depth, **given)  # type: ignore[arg-type]
+        finite = np.isfinite(source.rows).all(axis=1)
+        if not finite.all():
+            raise NotFinite("query", int(finite.argmin()))
+        return _in_passes(source, depth, probes, own, block, ENGINES[engine], progress)
     if engine != "blocks":
         raise UserError(f"--search {engine}: it searches global descriptors alone", hint="--search blocks")
     return _in_passes(source, depth, probes, own, block, _Blocks, progress)
