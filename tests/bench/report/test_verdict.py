@@ -94,3 +94,12 @@ def test_queries_that_share_positives_are_said_to_be_fewer_than_they_are() -> No
     )
     alone = verdict(values, FIRST, {query: query for query in QUERIES})
     assert alone is not None and clustered(alone) is None
+
+
+def test_what_is_tied_with_the_best_and_gains_nothing_for_sure_is_named() -> None:
+    noise = pd.Series(np.random.default_rng(3).normal(0, 0.3, 40), QUERIES)
+    values = {"sure": FIRST + 0.05, "wild": FIRST + noise - noise.mean() + 0.04}
+    found = verdict(values, FIRST)
+    assert found is not None and set(found.best) == {"sure", "wild"} and not found.gained("wild")
+    assert "Of wild, no gain over the first stage is sure." in told(values)
+    assert "is sure" not in told({"a": FIRST + 0.1, "b": FIRST + 0.1})
