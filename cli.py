@@ -190,7 +190,8 @@ def _set_up(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(["blocks", "faiss"]),
         default="blocks",
         show_default=True,
-        help="How the first stage searches; both find the same. faiss holds the gallery in memory, and uses GPUs.",
+        help="How the first stage searches; both find the same. faiss searches global descriptors alone, holds them in "
+        "memory, and uses GPUs.",
     )
     @click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
     @click.option(

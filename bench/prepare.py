@@ -18,6 +18,7 @@ from bench.errors import UserError, listed, unknown
 from bench.features.fill import ExtractReport
 from bench.features.items import items, query_key
 from bench.features.sets import FeatureSet, Progress, SetName, Stores
+from bench.first_stages.descriptors import Descriptors
 from bench.first_stages.stage import Context, Opened
 from bench.places import Places
 from bench.record import FirstStageCost
@@ -88,6 +89,13 @@ def prepare(setup: Setup, selections: Sequence[Selection], places: Places, progr
             f"--whiten {setup.whiten}: the first stage {stage.name} has no global descriptors to whiten",
             hint="leave one of them out",
         )
+    if setup.search != "blocks" and stage is not None and not isinstance(stage, Descriptors):
+        raise UserError(
+            f"--search {setup.search}: it searches global descriptors alone, and the first stage is {stage.name}",
+            hint="--search blocks, or a first stage of global descriptors: --first-stage gem-lite0",
+        )
+    if setup.lists is not None and not setup.lists.exists():  # now, not after the data set was made
+        raise UserError(f"{setup.lists}: cannot be read (No such file or directory)")
     require_accepted(setup, searched)
     device = resolve_device(setup.device)
     asked = [choose(setup, each, device) for each in selections]

@@ -363,3 +363,11 @@ def test_an_index_is_shared_by_searches_that_store_the_same_and_by_no_others(con
     assert counts == [1, 1, 1, 2]
     parse("asmk:descriptors=60@xfeat").open(context)
     assert indices() == 3
+
+
+def test_a_list_that_is_not_there_is_an_error_before_the_data_set_is_made(cli: Cli, tmp_path: Path) -> None:
+    folders = ("--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"))
+    for given in (("--first-stage", "list:/nowhere/lists.run"), ("--shortlist", "/nowhere/lists.run")):
+        done = cli("run", "-m", "identity", "-d", "demo", *given, *folders)
+        assert done.exit_code == 1 and "/nowhere/lists.run: cannot be read" in done.output
+    assert not (tmp_path / "cache").exists()
