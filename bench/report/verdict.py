@@ -56,7 +56,8 @@ def answer(found: Verdict, rows: pd.DataFrame, measure: str, ceiling: float) -> 
         )
         return f"{said}; {reached}, {100 * gain.difference:+.1f}. {most}"
     if len(found.best) == 1:
-        return f"{reached}, {100 * gain.difference:+.1f} over the first stage and better than the rest {on}. {most}"
+        rest = " and better than the rest" if len(found.gains) > 1 else ""
+        return f"{reached}, {100 * gain.difference:+.1f} over the first stage{rest} {on}. {most}"
     unsure = [other for other in found.best if other not in sure]
     but = f" Of {_and(unsure)}, no gain over the first stage is sure." if unsure else ""
     return f"{_and(found.best)} cannot be told apart {on}{_cheapest(found.best, rows)}.{but} {most}"
