@@ -68,6 +68,7 @@ def check_reranker(
     method = cls(options)
     reason = method.skip(card)
     assert reason is None, f"{name} cannot run on {card.name}: {reason}"
+    method.bind(card)
     method.load()
     truth = "truth" in method.needs()
     query = example(60, card, 1)

@@ -80,6 +80,9 @@ class Reranker:
         """Why the method cannot run here on this feature set, or None."""
         return None
 
+    def bind(self, features: FeatureCard) -> None:
+        """Told once which features it reads, before `weights`, `card` and `load`: for weights that depend on them."""
+
     def load(self) -> None:
         """Load weights and move them to `self.device`; called once, before anything is timed."""
 

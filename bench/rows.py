@@ -240,6 +240,7 @@ def _opened(
         used = {method.spec.name: method.descriptors_used}
         if reasons := without_order(features.local, used, keys()):
             return reasons[method.spec.name]
+    method.bind(features.card)
     return features
 
 

@@ -1,4 +1,4 @@
-"""LightGlue (Lindenberger et al., ICCV 2023): runs out of the box on XFeat, with the LighterGlue weights."""
+"""LightGlue (Lindenberger et al., ICCV 2023): out of the box on XFeat (LighterGlue), ALIKED and DISK."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, given_file, register
 from methods._verification import Verification, verify
+
+SHIPPED = ("xfeat", "aliked", "disk")  # feature sets whose weights are had without giving a file
+PAPER = "Lindenberger et al., LightGlue, ICCV 2023"
+TRAINED_ON = "synthetic homographies, then MegaDepth"  # LightGlue, section 4
 
 
 @register(
     "lightglue",
     needs={"local", "keypoints"},
     card=Card(
-        paper="Lindenberger et al., LightGlue, ICCV 2023; LighterGlue weights of Potje et al., XFeat, CVPR 2024",
+        paper=f"{PAPER}; LighterGlue weights of Potje et al., XFeat, CVPR 2024",
         licence="Apache-2.0",
         trained_on="MegaDepth and synthetic warps (LighterGlue)",
     ),
@@ -28,11 +33,13 @@ class LightGlue(Reranker):
     By default all layers see all keypoints, so that the count is exact.
     """
 
+    _kind = "xfeat"  # of the descriptors that it reads; `bind` says which
+
     @dataclass(frozen=True)
     class Options:
         descriptors: int = 500  # best-scored local descriptors used per image
         match_threshold: float = 0.1  # least assignment probability of a match
-        weights: Path | None = None  # a released LightGlue .pth for the feature set; none: LighterGlue, for xfeat
+        weights: Path | None = None  # a released LightGlue .pth; none: the one for xfeat, aliked or disk
         adaptive: bool = False  # leave out layers and keypoints where it is sure, as published: faster, other counts
         verify: Literal["none", "ransac"] = "none"  # ransac: count the inliers of the matches, as `ransac` does
 
@@ -41,19 +48,31 @@ class LightGlue(Reranker):
                 raise ValueError("descriptors must be at least 1 and match_threshold in [0, 1)")
 
     def skip(self, features: FeatureCard) -> str | None:
-        from third_party.lightglue_weights import KINDS, RELEASES, read
+        from third_party.lightglue_weights import KINDS, RELEASES, columns, read
 
-        if features.local not in KINDS:
+        kind = KINDS.get(features.local)
+        if kind is None:
             return f"no LightGlue is trained for {features.name}: use --features {' or '.join(KINDS)}"
-        if self.options.weights is None and features.local != "xfeat":
+        if features.local_dim not in (None, columns(kind)):
             return (
-                f"the LighterGlue weights read XFeat descriptors, not {features.local}: use --features xfeat, or give "
-                f"{RELEASES}/{KINDS[features.local]}_lightglue.pth with -o lightglue.weights=FILE"
+                f"LightGlue for {kind} reads {columns(kind)}-d descriptors, {features.name} has {features.local_dim}-d"
             )
-        kind = read(self.weights())[0]
-        if kind != KINDS[features.local]:
-            return f"{self.options.weights} is for {kind} descriptors, not for {features.local}"
-        return None
+        try:
+            path = self._weights(kind)
+        except UserError as error:
+            return error.line
+        if path is None:
+            return (
+                f"no weights for {kind} come with a package: give {RELEASES}/{kind}_lightglue.pth with "
+                f"-o lightglue.weights=FILE, or use --features {' or '.join(SHIPPED)}"
+            )
+        kinds = read(path)[0]
+        return None if kind in kinds else f"{path} is for {' or '.join(kinds)} descriptors, not for {features.local}"
+
+    def bind(self, features: FeatureCard) -> None:
+        from third_party.lightglue_weights import KINDS
+
+        self._kind = KINDS.get(features.local, "xfeat")
 
     def made_for(self) -> str | None:
         return "xfeat" if self.options.weights is None else None
@@ -64,18 +83,27 @@ class LightGlue(Reranker):
         self._model = load(self.weights(), self.device, self.options.match_threshold, self.options.adaptive)
 
     def weights(self) -> Path:
+        path = self._weights(self._kind)
+        assert path is not None  # else `skip` has said so
+        return path
+
+    def _weights(self, kind: str) -> Path | None:
+        """The file for a kind of descriptors; None where none is given and no package has one. UserError."""
+        from third_party.lightglue_weights import FILES
         from third_party.xfeat_weights import weights_file
 
-        if self.options.weights is None:
+        if self.options.weights is not None:
+            return given_file("lightglue.weights", self.options.weights, "a released .pth")
+        if kind == "xfeat":
             return weights_file("xfeat-lighterglue.pt")
-        return given_file("lightglue.weights", self.options.weights, "a released .pth")
+        return FILES[kind].file("-o lightglue.weights=FILE") if kind in FILES else None
 
     def card(self) -> Card:
-        if self.options.weights is None:
-            return self.spec.card
-        return replace(
-            self.spec.card, trained_on=f"what {self.options.weights.name} was trained on (given by the user)"
-        )
+        if self.options.weights is not None:
+            return replace(
+                self.spec.card, trained_on=f"what {self.options.weights.name} was trained on (given by the user)"
+            )
+        return self.spec.card if self._kind == "xfeat" else replace(self.spec.card, paper=PAPER, trained_on=TRAINED_ON)
 
     @torch.inference_mode()
     def score(self, query: Features, candidates: FeatureBatch) -> Scored:

@@ -43,8 +43,8 @@ def read_safetensors(path: Path, form: str, hint: str) -> tuple[dict[str, Tensor
         raise UserError(f"{path}: its configuration cannot be used ({error})", hint=hint) from error
 
 
-def read_torch(path: Path, hint: str) -> dict[str, Tensor]:
-    """The weights of a torch checkpoint, under `state` or at the top; only tensors and plain values are loaded."""
+def read_torch(path: Path, hint: str, key: str = "state") -> dict[str, Tensor]:
+    """The weights of a torch checkpoint, under `key` or at the top; only tensors and plain values are loaded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, just before it refuses the file
@@ -57,10 +57,10 @@ def read_torch(path: Path, hint: str) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a readable torch checkpoint", hint=AGAIN) from error
     except Exception as error:  # torch.load raises RuntimeError, EOFError, KeyError, … on damaged files
         raise UserError(f"{path}: truncated or not a torch checkpoint ({type(error).__name__})", hint=AGAIN) from error
-    state = content.get("state", content) if isinstance(content, Mapping) else None
+    state = content.get(key, content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        raise UserError(f"{path}: expected a dictionary with the weights under 'state', found {found}", hint=hint)
+        raise UserError(f"{path}: expected a dictionary with the weights under {key!r}, found {found}", hint=hint)
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
 
 

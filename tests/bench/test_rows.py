@@ -122,7 +122,7 @@ def test_a_method_that_cannot_read_the_features_reads_those_its_weights_were_mad
     ("text", "features", "reason"),
     [
         ("rrt@sift", "xfeat", "the shipped weights read"),
-        ("lightglue@sift", "xfeat", "the LighterGlue weights read XFeat descriptors, not sift"),
+        ("lightglue@sift", "xfeat", "no weights for sift come with a package: give "),
         ("asmk@sift", "xfeat", "of 64-d xfeat descriptors, not of 128-d sift"),
         ("mnn@gem-lite0", "xfeat", "it reads local descriptors, and the feature set has none"),
         ("mnn", "gem-lite0", "it reads local descriptors, and the feature set has none"),

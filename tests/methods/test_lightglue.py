@@ -90,10 +90,10 @@ def test_released_weights_for_sift_run_on_sift_alone(tmp_path: Path) -> None:
 
 def test_the_weights_in_the_file_are_those_that_are_used(tmp_path: Path) -> None:
     path = released("superpoint", tmp_path / "superpoint_lightglue.pth")
-    kind, state = read(path)
+    kinds, state = read(path)
     torch.manual_seed(0)
     expected = network("superpoint").state_dict()
-    assert kind == "superpoint" and state.keys() == expected.keys()
+    assert kinds == ("superpoint",) and state.keys() == expected.keys()
     loaded: Network = lightglue_weights.load(path, torch.device("cpu"))
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
     assert not loaded.training
