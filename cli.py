@@ -851,21 +851,24 @@ def features(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from bench.errors import UserError
+    from bench.extractor import waits
     from bench.features.sets import DEFAULT_GLOBAL, EXTRACTORS, IMPORTS
     from bench.report.terminal import print_listing
 
-    def size(dim: int | None) -> str:
-        return "as it is" if dim is None else f"{dim}-d" if dim else "–"
+    def size(dim: int | None, unknown: str = "as it is") -> str:
+        return unknown if dim is None else f"{dim}-d" if dim else "–"
 
     rows = []
     for name in EXTRACTORS.names():
         try:
-            spec = EXTRACTORS.get(name).spec
+            cls = EXTRACTORS.get(name)
+            spec, missing = cls.spec, None if cls.spec.takes else cls.spec.skip() or waits(cls, cls.Options())
         except UserError as error:
             rows.append((name, "", "", "", "", error.message))
             continue
-        here = f"needs weights: {name}:{spec.takes}" if spec.takes else spec.skip() or "ready"
-        rows.append((name, spec.summary, size(spec.local_dim), size(spec.global_dim), spec.card.licence, here))
+        here = f"needs weights: {name}:{spec.takes}" if spec.takes else missing or "ready"
+        dims = (size(dim, "by option") for dim in (spec.local_dim, spec.global_dim))
+        rows.append((name, spec.summary, *dims, spec.card.licence, here))
     print_listing(("extractor", "what", "local", "global", "licence", "here"), rows)
     click.echo(f"a feature set is LOCAL+GLOBAL; LOCAL alone takes {DEFAULT_GLOBAL} as its global descriptor\n")
     print_listing(

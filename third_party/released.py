@@ -51,6 +51,12 @@ class Released:
                 return path
         return None
 
+    def waits(self) -> str | None:
+        """What brings the file here, or None where it is."""
+        if self.here() is not None:
+            return None
+        return f"no weights yet: {self.install}" if self.install else "no weights yet: they are fetched on first use"
+
     def file(self, given: str = "") -> Path:
         """The file, fetched where it is not here. `given` is the option that names a file of the user's.
 

@@ -13,13 +13,18 @@ import torch
 
 from bench.conformance import check_extractor
 from bench.errors import UserError
-from bench.extractor import Card, LocalFeatures, extractor
+from bench.extractor import Card, LocalFeatures, extractor, waits
 from bench.features.extract import ExtractOptions, Part, PartExtractor
 from bench.features.sets import EXTRACTORS
 
 CARD = Card(None, "MIT")
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-READY = [name for name in EXTRACTORS.names() if not EXTRACTORS.get(name).spec.takes]
+# not: those with weights to be given, or to be fetched
+READY = [
+    name
+    for name in EXTRACTORS.names()
+    if not (cls := EXTRACTORS.get(name)).spec.takes and waits(cls, cls.Options()) is None
+]
 
 
 def a_local(gives: Callable[[np.ndarray], Any] | None = None, **declared: Any) -> type:

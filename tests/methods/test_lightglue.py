@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,9 @@ def test_the_weights_in_the_file_are_those_that_are_used(tmp_path: Path) -> None
     assert not loaded.training
 
 
-@pytest.mark.parametrize("kind", ["disk", "cut", "noise"])
+@pytest.mark.parametrize("kind", ["keynet_affnet_hardnet", "cut", "noise"])
 def test_files_for_what_is_not_read_here_are_refused(tmp_path: Path, kind: str) -> None:
-    path = released("sift" if kind != "disk" else "disk", tmp_path / "w.pth")
+    path = released(kind if kind == "keynet_affnet_hardnet" else "sift", tmp_path / "w.pth")
     if kind == "cut":
         state = torch.load(path)
         state.pop("self_attn.3.out_proj.bias")
@@ -112,3 +113,21 @@ def test_files_for_what_is_not_read_here_are_refused(tmp_path: Path, kind: str) 
         LightGlue(LightGlue.Options(weights=path)).skip(card_of("sift"))
     with pytest.raises(UserError, match="no such file"):
         LightGlue(LightGlue.Options(weights=tmp_path / "none.pth")).skip(card_of("sift"))
+
+
+def test_a_file_for_disk_is_told_by_numbers_that_no_layer_reads(tmp_path: Path) -> None:
+    path = released("disk", tmp_path / "w.pth")
+    assert read(path)[0] == ("aliked", "disk")  # of one shape: the set that is read decides
+    state = torch.load(path)
+    torch.save({**state, **{f"log_assignment.{layer}.r": torch.tensor(1.0) for layer in range(9)}}, path)
+    kinds, weights = read(path)
+    assert kinds == ("disk",) and not any(name.endswith(".r") for name in weights)
+    given = LightGlue.Options(weights=path)
+    assert LightGlue(given).skip(card_of("disk")) is None
+    assert "is for disk descriptors, not for aliked" in str(LightGlue(given).skip(card_of("aliked")))
+    check_reranker(LightGlue, given, features="disk")
+
+
+def test_the_small_aliked_is_of_another_size() -> None:
+    card = replace(card_of("aliked:t16"), local_dim=64)  # as its store has it
+    assert "reads 128-d descriptors" in str(LightGlue().skip(card))

@@ -47,6 +47,12 @@ class Aliked:
 
         return (options.weights or ALIKED_FILES[options.variant].file("--features aliked:weights=FILE"),)
 
+    @staticmethod
+    def waits(options: Options) -> str | None:
+        from third_party.kornia_weights import ALIKED_FILES
+
+        return None if options.weights else ALIKED_FILES[options.variant].waits()
+
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         if min(image.shape[:2]) < SMALLEST:

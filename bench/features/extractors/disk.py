@@ -44,6 +44,12 @@ class Disk:
 
         return (options.weights or DISK_FILE.file("--features disk:weights=FILE"),)
 
+    @staticmethod
+    def waits(options: Options) -> str | None:
+        from third_party.kornia_weights import DISK_FILE
+
+        return None if options.weights else DISK_FILE.waits()
+
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         if min(image.shape[:2]) < SMALLEST or max(image.shape[:2]) <= CELL:
