@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,15 @@ class EncoderConfig:
     dim: int = 128  # of a token
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.type == "int"}
+        for name, value in sizes.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} {value!r}: expected an integer of at least 1")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} cannot be split over {self.heads} heads")
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """Self-attention under the parameter names of `torch.nn.MultiheadAttention`."""
 
     def __init__(self, dim: int, heads: int):
@@ -55,7 +56,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.self_attn = _Attention(config.dim, config.heads)
+        self.self_attn = Attention(config.dim, config.heads)
         self.linear1 = nn.Linear(config.dim, config.feedforward)
         self.linear2 = nn.Linear(config.feedforward, config.dim)
         self.norm1 = nn.LayerNorm(config.dim)

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from bench.errors import UserError
 from methods._parallel import each
+from methods._sinkhorn import transport
 from third_party import checkpoints
 
 HEADS = 4
 EPSILON = 1e-5  # of the batch norms
-SAFE_RANGE = 60.0  # of couplings in nats, within which their exponentials neither overflow nor vanish in float32
 
 Linear = tuple[Tensor, Tensor]  # weight (out, in), bias (out,)
 
@@ -165,33 +165,7 @@ def sinkhorn(similarity: Tensor, bin_score: Tensor, iterations: int) -> Tensor:
     n, m = similarity.shape
     couplings = similarity.new_empty(n + 1, m + 1)
     couplings[:n, :m], couplings[n], couplings[:, m] = similarity, bin_score, bin_score
-    rows = similarity.new_ones(n + 1)
-    columns = similarity.new_ones(m + 1)
-    rows[n], columns[m] = m, n  # of n + m in all
-    spread = couplings.max() - couplings.min()
-    if bool(spread <= SAFE_RANGE):  # also false where it is not a number
-        return _exponential(couplings, rows, columns, iterations)
-    return _logarithmic(couplings, rows, columns, iterations)
-
-
-def _exponential(couplings: Tensor, rows: Tensor, columns: Tensor, iterations: int) -> Tensor:
-    kernel = (couplings - couplings.max()).exp_()
-    flipped = kernel.T.contiguous()
-    v = torch.ones_like(columns)
-    u = torch.ones_like(rows)
-    for _ in range(iterations):
-        u = rows / (kernel @ v)
-        v = columns / (flipped @ u)
-    return couplings - couplings.max() + u.log()[:, None] + v.log()
-
-
-def _logarithmic(couplings: Tensor, rows: Tensor, columns: Tensor, iterations: int) -> Tensor:
-    rows, columns = rows.log(), columns.log()
-    u, v = torch.zeros_like(rows), torch.zeros_like(columns)
-    for _ in range(iterations):
-        u = rows - torch.logsumexp(couplings + v, dim=1)
-        v = columns - torch.logsumexp(couplings + u[:, None], dim=0)
-    return couplings + u[:, None] + v
+    return transport(couplings, iterations)
 
 
 def matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bench.errors import UserError
-from methods.superglue import model as superglue
+from methods import _sinkhorn
 from methods.superglue.model import Keypoints, SuperGlue, SuperGlueConfig, load, matches, sinkhorn
 from tests.speed.learned import PlainSuperGlue, random_keypoints, random_state
 
@@ -68,7 +68,7 @@ def test_exponentials_and_logarithms_give_one_assignment(n: int, m: int, scale: 
     columns = torch.cat([torch.ones(m), torch.tensor([float(n)])])
     assert torch.allclose(found.exp().sum(dim=0), columns, rtol=1e-3)  # normalised last
     couplings = torch.nn.functional.pad(similarity, (0, 1, 0, 1), value=1.0)
-    slow = superglue._logarithmic(couplings, rows, columns, 200)
+    slow = _sinkhorn._logarithmic(couplings, rows, columns, 200)
     assert torch.allclose(found, slow, rtol=0, atol=1e-3)
 
 

@@ -1,0 +1,59 @@
+"""Checkpoints of the rerankers that read local descriptors alone: ours in safetensors, and the authors' `.pt`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from third_party.checkpoints import check, read_safetensors, read_torch, require
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def save_checkpoint(model: nn.Module, form: str, path: Path, card: Mapping[str, Any] | None = None) -> None:
+    """Write the weights (float32, safetensors) with the config and card of `model`, whole or not at all."""
+    state = {name: tensor.detach().float().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    metadata = {
+        "format": form,
+        "config": json.dumps(asdict(model.config)),  # type: ignore[call-overload]
+        "card": json.dumps(dict(card or {})),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(save(state, metadata=metadata))
+    part.replace(path)
+
+
+def load_checkpoint(
+    path: Path,
+    form: str,
+    make: Callable[[Mapping[str, Any]], N],
+    official: Callable[[Mapping[str, Tensor]], tuple[Mapping[str, Any], Mapping[str, Tensor]]],
+    hint: str,
+) -> tuple[N, Mapping[str, Any]]:
+    """The network of a file in eval mode, and its card; every problem is a UserError that names the file.
+
+    `make` builds the network of a config; `official` gives the config that the shapes of an authors' file imply, and
+    its weights under our names. Both raise ValueError for what is of another architecture.
+    """
+    require(path, hint)
+    card: Mapping[str, Any] = {}
+    try:
+        if path.suffix == ".safetensors":
+            state, config, card = read_safetensors(path, form, hint)
+            model = make(config)
+        else:
+            implied, weights = official(read_torch(path, hint))
+            state, model = dict(weights), make(implied)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: weights of another architecture ({error})", hint=hint) from error
+    check(model.state_dict(), state, path)
+    model.load_state_dict(state)
+    return model.eval(), card
