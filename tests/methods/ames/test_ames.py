@@ -33,6 +33,7 @@ def unit(n: int, dim: int, seed: int) -> Tensor:
     return F.normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
+@torch.no_grad()
 def naive(model: Ames, one: Tensor, other: Tensor) -> float:
     """With `torch.nn.MultiheadAttention`, whose masks say what is NOT attended to."""
     w, config = model.state_dict(), model.config
