@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from bench.blend import Blend
-from bench.datasets import Dataset
 from bench.errors import UserError
-from bench.evaluation import evaluate
-from bench.features.store import ALL
-from bench.record import Cost, MethodCard, MethodIdentity
+from bench.replay import Replay, newest_row, replayed
 from bench.results import Run
-from bench.rows import same_row
-from bench.shortlist import Shortlist
 
 REPLAYED = "cascade (replayed)"
-TIMES = ("load_ms", "transfer_ms", "score_ms")
+PAPER = (
+    "replayed from stored scores; its times are implied by those of its stages, in proportion to the candidates each "
+    "one scores, not measured"
+)
 
 
 @dataclass(frozen=True)
@@ -100,40 +95,6 @@ def order(k: int, stages: Sequence[tuple[int | None, Callable[[np.ndarray], np.n
     return found
 
 
-def ranks_as_scores(order: np.ndarray) -> np.ndarray:
-    """(k,) k for the first of the order, 1 for the last: scores that reproduce it."""
-    scores = np.empty(len(order))
-    scores[order] = np.arange(len(order), 0, -1)
-    return scores
-
-
-@dataclass(frozen=True, eq=False)
-class Replay(Run):
-    """What a cascade of finished runs' methods would have ranked, and the time that their ledgers imply."""
-
-    base: Run
-    replayed: tuple[pd.DataFrame, pd.DataFrame]  # scores, ledger
-
-    @property
-    def shortlist(self) -> Shortlist:  # type: ignore[override]
-        return self.base.shortlist
-
-    @property
-    def dataset(self) -> Dataset:  # type: ignore[override]
-        return self.base.dataset
-
-    @property
-    def scores(self) -> pd.DataFrame:  # type: ignore[override]
-        return self.replayed[0]
-
-    @property
-    def ledger(self) -> pd.DataFrame:  # type: ignore[override]
-        return self.replayed[1]
-
-    def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
-        return evaluate(self.rankings(blend))
-
-
 def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
     """The cascade from stored scores of runs of one shortlist; None if no run has one of its methods.
 
@@ -149,100 +110,13 @@ def replay(runs: Sequence[Run], texts: Sequence[str]) -> Replay | None:
             f"--cascade: options of {named[0].method}: a replay takes the runs as they are",
             hint="run it: run --method cascade -o cascade.stages=…",
         )
-    having = [[(run, row) for run in runs if (row := _row(stage, run)) is not None] for stage in stages]
-    if not all(having):
+    chosen = [newest_row(runs, stage.row) for stage in stages]
+    if any(found is None for found in chosen):
         return None
-    chosen = [found[-1] for found in having]
-    base, texts = chosen[-1][0], list(texts)
-    parts = [run.record.identity.methods[row] for run, row in chosen]
-    contents = {key: sha for part in parts for key, sha in zip(part.features, part.contents, strict=True)}
-    identity = MethodIdentity({"stages": ",".join(texts)}, features=tuple(contents), contents=tuple(contents.values()))
-    record = replace(
-        base.record,
-        identity=replace(base.record.identity, methods={REPLAYED: identity}),
-        extract_ms={key: ms for run, _ in chosen for key, ms in run.record.extract_ms.items()},
-        defaults={REPLAYED: {}},
-        skipped={},
-        failed={},
-        cold={},
-        costs={REPLAYED: _costs(chosen)},
-        cards={REPLAYED: _card(stages, chosen)},
-    )
-    return Replay(base.folder / Path(f"replayed {','.join(texts)}"), record, base, _replayed(stages, chosen))
 
+    def decide(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+        k = len(scores[0])
+        best = order(k, [(stage.first, of.__getitem__) for stage, of in zip(stages, scores, strict=True)])
+        return best, [k if stage.first is None else min(stage.first, k) for stage in stages]
 
-def _row(stage: Stage, run: Run) -> str | None:
-    """The row of a run that a stage names, or None."""
-    rows = run.record.identity.methods
-    return next((row for row in run.record.costs if same_row(stage.row, row, rows[row].features)), None)
-
-
-def _replayed(stages: Sequence[Stage], chosen: Sequence[tuple[Run, str]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    shortlist, rows, times = chosen[-1][0].shortlist, [], []
-    rankings = {run: run.rankings() for run, _ in chosen}
-    ledgers = [run.ledger[run.ledger.method == row].set_index("query") for run, row in chosen]
-    for number, query in enumerate(shortlist.queries):
-        lists = {name: shortlist.candidates(name, number) for name in shortlist.lists}
-        for name, candidates in lists.items():
-            scores = [rankings[run].scores(row, name, number) for run, row in chosen]
-            best = order(len(candidates), [(s.first, of.__getitem__) for s, of in zip(stages, scores, strict=True)])
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "method": REPLAYED,
-                        "list": name,
-                        "query": query,
-                        "candidate": [shortlist.gallery[c] for c in candidates],
-                        "score": ranks_as_scores(best),
-                    }
-                )
-            )
-        time = dict.fromkeys(TIMES, 0.0)
-        for stage, ledger in zip(stages, ledgers, strict=True):
-            each = ledger.loc[query].to_dict()
-            scored = sum(len(near) if stage.first is None else min(stage.first, len(near)) for near in lists.values())
-            share = scored / each["pairs"]
-            time = {what: ms + share * float(each[what]) for what, ms in time.items()}
-        times.append({"method": REPLAYED, "query": query, "pairs": sum(map(len, lists.values())), **time})
-    return pd.concat(rows, ignore_index=True), pd.DataFrame(times)
-
-
-def _costs(chosen: Sequence[tuple[Run, str]]) -> Cost:
-    """Of every part of features, most descriptors of any stage, and bytes of everything that any stage reads of it.
-
-    KiB are NaN where a run has not kept the bytes.
-    """
-    of_part: dict[str, tuple[Run, set[str], float, float]] = {}  # run, needs, descriptors mean and most
-    for run, row in chosen:
-        cost, features = run.record.costs[row], run.record.identity.methods[row].features
-        for need in set(run.record.cards[row].needs) & ALL:
-            key = features[-1 if need == "global" else 0]
-            _, needs, mean, most = of_part.get(key, (run, set(), 0.0, 0.0))
-            if need != "global":
-                mean, most = max(mean, cost.descriptors_mean), max(most, cost.descriptors_max)
-            of_part[key] = (run, needs | {need}, mean, most)
-    size = 0.0
-    for key, (run, needs, mean, _) in of_part.items():
-        stored = run.record.stored_bytes.get(key, {})
-        sizes = [stored.get(need, (float("nan"),) * 2) for need in sorted(needs)]
-        size += sum(whole + mean * local for whole, local in sizes)
-    return Cost(
-        descriptors_mean=sum(mean for *_, mean, _ in of_part.values()),
-        descriptors_max=sum(most for *_, most in of_part.values()),
-        kib_per_image=size / 1024,
-    )
-
-
-def _card(stages: Sequence[Stage], chosen: Sequence[tuple[Run, str]]) -> MethodCard:
-    cards = [run.record.cards[row] for run, row in chosen]
-    trained = [f"{s.method}: {c.trained_on}" for s, c in zip(stages, cards, strict=True) if c.trained_on]
-    terms = [card.noncommercial for card in cards if card.noncommercial]
-    return MethodCard(
-        paper="replayed from stored scores; its times are implied by those of its stages, in proportion to the "
-        "candidates each one scores, not measured",
-        licence=" and ".join(dict.fromkeys(card.licence for card in cards)),
-        trained_on="; ".join(trained) or None,
-        noncommercial=", ".join(dict.fromkeys(terms)) or None,
-        control=False,
-        needs=cards[0].needs,
-    )
+    return replayed(REPLAYED, {"stages": ",".join(texts)}, [found for found in chosen if found], decide, PAPER)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from bench import registry
-from bench.cascade import order, parse_stages, ranks_as_scores
+from bench.cascade import order, parse_stages
 from bench.errors import UserError
+from bench.replay import ranks_as_scores
 from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, parse_options, register
 
 

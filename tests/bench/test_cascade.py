@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import registry
-from bench.cascade import REPLAYED, Stage, order, parse_stages, ranks_as_scores, replay
+from bench.cascade import REPLAYED, Stage, order, parse_stages, replay
 from bench.errors import UserError
+from bench.replay import ranks_as_scores
 from bench.report.tables import compare
 from bench.results import Run
 from cli import main

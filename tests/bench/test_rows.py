@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from bench import registry
-from bench.cascade import REPLAYED, order, ranks_as_scores, replay
+from bench.cascade import REPLAYED, order, replay
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.features.extract import ExtractOptions
 from bench.features.sets import FeatureSet, Stores
 from bench.places import Places
 from bench.prepare import asked_rows
+from bench.replay import ranks_as_scores
 from bench.reranker import parse_options
 from bench.results import Run
 from bench.rows import Asked, Row, counts_of, opened, parts_of, same_row, wanted
