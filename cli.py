@@ -480,6 +480,12 @@ _blend = click.option(
     help="Also the row of this cascade, from stored scores; its time is implied. May be given several times.",
 )
 @click.option(
+    "--gate",
+    multiple=True,
+    metavar="JUDGE:MOST,RERANKER",
+    help="Also RERANKER where JUDGE gives the first candidate at most MOST, from stored scores; repeatable.",
+)
+@click.option(
     "--add",
     multiple=True,
     type=click.Path(path_type=Path),
@@ -515,6 +521,7 @@ def report(
     seal: str | None,
     blend: str,
     cascade: tuple[str, ...],
+    gate: tuple[str, ...],
     add: tuple[Path, ...],
     cards: bool,
     explain: bool,
@@ -525,6 +532,7 @@ def report(
     places: Places,
 ) -> None:
     """Tables of all finished runs: one per seal and machine, never two seals in one."""
+    from bench import gate as gates
     from bench.blend import Blend
     from bench.bundle import opened
     from bench.cascade import replay
@@ -553,11 +561,13 @@ def report(
     how = Blend.parse(blend)
     method, _, reference = (worst or "").partition(",")
     reference, found = reference or FIRST_STAGE, False
-    replayed = False
+    replayed = opened_any = False
     sections = []
     for group in table_groups(runs):
         replays = [again for texts in cascade if (again := replay(group, texts.split(","))) is not None]
-        replayed = replayed or bool(replays)
+        gated = [again for text in gate if (again := gates.replay(group, text)) is not None]
+        replayed, opened_any = replayed or bool(replays), opened_any or bool(gated)
+        replays += gated
         table = compare([*group, *replays], how)
         sections.append(([*group, *replays], table))
         if form == "terminal":
@@ -586,6 +596,11 @@ def report(
         raise UserError(
             f"--cascade {' --cascade '.join(cascade)}: no finished run above has all of its methods",
             hint="stages are METHOD and METHOD:FIRST, for example --cascade rrt,lightglue:20",
+        )
+    if gate and not opened_any:
+        raise UserError(
+            f"--gate {' --gate '.join(gate)}: no finished run above has both methods",
+            hint="a gate is JUDGE:MOST,RERANKER, for example --gate ransac:20,lightglue",
         )
     if worst is not None and not found:
         raise UserError(
