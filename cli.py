@@ -685,34 +685,71 @@ def _is_named(dataset: str, text: str) -> bool:
 @main.command()
 @click.option(
     "--baseline",
-    required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="For example results/baseline/demo.json.",
+    help="File to compare a run with. For example results/baseline/demo.json.",
 )
-@click.option("--run", "folder", type=_Folder(), help="[default: the newest that fits]")
+@click.option("--run", "folder", type=_Folder(), help="Of --baseline. [default: the newest that fits]")
 @click.option("--write", is_flag=True, help="Make the run the new baseline instead of checking it.")
+@click.option("--base", multiple=True, type=_Folder(), help="Instead of a baseline: run of the version before.")
+@click.option(
+    "--head",
+    multiple=True,
+    type=_Folder(),
+    help="Run of the version after, measured in turn with --base on one machine; both repeatable, in order.",
+)
+@click.option("--reference", metavar="ROW", help="Row that times are relative to. [default: one whose code is equal]")
+@click.option("--tolerance", type=float, metavar="POINTS", help="Loss that is tolerated. [default: baseline's, or 0.3]")
+@click.option("--ratio-bound", type=float, metavar="FACTOR", help="Of times. [default: baseline's; of two runs 1.5]")
+@click.option("--strict", is_flag=True, help="Exit 1 also where something cannot be told.")
+@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file to write.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="JUnit XML file to write.")
 @_folders
-def check(baseline: Path, folder: Path | None, write: bool, places: Places) -> None:
-    """Compare a finished run with a baseline; exit 1 and say what changed on a regression."""
+def check(
+    baseline: Path | None,
+    folder: Path | None,
+    write: bool,
+    base: tuple[Path, ...],
+    head: tuple[Path, ...],
+    reference: str | None,
+    tolerance: float | None,
+    ratio_bound: float | None,
+    strict: bool,
+    summary: Path | None,
+    junit: Path | None,
+    places: Places,
+) -> None:
+    """Compare a run with a baseline, or with a run of another version; exit 1 and say what changed on a regression."""
     from bench.errors import UserError
     from bench.report import check as checks
     from bench.results import sound_run
 
-    runs = [sound_run(folder)] if folder else _finished(places.runs)
-    if write:
-        if not runs:
+    if (baseline is None) == (not (base or head)) or ((base or head) and (write or folder)):
+        raise UserError(
+            "check: expected --baseline FILE, or --base RUN and --head RUN",
+            hint="check --baseline results/baseline/demo.json; --run and --write belong to --baseline",
+        )
+    if baseline is None:
+        runs = [checks.named_run(each) for each in base], [checks.named_run(each) for each in head]
+        checked = checks.between(*runs, reference, tolerance, ratio_bound)
+    elif write:
+        run = sound_run(folder) if folder else next(iter(_finished(places.runs)[::-1]), None)
+        if run is None:
             raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all --dataset demo")
-        checks.write_baseline(runs[-1], baseline)
-        click.echo(f"baseline {baseline} written from {runs[-1].folder}")
+        for note in checks.keep(run, baseline, reference):
+            click.echo(f"note: {note}", err=True)
+        click.echo(f"baseline {baseline} written from {run.folder}")
         return
-    content = checks.read_baseline(baseline)
-    checked = checks.matching_run(runs, content)
-    findings = checks.compare(checked, content)
-    for finding in findings:
-        click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}")
-    failed = sum(not finding.ok for finding in findings)
-    click.echo(f"{checked.folder} against {baseline}: {len(findings) - failed} ok, {failed} failed")
-    if failed:
+    else:
+        content = checks.read_baseline(baseline)
+        run = sound_run(folder) if folder else checks.matching_run(_finished(places.runs), content)
+        checked = checks.against_baseline(run, content, str(baseline), reference, tolerance, ratio_bound)
+    for finding in checked.findings:
+        click.echo(finding.line)
+    for note in checked.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{checked.now} against {checked.before}: {checked.counted}")
+    checks.write_files(checked, summary, junit)
+    if not checked.passes(strict):
         raise SystemExit(1)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bench.errors import UserError
 from bench.files import read_json, write_json
@@ -20,6 +20,7 @@ from bench.reranker import Card
 from bench.scores import ColdStart
 from bench.shortlist import Header
 
+T = TypeVar("T")
 FORMAT = 3  # of a run's folder; folders of another format are left out of reports
 FILE = "run.json"
 
@@ -85,6 +86,7 @@ class MethodCard(Card):
 
     control: bool  # a floor, a ceiling or a sentinel, not a contender
     needs: tuple[str, ...]  # what it reads: global, local, keypoints, truth
+    deterministic: bool = False  # whether equal input gives equal scores on one machine; where it was not asked: no
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +195,12 @@ def _content(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{FILE}: it holds no object")
     return content
+
+
+def as_kind(kind: type[T], content: object) -> T:
+    """A dataclass from an object of JSON; fields that it does not know are passed over. ValueError names the place."""
+    made: T = _read(kind, content, "")
+    return made
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:

@@ -118,6 +118,14 @@ class Reranker:
         """As `score`, of a method with parts: the query and the candidates as each part reads them."""
         raise NotImplementedError
 
+    def deterministic(self) -> bool:
+        """Whether equal input gives equal scores on one machine; a regression check then expects exactly those.
+
+        By default on a CPU, if all parts are so: a GPU may add numbers in another order. A method that draws without a
+        seed says False.
+        """
+        return self.device.type == "cpu" and all(part.deterministic() for part in self.parts())
+
     def descriptors_used(self, available: int) -> int:
         """How many of an image's local descriptors are read."""
         if "local" not in self.needs():

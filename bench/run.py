@@ -272,7 +272,12 @@ def _stored_bytes(sets: Iterable[FeatureSet]) -> dict[str, dict[str, tuple[float
 
 
 def _card(method: Reranker) -> MethodCard:
-    return MethodCard(**vars(method.card()), control=method.spec.control, needs=tuple(sorted(method.needs())))
+    return MethodCard(
+        **vars(method.card()),
+        control=method.spec.control,
+        needs=tuple(sorted(method.needs())),
+        deterministic=method.deterministic(),
+    )
 
 
 @contextmanager

@@ -101,6 +101,17 @@ class Random(Good):
         return torch.rand(len(candidates))
 
 
+class Noisy(Good):
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        scores = super().score(query, candidates)
+        return scores + 1e-5 * torch.rand(len(candidates)) * (scores > 0)
+
+
+class NoisyAndSaysSo(Noisy):
+    def deterministic(self) -> bool:
+        return False
+
+
 class RefusesToRun(Good):
     def skip(self, features: object) -> str | None:
         return "no weights"
@@ -121,12 +132,23 @@ BAD = {
     TurnsGradOff: "global flags",
     EmptyOutranks: "outranks others",
     Random: "second call",
+    Noisy: "second call",
     RefusesToRun: "no weights",
 }
 
 
-def test_a_good_reranker_passes() -> None:
-    check_reranker(declared(Good))
+@pytest.mark.parametrize("cls", [Good, NoisyAndSaysSo], ids=lambda cls: cls.__name__)
+def test_a_good_reranker_passes(cls: type[Reranker]) -> None:
+    check_reranker(declared(cls))
+
+
+def test_a_method_of_parts_draws_if_a_part_does_and_a_gpu_may_add_in_another_order() -> None:
+    class Both(Good):
+        def parts(self) -> list[Reranker]:
+            return [Good(), NoisyAndSaysSo()]
+
+    assert [declared(cls)().deterministic() for cls in (Good, NoisyAndSaysSo, Both)] == [True, False, False]
+    assert not declared(Good)(device="cuda").deterministic()
 
 
 @pytest.mark.parametrize("cls", list(BAD), ids=lambda cls: cls.__name__)
