@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import click
 import pytest
+import yaml  # a package that the extra `dev` needs for other packages of its own
 
 from bench import registry
 from bench.cascade import parse_stages
@@ -30,8 +33,19 @@ PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md")), *sorted((REPOSITOR
 PLUGIN = REPOSITORY / "tests" / "plugin" / "rerankbench_hamming"
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+WORKFLOW = REPOSITORY / ".github" / "workflows" / "rerank.yml"
 PROGRAM = "python cli.py "
-PROSE = ("data-sets", "extending", "features", "measurements", "methods", "protocols", "reading", "training")
+PROSE = (
+    "data-sets",
+    "extending",
+    "features",
+    "measurements",
+    "methods",
+    "protocols",
+    "reading",
+    "regression",
+    "training",
+)
 LARGEST, LONGEST = 7 * 1024, 25  # bytes of the README, words of a sentence
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -187,6 +201,50 @@ def test_a_name_that_does_not_exist_is_found(wrong: str, name: str) -> None:
     parsed(arguments)  # its options do
     with pytest.raises((UserError, AssertionError), match=re.escape(name)):
         require_names(arguments)
+
+
+def steps() -> tuple[Mapping[str, str], list[dict[str, Any]]]:
+    """The variables and the steps of the workflow's only job."""
+    ((_, job),) = yaml.safe_load(WORKFLOW.read_text())["jobs"].items()
+    return job["env"], job["steps"]
+
+
+def scripted(run: str, variables: Mapping[str, str]) -> list[list[str]]:
+    """Arguments of every `python cli.py …` of a step's script, with its variables as they are."""
+    lines = [line.strip() for line in Template(run.replace("\\\n", " ")).substitute(variables).splitlines()]
+    return [shlex.split(line.removeprefix(PROGRAM)) for line in lines if line.startswith(PROGRAM)]
+
+
+def test_the_workflow_measures_in_turn_what_it_compares() -> None:
+    env, all_steps = steps()
+    given: dict[str, list[dict[str, Any]]] = {"run": [], "check": []}
+    for turn in "123":
+        for side in ("base", "head"):
+            where = {**env, "GITHUB_WORKSPACE": "/w", "GITHUB_STEP_SUMMARY": "/s", "turn": turn, "side": side}
+            for step in all_steps:
+                for arguments in scripted(step.get("run", ""), where):
+                    require_names(arguments)
+                    given[arguments[0]].append(parsed(arguments))
+    assert sum(step.get("run", "").count(PROGRAM) for step in all_steps) == 2  # none that was not read
+    check = given["check"][0]
+    assert [command["runs"] for command in given["run"]] == [
+        folder for pair in zip(check["base"], check["head"], strict=True) for folder in pair
+    ]
+    assert len({command["cache_dir"] for command in given["run"]}) == 2
+    kept = next(step["with"]["path"].split() for step in all_steps if "upload-artifact" in step.get("uses", ""))
+    assert kept == [check["summary"].name, check["junit"].name]
+
+
+def test_the_workflow_pins_actions_and_names_no_address() -> None:
+    _, all_steps = steps()
+    used = [step["uses"] for step in all_steps if "uses" in step]
+    assert used and all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in used)
+    assert "://" not in WORKFLOW.read_text() and "index-url" not in WORKFLOW.read_text()
+    (setup,) = (step["with"] for step in all_steps if "setup-python" in step.get("uses", ""))
+    assert setup["cache"] == "pip" and setup["cache-dependency-path"] == "head/pyproject.toml"
+    assert any("[cpu]" in step.get("run", "") for step in all_steps)
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "cpu" in extras
 
 
 def test_the_example_reranker_of_the_readme_conforms() -> None:
