@@ -347,7 +347,9 @@ def _accuracy(sides: _Sides, rows: Iterable[str], loosened: str) -> list[Finding
             if why_not:
                 finding = replace(finding, outcome="cannot tell", why=why_not)
             elif reasons and finding.outcome == "FAIL" and not _unpaired(sides, row, difficulty):
-                tested.append((len(findings), paired(*_values(sides, row, difficulty))))
+                tested.append(
+                    (len(findings), paired(*_values(sides, row, difficulty), better=sides.now[0].measure.better))
+                )
                 finding = replace(finding, why=", ".join(reasons))
             findings.append(finding)
     for (place, comparison), p in zip(tested, holm([comparison.p for _, comparison in tested]), strict=True):
@@ -451,18 +453,19 @@ def _tested(found: Comparison, p: float, tolerance: float) -> tuple[Outcome, str
 
 def _latency(sides: _Sides, rows: Iterable[str], reference: str) -> list[Finding]:
     """Of every contender but the reference, whose ratio is 1 whatever happens."""
-    why_not = _no_times(sides)
+    quiet, why_not = _quiet(sides)
+    turns = quiet or list(zip(sides.now, sides.before, strict=True))
     findings = []
     for row in rows:
         if row == reference or any(each.rows[row].time is None for each in sides.all):
             continue
-        now, before = ([_ratio(each, row, reference) for each in some] for some in (sides.now, sides.before))
-        factors = [ours / theirs for ours, theirs in zip(now, before, strict=True)]
+        ratios = [(_ratio(now, row, reference), _ratio(before, row, reference)) for now, before in turns]
+        factors = [ours / theirs for ours, theirs in ratios]
         factor, bound = median(factors), sides.limits.ratio
-        several = f" of {len(factors)}, {min(factors):.2f} to {max(factors):.2f}" if len(factors) > 1 else ""
+        several = f" of {len(factors)}, {min(factors):.2f} to {max(factors):.2f}" if len(sides.now) > 1 else ""
         said = (
-            f"ms per pair is {median(now):.3g} x {reference}'s, {sides.word} {median(before):.3g} "
-            f"(factor {factor:.2f}{several}, bound {bound:g})"
+            f"ms per pair is {median(ours for ours, _ in ratios):.3g} x {reference}'s, {sides.word} "
+            f"{median(theirs for _, theirs in ratios):.3g} (factor {factor:.2f}{several}, bound {bound:g})"
         )
         slower, faster = factor > bound, sides.limits.kept and factor < 1 / bound
         outcome: Outcome = "cannot tell" if why_not else "FAIL" if slower or faster else "ok"
@@ -477,16 +480,15 @@ def _ratio(measured: Measured, row: str, reference: str) -> float:
     return ours / theirs
 
 
-def _no_times(sides: _Sides) -> str:
-    """Why ratios of times say nothing, or nothing."""
-    where = [(sides.word, each) for each in sides.before] + [("run", each) for each in sides.now]
-    if disturbed := next((f"{each.disturbed} during the {what}" for what, each in where if each.disturbed), ""):
-        return disturbed
-    # another processor changes ratios less than the bound of a baseline; a GPU, or a version of turns, does not
+def _quiet(sides: _Sides) -> tuple[list[tuple[Measured, Measured]], str]:
+    """The turns whose times say something, now and before; where there are none, why."""
+    # another processor changes ratios less than the bound of a baseline; a GPU does not, nor two versions in turn
     keys = ("gpu", "device") if sides.limits.kept else tuple(sides.before[0].hardware)
-    return "measured on another machine" if _unlike(sides, keys) else ""
-
-
-def _unlike(sides: _Sides, keys: Iterable[str]) -> bool:
-    first: Mapping[str, object] = sides.before[0].hardware
-    return any(each.hardware.get(key) != first.get(key) for each in sides.all for key in keys)
+    hardware: Mapping[str, object] = sides.before[0].hardware
+    if any(each.hardware.get(key) != hardware.get(key) for each in sides.all for key in keys):
+        return [], "measured on another machine"
+    turns = list(zip(sides.now, sides.before, strict=True))
+    if quiet := [turn for turn in turns if not any(each.disturbed for each in turn)]:
+        return quiet, ""
+    now, before = turns[0]
+    return [], f"{now.disturbed} during the run" if now.disturbed else f"{before.disturbed} during the {sides.word}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from bench.results import finished_runs
 from bench.run import Outcome
 from cli import main
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 Go = Callable[..., Outcome]
 Values = tuple[float | None, ...]
 QUERIES = tuple(f"q{number:02}" for number in range(40))
@@ -321,6 +323,14 @@ def test_the_median_of_several_turns_decides(now: tuple[float, ...], outcome: st
     assert finding.outcome == outcome and f"factor {factor}, bound 1.5" in finding.text
 
 
+def test_turns_beside_other_programs_are_left_out() -> None:
+    now, before = turns(2.0, 9.0, 9.0), turns(2.0, 2.0, 2.0)
+    busy = [now[0], *(replace(each, disturbed="other programs kept 2.0 of 2 cores busy") for each in now[1:])]
+    finding = of(check.compare(busy, before, TURNS, ("now", "before"), "ransac"), "latency", "mnn")
+    assert finding.outcome == "ok" and "factor 1.00 of 1, " in finding.text
+    assert of(check.compare(now, before, TURNS, ("now", "before"), "ransac"), "latency", "mnn").outcome == "FAIL"
+
+
 def test_times_are_relative_to_a_row_whose_code_is_the_same() -> None:
     before = measured()
     assert check.reference_of([before]) == "ransac"  # of the middle time
@@ -432,6 +442,13 @@ def test_a_baseline_has_a_line_a_row_and_no_place_of_this_machine(
     assert str(instances.parent) not in text and str(Path.home()) not in text
     assert content["rows"]["mnn"]["time"] == 0.5 and content["rows"]["ransac"]["time"] == 1.0
     assert content["rows"]["reverse"]["time"] is None  # controls are no contenders
+
+
+def test_the_baseline_of_the_demo_has_the_rows_of_the_demo() -> None:
+    rows = re.search(r"^METHODS := (\S+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    kept = check.read_baseline(REPOSITORY / "results" / "baseline" / "demo.json")
+    assert rows is not None and set(kept.measured.rows) == set(rows[1].split(","))
+    assert compared(kept.measured, kept.measured).passes(strict=True)
 
 
 def test_a_changed_baseline_accuracy_fails_and_names_the_query(checked: Callable[..., Result], tmp_path: Path) -> None:
