@@ -501,6 +501,9 @@ _blend = click.option(
     metavar="[FILE]",
     help="Also published numbers beside ours, of results/claims.toml or of a file like it.",
 )
+@click.option(
+    "--sensitivity", is_flag=True, help="Also whether the order of methods depends on policy, k, blend, ties or AP."
+)
 @click.option("--plots", type=_Folder(), help="Write pictures into this folder.")
 @click.option(
     "--html",
@@ -526,6 +529,7 @@ def report(
     cards: bool,
     explain: bool,
     claims: str | None,
+    sensitivity: bool,
     plots: Path | None,
     html: Path | None,
     worst: str | None,
@@ -544,6 +548,8 @@ def report(
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
+    if sensitivity and form not in ("terminal", "md"):
+        raise UserError(f"--sensitivity with --format {form}", hint="expected terminal or md")
     published = None if claims is None else _published(claims, dataset, form)
 
     def wanted(run: Run) -> bool:
@@ -574,6 +580,12 @@ def report(
             print_table(table, cards, explain)
         else:
             click.echo(FORMATS[form](table))
+        if sensitivity:
+            from bench.report import sensitivity as protocol
+            from bench.report.terminal import print_sensitivity
+
+            varied = protocol.sensitivity([*group, *replays], table, how)
+            print_sensitivity(varied) if form == "terminal" else click.echo(protocol.to_markdown(varied))
         if plots is not None:
             from bench.report.plots import quality_against_time
 

@@ -135,8 +135,14 @@ class Shortlist:
 
     def tail(self, name: str, query: int, positives: Collection[int], ignored: Collection[int]) -> np.ndarray:
         """0-based ranks, ascending, of the positives behind a list's candidates when the ignored are taken out."""
+        return self.behind(self.candidates(name, query), query, positives, ignored)
+
+    def behind(
+        self, candidates: np.ndarray, query: int, positives: Collection[int], ignored: Collection[int]
+    ) -> np.ndarray:
+        """As `tail`, of any first candidates of a query."""
         images, ranks = self.graded.of(query)
-        behind = np.isin(images, list(positives)) & ~np.isin(images, self.candidates(name, query)) & (ranks >= 0)
+        behind = np.isin(images, list(positives)) & ~np.isin(images, candidates) & (ranks >= 0)
         return without(ranks[behind], ranks[np.isin(images, list(ignored)) & (ranks >= 0)])
 
     @cached_property

@@ -24,6 +24,7 @@ from bench.names import shown
 from bench.places import slug
 from bench.record import as_typed
 from bench.report.charts import Axis, front
+from bench.report.sensitivity import MEANING, change, order, places, sensitivity
 from bench.report.statistics import compare, holm, tied_with_best
 from bench.report.tables import Table, cells, newest_rows, per_query, to_csv, to_json
 from bench.report.thumbnails import Thumbnail
@@ -34,6 +35,7 @@ SHOWN = 10  # images of a ranking
 DETAILED = 500  # queries whose rankings are in the page
 PAIRED = 12  # rows of the matrix of differences
 COMPARED = 100_000  # its pairs times queries: a few seconds
+REPLAYED = 20_000  # contenders times queries whose protocol is varied: ten seconds
 TIMES = ("extract", "load", "transfer", "score")  # what the time of a new query is made of
 KINDS = (*GRADES, "negative")
 
@@ -213,6 +215,7 @@ class Section:
             "legend": [{"number": number, "name": name} for number, name in enumerate(self.names, 1)],
             "headroom": self._headroom(),
             "matrix": self._matrix(),
+            "sensitivity": self._sensitivity(),
             "ledger": self._ledger(),
             "cards": self._cards(),
             "columns": [{"name": column.name, "meaning": column.meaning} for column in self.table.columns],
@@ -365,6 +368,34 @@ class Section:
             "tests": len(known),
         }
 
+    def _sensitivity(self) -> dict[str, Any]:
+        """The best contenders and the first stage under other choices of protocol; the choices by family."""
+        many = REPLAYED // max(1, len(self.dataset.queries))
+        if many < 2:
+            said = "Too many queries to replay here; `report --sensitivity` replays them."
+            return {"answer": said, "families": [], "choices": [], "rows": [], "order": [], "notes": []}
+        found = sensitivity(self.runs, self.table, self.blend, many)
+        families = list(dict.fromkeys(choice.family for choice in found.choices))
+        rows = []
+        for name in (*found.contenders, FIRST_STAGE) if found.contenders else ():
+            cells = [
+                {
+                    "text": _decimal(found.value(name, choice)),
+                    "change": change(found, name, choice),
+                    "moved": bool(places(found, name, choice)),
+                }
+                for choice in found.choices
+            ]
+            rows.append({"name": _readable(name), "value": _decimal(found.value(name)), "cells": cells})
+        return {
+            "answer": found.answer,
+            "families": [(family, sum(choice.family == family for choice in found.choices)) for family in families],
+            "choices": [choice.name for choice in found.choices],
+            "rows": rows,
+            "order": [order(found, choice) for choice in found.choices],
+            "notes": [MEANING.replace("`", ""), *found.notes] if rows else found.notes,
+        }
+
     def _ledger(self) -> list[dict[str, Any]]:
         """Median and 95th percentile of each part of a query's time, and their shares of the longest sum."""
         found: list[tuple[str, str, list[float]]] = []
@@ -453,6 +484,10 @@ def _ms(value: float) -> str:
     if math.isnan(value):
         return "–"
     return "<0.01" if value < 0.01 else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _decimal(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
 
 
 def _percent(value: float) -> float | None:

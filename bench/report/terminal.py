@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 
 if TYPE_CHECKING:
+    from bench.report.sensitivity import Sensitivity
     from bench.report.tables import Table
 
 WIDTH = 170  # columns of what is not a terminal
@@ -167,6 +168,25 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
     pointers += ["`report --cards` says where methods come from"] * (bool(table.cards) and not cards)
     if pointers:
         out.print(f"  {'; '.join(pointers)}.", style="dim", highlight=False, markup=False)
+
+
+def print_sensitivity(found: Sensitivity) -> None:
+    """Print whether the order of methods depends on the protocol, then what other choices change.
+
+    Where the terminal is too narrow for a column a choice, it is a line a choice, with the methods that change places.
+    """
+    from bench.report.sensitivity import MEANING, cells, columns, moves
+
+    out = console()
+    out.print(f"{found.answer}\n", style="bold", highlight=False, markup=False)
+    heads, rows = [name.replace(" ", "\n", 1) for name in columns(found)], cells(found)
+    wide = [max(len(text) for text in (*head.split("\n"), *of)) for head, *of in zip(heads, *rows, strict=True)]
+    if sum(wide) + GAP * len(wide) + SIDES <= out.width:
+        print_listing(heads, rows)
+    elif found.choices:
+        print_listing(["protocol", "order", "changed places"], moves(found))
+    for note in (MEANING, *found.notes):
+        out.print(f"  {note}", highlight=False, markup=False)
 
 
 def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> dict[str, str]:

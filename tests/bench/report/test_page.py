@@ -27,9 +27,11 @@ from PIL import Image
 from bench.blend import Blend
 from bench.datasets import Dataset, Query
 from bench.evaluation import FIRST_STAGE, evaluate
+from bench.report import sections
 from bench.report.charts import Axis, front
 from bench.report.page import PICTURES, embedded, page
 from bench.report.sections import KINDS, SHOWN, Section
+from bench.report.sensitivity import change, order, sensitivity
 from bench.report.tables import cells, compare, to_csv, to_json
 from bench.report.thumbnails import SIDE, thumbnail, thumbnails
 from bench.results import TABLES, Run
@@ -161,6 +163,26 @@ def test_downloads_are_the_tables_own_formats(done: Run) -> None:
     (csv,), (line,) = ([text for name, text in found.items() if name.endswith(kind)] for kind in ("csv", "json"))
     assert csv == to_csv(table) and line == to_json(table)
     assert pd.read_csv(io.StringIO(csv))["mAP Medium"].tolist() == table.rows["mAP Medium"].tolist()
+
+
+def test_other_protocols_are_those_of_the_replay(done: Run) -> None:
+    found, parsed = sensitivity([done], compare([done])), shown(done)
+    families, names, *rows, verdict = parsed.tables["sensitivity"]
+    assert [said for said, _ in families] == ["", "table", *dict.fromkeys(one.family for one in found.choices)]
+    assert [said for said, _ in names] == [one.name for one in found.choices]
+    assert [said for said, _ in verdict[2:]] == [order(found, one) for one in found.choices]
+    for name, (said, value, *texts) in zip(found.values.index, rows, strict=True):
+        assert said[0] == ("first stage" if name == FIRST_STAGE else name) and value[0] == f"{found.value(name):.1f}"
+        for (text, _), choice in zip(texts, found.choices, strict=True):
+            known = found.value(name, choice)
+            assert text == ("–" if np.isnan(known) else f"{known:.1f}") + change(found, name, choice)
+    assert found.answer in parsed.text and all(note in parsed.text for note in found.notes)
+
+
+def test_queries_too_many_to_replay_are_said_to_be(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sections, "REPLAYED", 3)
+    parsed = shown(done)
+    assert "Too many queries to replay here" in parsed.text and "sensitivity" not in parsed.tables
 
 
 def test_cards_and_commands_are_there(done: Run) -> None:
@@ -405,7 +427,7 @@ def test_controls_alone_and_a_contender_alone_have_a_page(run: Go, instances: Pa
     assert len(parsed.tables["sortable"]) == 2 + names.count(",")
     contender = "mnn" in names
     assert ("No contender has a value here" in parsed.text) == (not contender)
-    assert ("matrix" in parsed.tables) == contender
+    assert ("matrix" in parsed.tables) == contender == ("sensitivity" in parsed.tables)
 
 
 def test_one_query_has_a_page(run: Go, write_buildings: Callable, tmp_path: Path) -> None:
