@@ -653,11 +653,28 @@ def _published(file: str, dataset: str | None, form: str) -> tuple[Claim, ...]:
     default="trec",
     show_default=True,
 )
-@click.option("--out", required=True, type=_Folder(), help="Folder for the files.")
+@click.option("--out", type=_Folder(), help="Folder for the files.")
+@click.option(
+    "--to",
+    "tracker",
+    type=click.Choice(["wandb", "trackio", "mlflow"]),
+    help="Send it to this run tracker instead: a run there for each row of the table.",
+)
+@click.option("--project", help="With --to: the project or experiment there.  [default: rerankbench]")
 @_blend
 @_folders
-def export(folder: Path | None, form: str, out: Path, blend: str, places: Places) -> None:
+def export(
+    folder: Path | None,
+    form: str,
+    out: Path | None,
+    tracker: str | None,
+    project: str | None,
+    blend: str,
+    places: Places,
+) -> None:
     """Write a finished run for other programs: TREC runs and qrels, hloc pairs, Parquet or CSV tables.
+
+    --to sends each row of its table to a run tracker: identity, numbers, and AP by query.
 
     bundle is the run in one file, without images and features; `report --add` shows it on another machine.
 
@@ -669,12 +686,23 @@ def export(folder: Path | None, form: str, out: Path, blend: str, places: Places
     from bench.exports import export as write
     from bench.results import sound_run
 
+    if (out is None) == (tracker is None):
+        found = "neither --out nor --to" if out is None else "both --out and --to"
+        raise UserError(f"export: found {found}", hint="--out FOLDER writes files, --to TRACKER sends rows")
+    if project is not None and tracker is None:
+        raise UserError(f"--project {project} without a tracker", hint=f"--to wandb --project {project}")
     how = Blend.parse(blend)
     runs = [sound_run(folder)] if folder else _finished(places.runs)
     if not runs:
         raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all -d demo")
-    for path in write(runs[-1], form, out, how):
-        click.echo(f"written: {path}")
+    if tracker is not None:
+        from bench.trackers import PROJECT, send
+
+        for name in send(runs[-1], tracker, project or PROJECT, how):
+            click.echo(f"sent to {tracker}: {name}")
+    elif out is not None:
+        for path in write(runs[-1], form, out, how):
+            click.echo(f"written: {path}")
 
 
 def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
