@@ -24,7 +24,7 @@ from bench.names import shown
 from bench.places import slug
 from bench.record import as_typed
 from bench.report.charts import Axis, front
-from bench.report.sensitivity import MEANING, change, order, places, sensitivity
+from bench.report.sensitivity import MEANING, change, order, places, sensitivity, signed
 from bench.report.statistics import compare, holm, tied_with_best
 from bench.report.tables import Table, cells, newest_rows, per_query, to_csv, to_json
 from bench.report.thumbnails import Thumbnail
@@ -354,7 +354,7 @@ class Section:
             low, high = 100 * one.interval.low, 100 * one.interval.high
             for pair, sign, ends in (((a, b), 1, (low, high)), ((b, a), -1, (-high, -low))):
                 told[pair] = {
-                    "text": f"{sign * 100 * one.difference:+.1f}",
+                    "text": signed(sign * 100 * one.difference),
                     "p": f"<{0.001:g}" if p < 0.001 else f"{p:.3f}",
                     "sure": p < SURE,
                     "gains": sign * one.difference > 0,
@@ -393,7 +393,7 @@ class Section:
             "choices": [choice.name for choice in found.choices],
             "rows": rows,
             "order": [order(found, choice) for choice in found.choices],
-            "notes": [MEANING.replace("`", ""), *found.notes] if rows else found.notes,
+            "notes": [MEANING.replace("`", '"'), *found.notes] if rows else found.notes,
         }
 
     def _ledger(self) -> list[dict[str, Any]]:

@@ -319,8 +319,16 @@ def change(found: Sensitivity, name: str, choice: Choice) -> str:
     difference = found.value(name, choice) - found.value(name)
     if np.isnan(difference):
         return "–"
-    text = f"{difference:+.1f}"
-    return ("0.0" if text in ("+0.0", "-0.0") else text) + places(found, name, choice)
+    return signed(difference) + places(found, name, choice)
+
+
+def signed(points: float) -> str:
+    """
+    >>> signed(1.24), signed(-0.04)
+    ('+1.2', '0.0')
+    """
+    text = f"{points:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def places(found: Sensitivity, name: str, choice: Choice) -> str:

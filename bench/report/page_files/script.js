@@ -177,6 +177,7 @@
       const ties = found.length - wins.length - losses.length;
       const half = MOST / 2;
       const bars = found.length > MOST ? [...found.slice(0, half), ...found.slice(-half)] : found;
+      one(".compared").textContent = section.rows[Number(ours.value)] + " minus " + section.rows[Number(theirs.value)];
       one(".counts").textContent = found.length
         ? wins.length + " wins, " + ties + " ties, " + losses.length + " losses; mean " + signed(mean) + " points" +
           (bars.length < found.length ? "; the " + MOST + " greatest differences are drawn" : "")
@@ -210,6 +211,15 @@
     theirs.addEventListener("change", again);
     draw();
   };
+
+  // --- print ---
+
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach((part) => { part.open = true; });
+  });
+  window.addEventListener("afterprint", () => opened.forEach((part) => { part.open = false; }));
 
   document.querySelectorAll("table.sortable").forEach(sortable);
   document.querySelectorAll("article.comparison").forEach(differing);

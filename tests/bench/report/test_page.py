@@ -168,7 +168,7 @@ def test_downloads_are_the_tables_own_formats(done: Run) -> None:
 def test_other_protocols_are_those_of_the_replay(done: Run) -> None:
     found, parsed = sensitivity([done], compare([done])), shown(done)
     families, names, *rows, verdict = parsed.tables["sensitivity"]
-    assert [said for said, _ in families] == ["", "table", *dict.fromkeys(one.family for one in found.choices)]
+    assert [said for said, _ in families] == ["method", "table", *dict.fromkeys(one.family for one in found.choices)]
     assert [said for said, _ in names] == [one.name for one in found.choices]
     assert [said for said, _ in verdict[2:]] == [order(found, one) for one in found.choices]
     for name, (said, value, *texts) in zip(found.values.index, rows, strict=True):
@@ -613,6 +613,41 @@ def test_no_part_of_the_page_is_wider_than_the_screen(drive: Callable[..., dict]
     found = drive(page([([done], compare([done]))]), script, width)
     for wide, screen in found.values():
         assert wide == screen <= width
+
+
+PAPER = 960  # CSS pixels that a landscape page of US letter is wide, within its margins
+
+
+def test_on_paper_nothing_is_cut_hidden_or_to_be_clicked(drive: Callable[..., dict], done: Run) -> None:
+    """What holds in print holds here on the screen, whose size a script can see."""
+    text = page([([done], compare([done]))]).replace("@media print {", "@media all {")
+    script = """
+      page.defaultView.dispatchEvent(new Event("beforeprint"));
+      const seen = (element) => element.getClientRects().length > 0;
+      found.wide = [page.documentElement.scrollWidth, page.documentElement.clientWidth];
+      found.tables = all(".scroll").map((one) =>
+        [one.scrollWidth, one.clientWidth, one.scrollHeight, one.clientHeight]);
+      found.controls = all("select, .downloads a, nav a").filter(seen).length;
+      found.said = all(".compared").filter(seen).map((part) => part.textContent);
+      found.closed = all("details:not([open])").length;
+      found.opened = all("details").length;
+      page.defaultView.dispatchEvent(new Event("afterprint"));
+      found.after = all("details[open]").length;"""
+    found = drive(text, script, PAPER)
+    assert found["wide"][0] == found["wide"][1] <= PAPER and len(found["tables"]) == 4
+    for wide, room, high, height in found["tables"]:
+        assert wide == room and high == height
+    assert found["controls"] == found["closed"] == found["after"] == 0 and found["opened"] == 7
+    (said,) = found["said"]
+    assert said.endswith(" minus first stage") and said.split()[0] in ("mnn", "aqe")
+
+
+def test_paper_is_white_whatever_the_screen_is(done: Run) -> None:
+    """Dark colours are a screen's alone, so that none of them is left in print."""
+    text = page([([done], compare([done]))])
+    assert re.findall(r"@media ([^{]*dark\)) {", text) == ["screen and (prefers-color-scheme: dark)"]
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    assert re.search(r":root \{\s*color-scheme: light;", style) and "--back: #ffffff" in style
 
 
 def test_hostile_names_are_text_in_a_browser(drive: Callable[..., dict], attacked: Run) -> None:
