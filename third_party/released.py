@@ -1,4 +1,4 @@
-"""Released files of weights: from an installed package, else fetched once from their authors, always of one sha256."""
+"""Released files of weights: from an installed package, else fetched once from their authors, always the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import torch
 
 from bench.errors import UserError
-from bench.files import file_hash, whole
+from bench.files import file_hash, whole, write_whole
 
 OFFLINE = "HF_HUB_OFFLINE"  # as the hub's own tools read it: where it is 1, nothing is fetched
 PATIENCE = httpx.Timeout(30, connect=10)  # seconds
@@ -23,18 +23,19 @@ class Released:
     """One file of weights as its authors released it.
 
     `package` is the module that may hold it, at `place` below its folder; `install` is the command that brings the
-    package; `urls` are addresses of the same bytes.
+    package; `urls` are addresses of the same bytes. Where `sha256` is not known (None), the first fetch decides: the
+    sum of what came is kept beside the file, and other bytes are refused from then on.
     """
 
     what: str
-    sha256: str
+    sha256: str | None
     urls: tuple[str, ...]
     package: str = ""
     place: str = ""
     install: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+        if self.sha256 is not None and (len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef")):
             raise ValueError(f"{self.what}: sha256 {self.sha256!r}")
         if not self.urls or bool(self.package) != bool(self.place):
             raise ValueError(f"{self.what}: expected an address, and a package together with a place in it")
@@ -43,10 +44,11 @@ class Released:
         """Where the file is on this machine, or None. UserError for one of other bytes."""
         for path in (self._in_package(), self._fetched()):
             if path is not None and path.is_file():
-                if (found := file_hash(path)) != self.sha256:
+                expected = self._expected(path)
+                if expected is not None and (found := file_hash(path)) != expected:
                     again = self.install if path == self._in_package() else "remove the file; it is then fetched again"
                     raise UserError(
-                        f"{path}: sha256 is {found[:12]}…, expected {self.sha256[:12]}… ({self.what})", hint=again
+                        f"{path}: sha256 is {found[:12]}…, expected {expected[:12]}… ({self.what})", hint=again
                     )
                 return path
         return None
@@ -72,7 +74,15 @@ class Released:
 
     def _fetched(self) -> Path:
         name = self.urls[0].rpartition("/")[2]
-        return Path(torch.hub.get_dir()) / "checkpoints" / f"{self.sha256[:12]}-{name}"
+        mark = self.sha256 or hashlib.sha256(self.urls[0].encode()).hexdigest()
+        return Path(torch.hub.get_dir()) / "checkpoints" / f"{mark[:12]}-{name}"
+
+    def _expected(self, path: Path) -> str | None:
+        """The sum that the file at `path` must have: the known one, else that of the first fetch, None before it."""
+        if self.sha256 is not None or path != self._fetched():
+            return self.sha256
+        pin = _pin(path)
+        return pin.read_text(encoding="utf-8").strip() if pin.is_file() else None
 
     def _fetch(self, given: str) -> Path:
         path, reasons = self._fetched(), []
@@ -86,21 +96,30 @@ class Released:
                     return path
                 except (httpx.HTTPError, OSError, ValueError) as error:
                     reasons.append(f"{url}: {error or type(error).__name__}")
+        expected = self._expected(path)
         ways = [self.install] if self.install else []
         ways += [f"give a file with {given}"] if given else []
         raise UserError(
             f"{self.what}: its weights are not here and cannot be fetched\n" + "\n".join(f"  {why}" for why in reasons),
-            hint="; or ".join([*ways, f"put the file of sha256 {self.sha256[:12]}… at {path}"]),
+            hint="; or ".join([*ways, f"put the file{f' of sha256 {expected[:12]}…' if expected else ''} at {path}"]),
         )
 
     def _receive(self, url: str, path: Path) -> None:
         """ValueError for other bytes than expected; `path` then is not there."""
-        digest = hashlib.sha256()
+        expected, digest = self._expected(path), hashlib.sha256()
         with whole(path) as part, httpx.stream("GET", url, timeout=PATIENCE, follow_redirects=True) as answer:
             answer.raise_for_status()
             with part.open("wb") as out:
                 for piece in answer.iter_bytes():
                     out.write(piece)
                     digest.update(piece)
-            if digest.hexdigest() != self.sha256:
-                raise ValueError(f"sha256 is {digest.hexdigest()[:12]}…, expected {self.sha256[:12]}…")
+            if expected is None:  # the sum before the file, so that no file stands without the sum of its fetch
+                write_whole(_pin(path), f"{digest.hexdigest()}\n")
+            elif digest.hexdigest() != expected:
+                first = "" if self.sha256 else f" of the first fetch, as {_pin(path)} has it"
+                raise ValueError(f"sha256 is {digest.hexdigest()[:12]}…, expected {expected[:12]}…{first}")
+
+
+def _pin(path: Path) -> Path:
+    """Where the sum of what was fetched to `path` is kept."""
+    return path.with_name(f"{path.name}.sha256")

@@ -102,6 +102,48 @@ def test_a_packages_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
         wanted.file()
 
 
+def test_without_a_known_sum_the_first_fetch_decides(server: tuple[str, list[str]]) -> None:
+    address, asked = server
+    file = Released("Net", None, (f"{address}/right.pth",))
+    assert "fetched on first use" in str(file.waits())
+    path = file.file()
+    pin = path.with_name(f"{path.name}.sha256")
+    assert path.read_bytes() == CONTENT and pin.read_text().strip() == SHA256
+    assert kept() == [path.name, pin.name] and file.waits() is None
+    path.write_bytes(CONTENT[1:])
+    with pytest.raises(UserError, match=rf"right\.pth: sha256 is .*expected {SHA256[:12]}"):
+        file.file()
+    path.unlink()
+    assert file.file().read_bytes() == CONTENT  # again, and of the same sum
+    assert asked == ["/right.pth", "/right.pth"]
+
+
+def test_an_address_that_gives_other_bytes_than_at_first_is_refused(server: tuple[str, list[str]]) -> None:
+    file = Released("Net", None, (f"{server[0]}/right.pth",))
+    path = file.file()
+    pin = path.with_name(f"{path.name}.sha256")
+    pin.write_text(hashlib.sha256(CONTENT[1:]).hexdigest())  # as if those bytes had come first
+    path.unlink()
+    with pytest.raises(UserError, match="of the first fetch") as caught:
+        file.file()
+    assert pin.name in str(caught.value) and kept() == [pin.name]
+
+
+def test_what_is_not_known_by_its_sum_is_kept_apart_by_its_address(server: tuple[str, list[str]]) -> None:
+    files = [Released("Net", None, (f"{server[0]}/{name}", f"{server[0]}/right.pth")) for name in ("a/w", "b/w")]
+    assert files[0].file() != files[1].file()
+
+
+def test_a_packages_file_without_a_known_sum_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "weights_of_other_net"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "w.pth").write_bytes(CONTENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    wanted = Released("Net", None, ("http://none/w.pth",), package="weights_of_other_net", place="w.pth")
+    assert wanted.file() == package / "w.pth" and kept() == []
+
+
 @pytest.mark.parametrize(
     "wrong", [{"sha256": "abc"}, {"urls": ()}, {"package": "net"}, {"place": "w.pth"}, {"sha256": "G" * 64}]
 )
