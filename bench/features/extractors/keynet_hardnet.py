@@ -1,0 +1,78 @@
+"""HardNet descriptors (Mishchuk et al., NeurIPS 2017) of Key.Net's keypoints (ICCV 2019) turned by OriNet (ECCV 2018).
+
+A scale is the side of the described region over two. Orientations are counter-clockwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.extractor import Card, LocalFeatures, extractor
+
+DIM = 128
+SMALLEST = 22  # pixels of the shorter side: 15 at each edge of the image made larger are left out
+
+
+@extractor(
+    "keynet-hardnet",
+    gives="local",
+    version=1,
+    local_dim=DIM,
+    card=Card(
+        "Barroso-Laguna et al., Key.Net, ICCV 2019; Mishkin et al., OriNet, ECCV 2018; "
+        "Mishchuk et al., HardNet, NeurIPS 2017",
+        "BSD-3-Clause-Clear (Key.Net), MIT (OriNet, HardNet)",
+        trained_on="ImageNet (Key.Net); patches of photographs of landmarks (Brown et al., Liberty)",
+    ),
+    packages=("kornia",),
+)
+class KeynetHardnet:
+    """HardNet local descriptors of Key.Net's keypoints, with scale and orientation."""
+
+    @dataclass(frozen=True)
+    class Options:
+        weights: tuple[Path, ...] = ()  # KEYNET,ORINET,HARDNET: files of their authors; none: they are fetched
+        descriptors: int = 1000  # best-scored descriptors kept
+
+        def __post_init__(self) -> None:
+            if len(self.weights) not in (0, 3):
+                raise ValueError(f"{len(self.weights)} weights files, expected KEYNET,ORINET,HARDNET or none")
+
+    def __init__(self, options: Options, device: torch.device):
+        from third_party.kornia_weights import load_keynet_hardnet
+
+        self._regions = load_keynet_hardnet(self.weights(options), options.descriptors, device)
+        self._device = device
+
+    @staticmethod
+    def weights(options: Options) -> tuple[Path, ...]:
+        from third_party.kornia_weights import keynet_hardnet_files
+
+        given = "--features keynet-hardnet:weights=KEYNET,ORINET,HARDNET"
+        return options.weights or tuple(file.file(given) for file in keynet_hardnet_files())
+
+    @staticmethod
+    def waits(options: Options) -> str | None:
+        from third_party.kornia_weights import keynet_hardnet_files
+        from third_party.released import waits_for
+
+        return None if options.weights else waits_for(keynet_hardnet_files())
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> LocalFeatures:
+        if min(image.shape[:2]) < SMALLEST:
+            none = np.zeros(0, dtype=np.float32)
+            return LocalFeatures(np.zeros((0, DIM), np.float32), np.zeros((0, 2), np.float32), none, none, none)
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32) / 255
+        found = self._regions(pixels)
+        return LocalFeatures(
+            descriptors=found.descriptors.cpu().numpy(),
+            keypoints=found.centres.cpu().numpy(),
+            scales=found.scales.cpu().numpy(),
+            orientations=found.orientations.cpu().numpy(),
+            scores=found.scores.cpu().numpy(),
+        )
