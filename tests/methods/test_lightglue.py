@@ -77,11 +77,13 @@ def test_other_features_need_their_own_weights() -> None:
 def test_released_weights_for_sift_run_on_sift_alone(tmp_path: Path) -> None:
     options = LightGlue.Options(weights=released("sift", tmp_path / "sift_lightglue.pth"), match_threshold=0.0)
     method = LightGlue(options)
-    assert method.skip(card_of("sift")) is None and "for sift descriptors" in str(method.skip(card_of("xfeat")))
+    assert method.skip(card_of("sift")) is None
+    assert "is for sift or dog_affnet_hardnet descriptors, not for xfeat" in str(method.skip(card_of("xfeat")))
     assert "sift_lightglue.pth" in str(method.card().trained_on)
     check_reranker(LightGlue, options, features="sift")
     query = example(30, card_of("sift"), 0)
     turned = Features(**{**vars(query), "orientations": query.orientations + torch.linspace(0, 3, 30)})
+    method.bind(card_of("sift"))
     method.load()
     with torch.inference_mode():
         pairs = [{"image0": _image(query), "image1": _image(image)} for image in (query, turned)]
@@ -94,8 +96,8 @@ def test_the_weights_in_the_file_are_those_that_are_used(tmp_path: Path) -> None
     kinds, state = read(path)
     torch.manual_seed(0)
     expected = network("superpoint").state_dict()
-    assert kinds == ("superpoint",) and state.keys() == expected.keys()
-    loaded: Network = lightglue_weights.load(path, torch.device("cpu"))
+    assert kinds == ("superpoint", "dedodeb") and state.keys() == expected.keys()
+    loaded: Network = lightglue_weights.load(path, "superpoint", torch.device("cpu"))
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
     assert not loaded.training
 
@@ -126,6 +128,56 @@ def test_a_file_for_disk_is_told_by_numbers_that_no_layer_reads(tmp_path: Path) 
     assert LightGlue(given).skip(card_of("disk")) is None
     assert "is for disk descriptors, not for aliked" in str(LightGlue(given).skip(card_of("aliked")))
     check_reranker(LightGlue, given, features="disk")
+
+
+def bound(features: str, path: Path) -> LightGlue:
+    method = LightGlue(LightGlue.Options(weights=path, match_threshold=0.0))
+    assert method.skip(card_of(features)) is None
+    method.bind(card_of(features))
+    method.load()
+    return method
+
+
+def test_a_file_of_two_kinds_runs_as_the_features_ask(tmp_path: Path) -> None:
+    """The one for HardNet takes a sixth of a scale, that for SIFT all of it; their files are of one shape."""
+    path = released("sift", tmp_path / "w.pth")
+    hardnet, sift = bound("dog-affnet-hardnet", path), bound("sift", path)
+    query, image = (example(40, card_of("sift"), seed) for seed in (1, 2))
+    large = [replace(each, scales=torch.linspace(6, 60, 40)) for each in (query, image)]
+    small = [replace(each, scales=torch.linspace(6, 60, 40) / 6) for each in (query, image)]
+
+    def likelihoods(method: LightGlue, pair: list[Features]) -> torch.Tensor:
+        with torch.inference_mode():
+            found = method._model({"image0": _image(pair[0]), "image1": _image(pair[1])})
+        return found["log_assignment"]
+
+    torch.testing.assert_close(likelihoods(hardnet, large), likelihoods(sift, small))
+    assert not torch.allclose(likelihoods(hardnet, large), likelihoods(sift, large))
+
+
+@pytest.mark.parametrize(("features", "kind"), [("dedode", "dedodeb"), ("dog-affnet-hardnet", "dog_affnet_hardnet")])
+def test_kinds_whose_files_are_fetched_conform(tmp_path: Path, features: str, kind: str) -> None:
+    options = LightGlue.Options(weights=released(kind, tmp_path / "w.pth"), match_threshold=0.0)
+    check_reranker(LightGlue, options, features=features)
+    assert kind in lightglue_weights.FILES  # without the option
+
+
+def test_of_a_file_no_other_network_is_made(tmp_path: Path) -> None:
+    path = released("superpoint", tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="superpoint or dedodeb descriptors, not for sift"):
+        lightglue_weights.load(path, "sift", torch.device("cpu"))
+    assert "not for sift" in str(LightGlue(LightGlue.Options(weights=path)).skip(card_of("sift")))
+
+
+def test_what_lightglue_would_read_of_keynet_is_not_stored() -> None:
+    reason = str(LightGlue().skip(card_of("keynet-hardnet")))
+    assert "affine frames, which are not stored" in reason and "dog-affnet-hardnet" in reason
+
+
+def test_the_card_of_dedodes_says_what_it_is_given() -> None:
+    method = LightGlue()
+    method.bind(card_of("dedode"))
+    assert "unit norm" in str(method.card().trained_on)
 
 
 def test_the_small_aliked_is_of_another_size() -> None:
