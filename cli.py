@@ -232,6 +232,7 @@ def _set_up(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--ray-address", metavar="ADDRESS", help="Of a running cluster. [default: one on this machine]")
     @click.option("--accept-licence", multiple=True, metavar="NAME", help="Use weights under this restricted licence.")
+    @click.option("--trust-code", multiple=True, metavar="NAME", help="Let an extractor run the code of this place.")
     @click.option(
         "--skip-unreadable", is_flag=True, help="Leave out queries whose images cannot be read; the table says so."
     )
@@ -254,6 +255,7 @@ def _set_up(command: Callable[..., Any]) -> Callable[..., Any]:
         workers: int,
         ray_address: str | None,
         accept_licence: tuple[str, ...],
+        trust_code: tuple[str, ...],
         skip_unreadable: bool,
         **kwargs: Any,
     ) -> Any:
@@ -271,6 +273,7 @@ def _set_up(command: Callable[..., Any]) -> Callable[..., Any]:
             whiten=whiten,
             device=device,
             accept_licence=frozenset(accept_licence),
+            trust_code=frozenset(trust_code),
             search=search,
             executor=executor_of(executor, workers, threads, ray_address, device),
             skip_unreadable=skip_unreadable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
@@ -15,7 +15,7 @@ import torch
 from bench.options import NoOptions, check_options
 from bench.reranker import Card
 
-__all__ = ["Card", "LocalFeatures", "extractor"]
+__all__ = ["About", "Card", "LocalFeatures", "extractor"]
 Gives = Literal["local", "global", "both"]
 KNOWN_GIVES = get_args(Gives)
 
@@ -46,11 +46,37 @@ class ExtractorSpec:
     takes: str = ""  # the files that its first option must name, as the command line shows them
     full_size: bool = False  # it is given the image at its full size and makes it smaller itself
     unit_norm: bool = True  # its local descriptors have unit norm
+    runs: str | None = None  # foreign code that it runs, which `--trust-code` must repeat
 
     def skip(self) -> str | None:
         """Why it cannot run here whatever its options, or None."""
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         return f"needs the package {missing[0]}" if missing else None
+
+
+@dataclass(frozen=True)
+class About:
+    """What an extractor is with certain options, where its class alone cannot say. A field left out is as declared."""
+
+    label: str = ""  # of the model, as tables have it behind the extractor's name
+    files: tuple[Path, ...] = ()  # whose contents decide the features: weights and configurations
+    named: tuple[str, ...] = ()  # options that name these files, whose contents stand for them
+    local_dim: int | None = None
+    global_dim: int | None = None
+    card: Card | None = None
+    full_size: bool = False
+    runs: str | None = None
+
+    def applied(self, spec: ExtractorSpec) -> ExtractorSpec:
+        """What the class declares, with what is known now."""
+        return replace(
+            spec,
+            card=self.card or spec.card,
+            local_dim=spec.local_dim if self.local_dim is None else self.local_dim,
+            global_dim=spec.global_dim if self.global_dim is None else self.global_dim,
+            full_size=spec.full_size or self.full_size,
+            runs=self.runs,
+        )
 
 
 class Extractor(Protocol):
@@ -59,7 +85,8 @@ class Extractor(Protocol):
     `__call__` takes (h, w, 3) uint8 RGB and gives, as declared, `LocalFeatures`, a global descriptor (D,) float32 of
     unit norm, or both in that order. A field `descriptors` of its `Options` is what `--keep-descriptors` says; what is
     more than that is cut. `weights(options)`, where it is defined, names the files that decide its features;
-    `waits(options)`, where it is defined, says what must be brought before it can run, or None.
+    `waits(options)`, where it is defined, says what must be brought before it can run, or None;
+    `about(options)`, where it is defined, tells more than the class declares, as `About`, without running what it names.
     """
 
     spec: ExtractorSpec
@@ -113,6 +140,8 @@ def waits(cls: Any, options: Any) -> str | None:
 
 def weights_of(cls: Any, options: Any) -> tuple[Path, ...]:
     """The files that decide the features: what the class says, else those that its options name."""
+    if hasattr(cls, "about"):
+        return cls.about(options).files
     if hasattr(cls, "weights"):
         return tuple(cls.weights(options))
     values = [getattr(options, name) for name in getattr(options, "__dataclass_fields__", ())]

@@ -221,7 +221,7 @@ def choose(setup: Setup, selection: Selection, device: torch.device) -> _Asked:
             continue
         given = {**selection.options.get(row.method, {}), **selection.options.get(str(row), {})}
         reranker = cls(parse_options(cls, given), device)
-        found = wanted(row, reranker, setup.features, setup.accept_licence)
+        found = wanted(row, reranker, setup.features, setup.agreed)
         terms = None if isinstance(found, str) else reranker.card().noncommercial
         if terms is not None and terms not in setup.accept_licence:
             found = f"its weights may not be used commercially: run with --accept-licence {terms}"
@@ -303,13 +303,13 @@ def seal_shortlist(
 
 
 def require_accepted(setup: Setup, searched: Iterable[SetName]) -> None:
-    """UserError for features that a first stage searches under a restricted licence that was not accepted."""
+    """UserError for features that a first stage searches under a condition that was not agreed to."""
     for name in searched:
-        for terms in name.terms:
-            if terms not in setup.accept_licence:
+        for condition in name.conditions:
+            if condition.option not in setup.agreed:
                 raise UserError(
-                    f"first stage {name.name}: its weights may not be used commercially",
-                    hint=f"--accept-licence {terms}, if your use is allowed by it",
+                    f"first stage {name.name}: its {condition.why}",
+                    hint=f"{condition.option}, {condition.when}",
                 )
 
 

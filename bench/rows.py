@@ -131,7 +131,7 @@ class Wanted:
 def wanted(asked: Asked, method: Reranker, features: str, allowed: frozenset[str]) -> Wanted | str:
     """What a row may read, as far as names tell; or the reason why it can read nothing.
 
-    `features` is the comparison's set, `allowed` the restricted licences that were accepted. UserError for a name after
+    `features` is the comparison's set, `allowed` the conditions that were agreed to. UserError for a name after
     @ that is not known.
     """
     if parts := method.parts():
@@ -181,9 +181,9 @@ def _made_for(method: Reranker) -> list[SetName]:
 def _refused(method: Reranker, name: SetName, allowed: frozenset[str]) -> str | None:
     """Why a method cannot read a set, as far as its name tells."""
     read = name.reading(method.needs())
-    for terms in () if read is None else read.terms:
-        if terms not in allowed:
-            return f"features {name.name}: their weights may not be used commercially: --accept-licence {terms}"
+    for condition in () if read is None else read.conditions:
+        if condition.option not in allowed:
+            return f"features {name.name}: their {condition.why}: {condition.option}"
     return _lacks(method, name.local is None, name.global_ is None) or (
         method.skip(name.card) if name.card.known else None  # else once the features tell
     )

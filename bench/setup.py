@@ -31,6 +31,7 @@ class Setup:
     whiten: str | None = None  # data set to learn PCA whitening on
     device: str = "cpu"
     accept_licence: frozenset[str] = frozenset()
+    trust_code: frozenset[str] = frozenset()  # foreign code that extractors may run
     search: str = "blocks"  # how the first stage searches; it finds the same in any way
     executor: Executor = Local()  # where images are extracted and queries scored
     shortlist: Path | None = None  # other people's candidate lists, instead of a first stage of our own
@@ -50,6 +51,12 @@ class Setup:
                 f"--whiten {self.whiten}: with --shortlist there is no first stage to whiten",
                 hint="leave one of them out",
             )
+
+    @property
+    def agreed(self) -> frozenset[str]:
+        """The conditions that were agreed to, as they are typed."""
+        licences = (f"--accept-licence {name}" for name in self.accept_licence)
+        return frozenset((*licences, *(f"--trust-code {name}" for name in self.trust_code)))
 
     @property
     def lists(self) -> Path | None:

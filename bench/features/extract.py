@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from bench.errors import UserError, unknown
 from bench.executor import Executor, Local
-from bench.extractor import Extractor, ExtractorSpec, LocalFeatures, weights_of
+from bench.extractor import About, Extractor, ExtractorSpec, LocalFeatures, weights_of
 from bench.features.fill import ExtractReport, fill
 from bench.features.items import Item
 from bench.features.precision import PRECISIONS
@@ -57,13 +57,25 @@ class Part:
     cls: Any  # the declared class
     options: Any
 
-    @property
+    @cached_property
+    def about(self) -> About:
+        """What its options tell of it. UserError for options that name nothing."""
+        here = hasattr(self.cls, "about") and self.cls.spec.skip() is None
+        return self.cls.about(self.options) if here else About()
+
+    @cached_property
     def spec(self) -> ExtractorSpec:
-        return self.cls.spec
+        return self.about.applied(self.cls.spec)
+
+    @property
+    def lacks_weights(self) -> bool:
+        """Whether its options name nothing that it could run with."""
+        named = self.given or self.about.label or self.cls.spec.skip()
+        return bool(self.cls.spec.takes) and not named
 
     @property
     def given(self) -> tuple[Path, ...]:
-        """The files that its options name."""
+        """The files that its options name, in the order of the options."""
         values = (getattr(self.options, name) for name in self.options.__dataclass_fields__)
         flat = (part for value in values for part in (value if isinstance(value, tuple) else (value,)))
         return tuple(part for part in flat if isinstance(part, Path))
@@ -71,34 +83,50 @@ class Part:
     @cached_property
     def key(self) -> str:
         """The name, with the contents of the files given and other options: equal keys mean equal features."""
-        plain = {k: v for k, v in asdict(self.options).items() if k != "descriptors"}
+        plain = {k: v for k, v in asdict(self.options).items() if k not in ("descriptors", *self.about.named)}
         changed = {k: v for k, v in plain.items() if v != getattr(type(self.options)(), k) and not _names_files(v)}
-        digests = [file_hash(path)[:8] for path in self.given]
+        digests = [self.about.label] if self.about.label else []
+        digests += [_content(path)[:8] for path in self.given]
+        if self.about.files:
+            contents = "".join(map(_content, self.about.files))
+            digests.append(hashlib.sha256(contents.encode()).hexdigest()[:8])
         if changed:
             digests.append(hashlib.sha256(json.dumps(changed, sort_keys=True, default=str).encode()).hexdigest()[:8])
         return "-".join([self.spec.name, *digests])
 
     def skip(self) -> str | None:
         """Why it cannot be extracted here, or None."""
-        if self.spec.takes and not self.given:
+        if self.lacks_weights:
             return f"needs weights: --features {self.spec.name}:{self.spec.takes}"
         return self.spec.skip()
 
     def identity(self, options: ExtractOptions) -> dict[str, object]:
         """What decides the features of an image, besides the image; no place of a file."""
         local = self.spec.gives != "global"
-        plain = {k: v for k, v in asdict(self.options).items() if k != "descriptors" and not _names_files(v)}
+        inside = ("descriptors", *self.about.named)
+        plain = {k: v for k, v in asdict(self.options).items() if k not in inside and not _names_files(v)}
         return {
             "extractor": self.spec.name,
             "version": [FORMAT, self.spec.version],
             "options": plain,
-            "weights": [file_hash(path) for path in weights_of(self.cls, self.options)],
+            "weights": [_content(path) for path in weights_of(self.cls, self.options)],
             "max_side": options.max_side,
             **({"local": self.key, "descriptors": options.descriptors} if local else {}),
             **({"precision": options.precision} if local else {}),
             # what is as ever is not said, so that stores made before there was a choice stay what they are
             **({} if options.max_megapixels == LARGEST else {"max_megapixels": options.max_megapixels}),
         }
+
+
+def _content(path: Path) -> str:
+    """sha256 of a file; a large one is read once, as long as it is not written to."""
+    stat = path.stat()
+    return _content_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _content_of(path: Path, size: int, changed: int) -> str:
+    return file_hash(path)
 
 
 def _names_files(value: object) -> bool:

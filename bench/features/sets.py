@@ -46,6 +46,15 @@ EXTRACTORS: Door[Any] = Door("extractor", "--features", "bench.features.extracto
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What a user must agree to before the features are extracted."""
+
+    option: str  # that agrees, as it is typed
+    why: str  # of what follows `its`
+    when: str  # to agree
+
+
+@dataclass(frozen=True)
 class SetName:
     """A feature set by name: its parts, before anything of it is extracted. Either part may be missing, not both."""
 
@@ -114,6 +123,20 @@ class SetName:
         return tuple(dict.fromkeys(card.noncommercial for card in cards if card.noncommercial))
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What a user must agree to: restricted licences, and foreign code that an extractor runs."""
+        code = dict.fromkeys(part.spec.runs for part in self.parts if isinstance(part, Part) and part.spec.runs)
+        return (
+            *(
+                Condition(
+                    f"--accept-licence {name}", "weights may not be used commercially", "if your use is allowed by it"
+                )
+                for name in self.terms
+            ),
+            *(Condition(f"--trust-code {name}", f"extractor runs code of {name}", "if you trust it") for name in code),
+        )
+
+    @property
     def packages(self) -> tuple[str, ...]:
         """The modules that its extractors need."""
         specs = (part.spec for part in self.parts if isinstance(part, Part))
@@ -176,15 +199,15 @@ def _part(text: str, where: str) -> Part | Import:
             given[key] = value
         elif equals and "/" not in key:
             raise unknown(f"option of {name}", key, fields)
-        elif fields and fields[0] not in given:
-            given[fields[0]] = piece
+        elif free := [field for field in fields if field not in given]:
+            given[free[0]] = piece
         else:
             raise UserError(f"{where}: {name} takes no weights file", hint=f"--features {takes}")
     try:
         part = Part(cls, read_options(cls.Options, given, name, f"--features {name}:"))
     except UserError as error:
         raise UserError(error.message, hint=error.hint or f"--features {takes}") from error
-    if part.spec.takes and not part.given:
+    if part.lacks_weights:
         raise UserError(f"{where}: {name} needs weights", hint=f"--features {takes}")
     for path in part.given:
         if not path.exists() or path == Path():
@@ -411,6 +434,8 @@ class FeatureExtractor:
         parts = [part for part in self.name.parts if isinstance(part, Part)]
         if len(parts) != len(self.name.parts):
             raise UserError(f"--features {name}: imported features cannot be extracted", hint="see `features`")
+        if code := [condition for condition in self.name.conditions if condition.option.startswith("--trust-code")]:
+            raise UserError(f"--features {name}: its {code[0].why}, which is for runs alone", hint="see `features`")
         self._parts = [PartExtractor(part, options, device) for part in parts]
 
     @property
