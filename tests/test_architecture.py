@@ -14,6 +14,7 @@ METHODS_IN_BENCH = {
     "bench.first_stages.kernel": "its options are those of the reranker `asmk`",
     "bench.first_stages.asmk": "the kernel and its codebook are those of the reranker `asmk`",
     "bench.features.extractors.sop": "the product variant's features are those of its own trained trunk",
+    "bench.features.extractors.sscd": "its ResNet-50 is that of the product variant",
 }
 GROUND_FLOOR = {"bench.errors", "bench.files", "bench.names"}  # all that adapters may use of the harness
 
