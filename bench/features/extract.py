@@ -75,8 +75,9 @@ class Part:
 
     @property
     def given(self) -> tuple[Path, ...]:
-        """The files that its options name, in the order of the options."""
-        values = (getattr(self.options, name) for name in self.options.__dataclass_fields__)
+        """The files that its options name and `about` does not, in the order of the options."""
+        fields = (name for name in self.options.__dataclass_fields__ if name not in self.about.named)
+        values = (getattr(self.options, name) for name in fields)
         flat = (part for value in values for part in (value if isinstance(value, tuple) else (value,)))
         return tuple(part for part in flat if isinstance(part, Path))
 
@@ -104,12 +105,13 @@ class Part:
         """What decides the features of an image, besides the image; no place of a file."""
         local = self.spec.gives != "global"
         inside = ("descriptors", *self.about.named)
+        weights = self.about.files or weights_of(self.cls, self.options)
         plain = {k: v for k, v in asdict(self.options).items() if k not in inside and not _names_files(v)}
         return {
             "extractor": self.spec.name,
             "version": [FORMAT, self.spec.version],
             "options": plain,
-            "weights": [_content(path) for path in weights_of(self.cls, self.options)],
+            "weights": [_content(path) for path in weights],
             "max_side": options.max_side,
             **({"local": self.key, "descriptors": options.descriptors} if local else {}),
             **({"precision": options.precision} if local else {}),

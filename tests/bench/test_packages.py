@@ -14,7 +14,7 @@ from bench.packages import PACKAGES, versions
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOMS = ("methods", "third_party", "bench/features", "bench/datasets", "bench/search.py", "bench/images.py")
 OWN = {"bench", "methods", "third_party"}
-LOADING = {"httpx"}  # reads bytes whose sha256 is known
+LOADING = {"httpx", "huggingface_hub"}  # read bytes whose sha256 is known or taken
 THREADS = {"threadpoolctl"}  # of a training
 
 
