@@ -961,7 +961,7 @@ def features(ctx: click.Context) -> None:
         except UserError as error:
             rows.append((name, "", "", "", "", error.message))
             continue
-        here = f"needs weights: {name}:{spec.takes}" if spec.takes else missing or "ready"
+        here = spec.skip() or (f"needs weights: {name}:{spec.takes}" if spec.takes else missing or "ready")
         dims = (size(dim, "by option") for dim in (spec.local_dim, spec.global_dim))
         rows.append((name, spec.summary, *dims, spec.card.licence, here))
     print_listing(("extractor", "what", "local", "global", "licence", "here"), rows)
