@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from third_party.backbones import Tokens, as_maps, probe
 
 CONFIG = "config.json"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the older and the newer name
-WANTED = (CONFIG, *PREPROCESSORS, "README.md", "*.safetensors", "*.safetensors.index.json")
+WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"
+WANTED = (CONFIG, *PREPROCESSORS, "README.md", WEIGHTS, INDEX)
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 EXAMPLE = "facebook/dinov2-base"
@@ -50,11 +51,11 @@ def find(model: str) -> Found:
     config = _config(folder, model)
     sizes = _sizes(config)
     dim = sizes[-1] if sizes else getattr(config, "hidden_size", None)
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.glob(WEIGHTS))
     if not weights:
         pickled = sorted(path.name for form in PICKLED for path in folder.glob(form))
         raise UserError(
-            f"{model}: no *.safetensors file"
+            f"{model}: no {WEIGHTS} file"
             + (f"; {pickled[0]} is a pickle or another framework's, which is not read" if pickled else ""),
             hint="convert it: load the model in transformers and save it by save_pretrained(folder)",
         )
@@ -70,15 +71,14 @@ def _from_hub(model: str) -> Path:
     if not HUB_NAME.fullmatch(model):
         raise UserError(
             f"{model}: no such folder, and no name of a model on the hub",
-            hint=f"give a folder with {CONFIG} and *.safetensors, or OWNER/NAME, for example {EXAMPLE}",
+            hint=f"give a folder with {CONFIG} and {WEIGHTS}, or OWNER/NAME, for example {EXAMPLE}",
         )
-    try:
-        folder = Path(snapshot_download(model, allow_patterns=list(WANTED), local_files_only=True))
-        if (folder / CONFIG).is_file() and any(folder.glob("*.safetensors")):
-            return folder
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass  # it is not in the cache
-    copy = f"download its {CONFIG}, {PREPROCESSORS[0]} and *.safetensors elsewhere and give their folder"
+    cached = None
+    with suppress(LocalEntryNotFoundError, OSError, ValueError):  # it is not in the cache
+        cached = Path(snapshot_download(model, allow_patterns=list(WANTED), local_files_only=True))
+    if cached is not None and (_complete(cached) or constants.HF_HUB_OFFLINE):
+        return cached  # what it lacks is said where it is read
+    copy = f"download its {CONFIG}, {PREPROCESSORS[0]} and {WEIGHTS} elsewhere and give their folder"
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{model}: neither a folder nor in the hub's local cache, and HF_HUB_OFFLINE is set", hint=copy)
     try:
@@ -89,6 +89,17 @@ def _from_hub(model: str) -> Path:
             f"{model}: not in the hub's local cache, and it cannot be downloaded ({type(error).__name__}: {line})",
             hint=copy,
         ) from error
+
+
+def _complete(folder: Path) -> bool:
+    """Whether nothing of a cached model has to be downloaded: other programs may have asked for a part of it."""
+    try:
+        shards = set(read_json(folder / INDEX)["weight_map"].values()) if (folder / INDEX).is_file() else ()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    weights = {path.name for path in folder.glob(WEIGHTS)}
+    preprocessor = any((folder / name).is_file() for name in PREPROCESSORS)
+    return (folder / CONFIG).is_file() and preprocessor and bool(weights) and weights.issuperset(shards)
 
 
 def _config(folder: Path, model: str) -> Any:

@@ -1,7 +1,8 @@
 """Feature sets: a local part and a global part, each extracted here or imported, read from their stores as one.
 
 A set is named `LOCAL+GLOBAL`, or `LOCAL` alone, which takes the default global descriptor; one extractor or one import
-may give both. `NAME:VALUE` sets the first option of an extractor, `NAME:OPTION=VALUE` any of them.
+may give both. `NAME:VALUE` sets the first option of an extractor, `NAME:OPTION=VALUE` any of them; another value
+without a name sets the next option.
 """
 
 from __future__ import annotations

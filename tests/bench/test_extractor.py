@@ -13,9 +13,9 @@ import torch
 
 from bench.conformance import check_extractor
 from bench.errors import UserError
-from bench.extractor import Card, LocalFeatures, extractor, waits
+from bench.extractor import About, Card, LocalFeatures, extractor, waits
 from bench.features.extract import ExtractOptions, Part, PartExtractor
-from bench.features.sets import EXTRACTORS
+from bench.features.sets import EXTRACTORS, SetName
 
 CARD = Card(None, "MIT")
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
@@ -174,3 +174,59 @@ def test_the_identity_is_name_version_options_and_weights_and_no_place(tmp_path:
     deeper = Part(Made, Made.Options(files[0], layers=4))
     assert deeper.key != one.key and deeper.identity(ExtractOptions()) != one.identity(ExtractOptions())
     assert "max_megapixels" not in one.identity(ExtractOptions())
+
+
+@extractor("told", gives="global", version=1, card=CARD, takes="MODEL")
+class Told:
+    """A global descriptor whose options say what it is."""
+
+    @dataclass(frozen=True)
+    class Options:
+        model: str = ""
+        power: float = 1.0
+
+    def __init__(self, options: Any, device: torch.device): ...
+
+    @staticmethod
+    def about(options: Any) -> About:
+        if not options.model:
+            return About()
+        place = Path(options.model)
+        card = Card(None, place.read_text(), noncommercial=place.read_text())
+        return About("small", (place,), ("model",), global_dim=3, card=card, full_size=True, runs="their/code")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        assert image.shape == IMAGE.shape
+        return np.array([1, 0, 0], np.float32)
+
+
+def test_options_may_tell_what_a_class_cannot(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("theirs")
+    part = Part(Told, Told.Options(str(tmp_path / "one")))
+    spec = part.spec
+    assert (spec.name, spec.card.licence, spec.global_dim, spec.local_dim) == ("told", "theirs", 3, 0)
+    assert spec.full_size and spec.runs == "their/code" and Told.spec.runs is None and Told.spec.card == CARD
+    extract = PartExtractor(part, ExtractOptions(max_side=32))
+    assert extract.dims == (0, 3) and len(extract(IMAGE)["global_descriptor"]) == 3
+    name = SetName(None, part)
+    assert [each.option for each in name.conditions] == ["--accept-licence theirs", "--trust-code their/code"]
+
+
+def test_what_options_name_is_known_by_its_contents_and_not_by_its_place(tmp_path: Path) -> None:
+    def key(file: str, power: float = 1.0) -> tuple[str, object]:
+        part = Part(Told, Told.Options(str(tmp_path / file), power))
+        return part.key, part.identity(ExtractOptions())
+
+    (tmp_path / "one").write_text("theirs")
+    (tmp_path / "copy").write_text("theirs")
+    (tmp_path / "other").write_text("ours")
+    assert key("one") == key("copy") and key("one")[0].startswith("told-small-")
+    for other in (key("other"), key("one", 2.0)):
+        assert other[0] != key("one")[0] and other[1] != key("one")[1]
+    (tmp_path / "copy").write_text("ours!!")  # of the same length
+    assert key("copy")[0] != key("one")[0]
+
+
+def test_options_that_name_nothing_are_a_skip() -> None:
+    part = Part(Told, Told.Options())
+    assert part.lacks_weights and "told:MODEL" in str(part.skip())

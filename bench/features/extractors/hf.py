@@ -46,7 +46,7 @@ class Hf:
 
     @dataclass(frozen=True)
     class Options:
-        model: str = ""  # folder with config.json and *.safetensors, or a name on the hub, such as facebook/dinov2-base
+        model: str = ""  # a folder of save_pretrained, or a name on the hub, such as facebook/dinov2-base
         pooling: Pooling = "own"  # own: the CLS token, or what the model pools itself where it has none
         size: int | None = None  # pixels of the longer side of the image or crop; none: as --max-side says
 

@@ -22,7 +22,7 @@ class HfPatches:
 
     @dataclass(frozen=True)
     class Options:
-        model: str = ""  # folder with config.json and *.safetensors, or a name on the hub, such as facebook/dinov2-base
+        model: str = ""  # a folder of save_pretrained, or a name on the hub, such as facebook/dinov2-base
         rank: Rank = "norm"  # what chooses the best patches: norm of the token, or cosine to the CLS token
         size: int | None = None  # pixels of the longer side of the image or crop; none: as --max-side says
         descriptors: int = 1000  # best-ranked patches kept

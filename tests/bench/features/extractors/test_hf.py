@@ -263,6 +263,50 @@ def test_a_name_is_looked_up_in_the_hubs_local_cache(
     np.testing.assert_array_equal(descriptor(Path("some/model"), picture), descriptor(own, picture))
 
 
+def test_a_part_of_a_model_in_the_cache_is_not_taken_for_the_whole(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other programs ask for the weights alone, or are stopped between two of their files."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from third_party.hf_backbone import find
+
+    partial = Path(shutil.copytree(own, tmp_path / "partial"))
+    asked: list[bool] = []
+
+    def snapshot_download(model: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        asked.append(local_files_only)
+        return str(partial if local_files_only else own)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert find("some/model").folder == partial and asked == [True]
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    (partial / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert find("some/model").folder == own and asked == [True, True, False]
+    (partial / "model.safetensors.index.json").unlink()
+    (partial / "preprocessor_config.json").unlink()
+    assert find("some/model").folder == own
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"no preprocessor_config.json"):
+        find("some/model")
+
+
+def test_a_download_that_fails_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    def snapshot_download(model: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        raise OSError("Name or service not known\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match="cannot be downloaded") as error:
+        SetName.parse("hf:some/model")
+    assert "Name or service" in error.value.message and "give their folder" in str(error.value)
+
+
 def _without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -295,7 +339,7 @@ def _text_model(folder: Path) -> None:
 BAD = {
     "no config.json": (_without("config.json"), "no config.json", "save_pretrained"),
     "pickled weights": (_pickled, "pytorch_model.bin is a pickle", "save_pretrained"),
-    "no weights": (_without("model.safetensors"), r"no \*.safetensors", "save_pretrained"),
+    "no weights": (_without("model.safetensors"), r"no model\*.safetensors", "save_pretrained"),
     "no preprocessor": (_without("preprocessor_config.json"), "no preprocessor_config.json", "copy"),
     "no mean": (_said("preprocessor_config.json", image_mean=None), "image_mean", "copy"),
     "one mean": (_said("preprocessor_config.json", image_mean=[0.5]), "image_mean", "copy"),
