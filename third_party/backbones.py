@@ -14,6 +14,8 @@ from bench.errors import UserError
 # words of a licence's name that keep commercial users out
 RESTRICTED = re.compile(r"(^|[^a-z])(nc|non-?commercial|amlr|research)([^a-z]|$)", re.IGNORECASE)
 
+MOST_PREFIX = 16  # CLS and register tokens; a detector's tokens of objects are more
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -53,14 +55,14 @@ def restricted(licence: str | None) -> str | None:
 def as_maps(tokens: Tensor, cells: tuple[int, int], name: str) -> tuple[Tensor, Tensor]:
     """(b, T, D) tokens as maps (b, D, h, w) of the last h * w of them, and the prefix (b, T - h * w, D).
 
-    UserError for a model that has fewer tokens than cells.
+    UserError for a model that has fewer tokens than cells, or so many more that they are no prefix.
     """
     rows, columns = cells
     prefix = tokens.shape[1] - rows * columns
-    if prefix < 0:
+    if not 0 <= prefix <= MOST_PREFIX:
         raise UserError(
             f"the backbone {name} gives {tokens.shape[1]} tokens for {rows}x{columns} cells",
-            hint="take a model that keeps a token of every patch",
+            hint="take a vision backbone that keeps a token of every patch, not a detector or a masked autoencoder",
         )
     return tokens[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns)), tokens[:, :prefix]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.features.dense import POOLINGS, cells_as_local, fitted, gem, pooled, seen
-from third_party.backbones import Tokens, restricted
+from third_party.backbones import Tokens, as_maps, restricted
 
 CPU = torch.device("cpu")
 
@@ -104,3 +104,16 @@ def test_licences_that_keep_commercial_users_out() -> None:
         assert restricted(licence) == licence
     for licence in ("apache-2.0", "mit", "dinov3-license", "cc-by-4.0", "other", "ncsa", None):
         assert restricted(licence) is None
+
+
+def test_the_last_tokens_are_the_cells_row_by_row_and_the_first_are_no_cells() -> None:
+    tokens = torch.arange(2 * 8 * 3).reshape(2, 8, 3)
+    maps, prefix = as_maps(tokens, (2, 3), "some")
+    assert torch.equal(prefix, tokens[:, :2]) and maps.shape == (2, 3, 2, 3)
+    assert torch.equal(maps[1, :, 1, 0], tokens[1, 2 + 3])
+
+
+@pytest.mark.parametrize("count", [5, 106])
+def test_tokens_that_are_no_map_with_a_prefix_are_refused(count: int) -> None:
+    with pytest.raises(UserError, match=f"the backbone some gives {count} tokens for 2x3 cells"):
+        as_maps(torch.zeros(1, count, 3), (2, 3), "some")
