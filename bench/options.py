@@ -10,9 +10,11 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from bench.errors import UserError, unknown
+
+Seed = Annotated[int, "seed"]  # type of an option that only draws other samples of one and the same method
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ def check_options(cls: type, where: str) -> None:
     """TypeError for a class that cannot be the options of `where`."""
     if not (is_dataclass(cls) and all(map(_has_default, fields(cls)))):
         raise TypeError(f"{where}: Options must be a dataclass whose fields all have defaults")
+
+
+def seeds_of(cls: type) -> tuple[str, ...]:
+    """The options of a class that are declared as seeds, whatever their names."""
+    types = typing.get_type_hints(cls, include_extras=True)
+    return tuple(field.name for field in fields(cls) if types[field.name] == Seed)
 
 
 def _has_default(field: Field) -> bool:

@@ -98,6 +98,7 @@ class Begun:
     together: tuple[str, ...] = ()  # folder names of the runs whose methods took turns query by query; none: this one
     skipped: Mapping[str, str]  # row -> why it cannot run here
     defaults: Mapping[str, Mapping[str, Any]]  # row -> option -> its value where none is given
+    seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # row -> its options that are seeds
     unreadable: Mapping[str, str]  # key of an image in the store -> why it has no features
     notes: tuple[str, ...] = ()  # sentences that stand under every table of the run
     features_noncommercial: str | None = None  # licence name of features that may not be used commercially

@@ -88,6 +88,7 @@ def replayed(name: str, options: Mapping[str, str], chosen: Chosen, decide: Deci
         identity=replace(base.record.identity, methods={name: identity}),
         extract_ms={key: ms for run, _ in chosen for key, ms in run.record.extract_ms.items()},
         defaults={name: {}},
+        seeds={},
         skipped={},
         failed={},
         cold={},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.features import FeatureBatch, FeatureCard, Features
-from bench.options import NoOptions, apply_preset, check_options, given_file, read_options
+from bench.options import NoOptions, Seed, apply_preset, check_options, given_file, read_options
 
 __all__ = [
     "Card",
@@ -21,6 +21,7 @@ __all__ = [
     "Features",
     "Reranker",
     "Scored",
+    "Seed",
     "apply_preset",
     "given_file",
     "register",

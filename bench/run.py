@@ -19,6 +19,7 @@ from bench.features.sets import FeatureSet, Progress
 from bench.files import file_hash, writing
 from bench.journal import Journal
 from bench.locks import alone
+from bench.options import seeds_of
 from bench.places import Places
 from bench.prepare import Chosen, Ready, prepare
 from bench.record import (
@@ -211,6 +212,7 @@ def _begin(
         together=tuple(together),
         skipped=chosen.skipped,
         defaults={row.name: _defaults(row.method.options) for row in chosen.rows},
+        seeds={row.name: found for row in chosen.rows if (found := seeds_of(type(row.method.options)))},
         unreadable=dict(ready.report.unreadable),
         notes=ready.said,
         features_noncommercial=ready.terms,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.reranker import Card, FeatureBatch, Features, Reranker, register
+from bench.reranker import Card, FeatureBatch, Features, Reranker, Seed, register
 
 PRIME = 1_000_003
 
@@ -18,7 +18,7 @@ class Random(Reranker):
 
     @dataclass(frozen=True)
     class Options:
-        seed: int = 0
+        seed: Seed = 0
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
         generator = torch.Generator().manual_seed(self.options.seed)

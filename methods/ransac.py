@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, apply_preset, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, Seed, apply_preset, register
 from methods import _matching, _verification
 from methods._matching import Matcher, Matches, match
 from methods._parallel import each
@@ -67,7 +67,7 @@ class Ransac(Reranker):
         engine: EngineName = "pycolmap"  # trials: exactly that many, no refinement; the others stop early and refine
         trials: int = 1000  # at most
         threshold: float = 8.0  # pixels of the query image
-        seed: int = 0  # of every pair
+        seed: Seed = 0  # of every pair
         score: Literal["inliers", "ratio", "weighted"] = "inliers"  # or per match; or the sum of their cosines
         preset: Literal["none", "delg"] = "none"  # delg: as the DELG paper verifies; sets all but descriptors and seed
 

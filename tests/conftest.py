@@ -202,7 +202,7 @@ METHOD = """
 import os, time
 import torch
 from dataclasses import dataclass
-from bench.reranker import Card, Reranker, register
+from bench.reranker import Card, Reranker, Seed, register
 
 @register("{name}", needs={needs}, card=Card(paper=None, licence="Apache-2.0"))
 class Added(Reranker):

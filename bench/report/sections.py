@@ -25,7 +25,8 @@ from bench.places import slug
 from bench.record import as_typed
 from bench.report.charts import Axis, front
 from bench.report.sensitivity import MEANING, change, order, places, sensitivity, signed
-from bench.report.statistics import compare, holm, tied_with_best
+from bench.report.seeds import members, metrics_of
+from bench.report.statistics import compare, holm, over_seeds, tied_with_best
 from bench.report.tables import Table, cells, newest_rows, per_query, to_csv, to_json
 from bench.report.thumbnails import Thumbnail
 from bench.report.verdict import SURE
@@ -115,12 +116,21 @@ class Section:
         return {run: run.rankings(self.blend) for run, _ in self.ranked.values()}
 
     @cached_property
-    def by_query(self) -> Mapping[str, pd.Series]:
-        """The main measure by query, in the data set's order, of everything ranked; NaN without positives."""
-        metrics = {run: run.metrics(self.blend) for run, _ in self.ranked.values()}
+    def by_seed(self) -> Mapping[str, list[pd.Series]]:
+        """The main measure by query, in the data set's order, of everything ranked, a Series a seed; NaN without
+        positives."""
+        metrics = metrics_of([run for run, _ in self.ranked.values()], self.blend)
         queries = [query.id for query in self.dataset.queries]
         where = main_difficulty(self.dataset), self.measure.name
-        return {name: per_query(metrics[run], row, *where).reindex(queries) for name, (run, row) in self.ranked.items()}
+        return {
+            name: [per_query(metrics[one], row, *where).reindex(queries) for one in members(run)]
+            for name, (run, row) in self.ranked.items()
+        }
+
+    @cached_property
+    def by_query(self) -> Mapping[str, pd.Series]:
+        """As `by_seed`, means over seeds."""
+        return {name: over_seeds(values) for name, values in self.by_seed.items()}
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -346,7 +356,7 @@ class Section:
             many += 1
         names = [*self.contenders[: many - 1], FIRST_STAGE]
         pairs = list(combinations(names, 2))
-        found = [compare(self.by_query[a], self.by_query[b], better=self.measure.better) for a, b in pairs]
+        found = [compare(self.by_seed[a], self.by_seed[b], better=self.measure.better) for a, b in pairs]
         known = [(pair, one) for pair, one in zip(pairs, found, strict=True) if one.queries]
         corrected = holm([one.p for _, one in known])
         told: dict[tuple[str, str], dict[str, Any]] = {}
@@ -445,7 +455,7 @@ class Section:
     def _commands(self) -> list[dict[str, Any]]:
         """How each of the runs whose rows stand in the table was made."""
         found = []
-        for run in dict.fromkeys(run for run, _ in self.rows.values()):
+        for run in dict.fromkeys(one for pooled, _ in self.rows.values() for one in members(pooled)):
             made, command = run.record.provenance, run.record.provenance.get("command")
             found.append(
                 {

@@ -179,7 +179,7 @@ def tied_with_best(
     """
     if not values:
         return frozenset()
-    means = {name: _mean(_seeds(of)) for name, of in sorted(values.items())}
+    means = {name: over_seeds(of) for name, of in sorted(values.items())}
     common = pd.concat(means, axis=1).dropna()
     best = max(means, key=lambda name: better * math.fsum(common[name].to_numpy()))
     others = [name for name in means if name != best]
@@ -189,6 +189,11 @@ def tied_with_best(
         unit = np.arange(len(pairs.queries)) if groups is None else _numbered(pairs.queries, groups)
         p_values.append(_flipped(pairs.delta, unit))
     return frozenset({best, *(name for name, p in zip(others, holm(p_values), strict=True) if p >= LEVEL)})
+
+
+def over_seeds(values: Values) -> pd.Series:
+    """Means over seeds by query; NaN where a seed has no value. ValueError as of `compare`."""
+    return pd.concat(_seeds(values), axis=1).astype(np.float64).mean(axis=1, skipna=False)
 
 
 def groups_of(grades: Mapping[str, Mapping[str, str]], queries: Iterable[str]) -> dict[str, str]:
@@ -269,11 +274,6 @@ def _seeds(values: Values) -> list[pd.Series]:
         if np.isinf(seed.to_numpy(np.float64)).any():
             raise ValueError("an infinite value")
     return seeds
-
-
-def _mean(seeds: Sequence[pd.Series]) -> pd.Series:
-    """By query; NaN where a seed has no value."""
-    return pd.concat(seeds, axis=1).astype(np.float64).mean(axis=1, skipna=False)
 
 
 def _paired(ours: Values, theirs: Values, better: int) -> _Pairs:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from bench.evaluation import CEILING, FIRST_STAGE, graded, main_difficulty
 from bench.metrics import MEASURES, Measure, measures, primary
 from bench.record import MethodCard
 from bench.report.latex import comment, escaped
+from bench.report.seeds import Seeds, members, metrics_of, pooled, spread
 from bench.report.statistics import Comparison, groups_of
 from bench.report.verdict import SURE, answer, clustered, verdict
 from bench.results import Run
@@ -48,6 +48,9 @@ GAINS = (
     Column("equal", "queries on which it is as good", 0),
     Column("worse", "queries on which it is worse", 0),
 )
+
+
+SPREAD = "sd seeds"  # the column of rows with several seeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,8 @@ def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
 def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] = ()) -> Table:
     """The table of one group of runs; of runs of one row with the same options and features, the newest stands.
 
-    `show` names options that the rows say even at their defaults. Raises UserError if the runs do not share one seal.
+    Runs that differ in a seed alone are one row. `show` names options that the rows say even at their defaults, and
+    seeds that stay rows of their own. Raises UserError if the runs do not share one seal.
     """
     if len({run.seal for run in runs}) != 1:
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
@@ -89,20 +93,21 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     dataset, header = runs[-1].dataset, runs[-1].shortlist.header
     main = _Quality(primary(dataset.protocol), main_difficulty(dataset))
     shown = _shown(dataset, main, _one_positive(runs[-1], main.difficulty))
-    columns = _columns(shown, main)
-    metrics = {run.folder: run.metrics(blend) for run in dict.fromkeys(run for run, _ in latest.values())}
-    anyone = metrics[runs[-1].folder]  # first stage and ceiling are the same in every run of one seal
+    columns = _columns(shown, main, any(isinstance(run, Seeds) for run, _ in latest.values()))
+    metrics = metrics_of([runs[-1], *(run for run, _ in latest.values())], blend)
+    anyone = metrics[runs[-1]]  # first stage and ceiling are the same in every run of one seal
     floor, top = (main.mean(anyone, name) for name in (FIRST_STAGE, CEILING))
-    values = {
-        name: _row(run, method, metrics[run.folder], shown, main, (floor, top))
-        for name, (run, method) in latest.items()
-    }
+    values = {name: _row(run, method, metrics, shown, main, (floor, top)) for name, (run, method) in latest.items()}
     rows = pd.DataFrame.from_dict(values, orient="index", columns=[c.name for c in columns])
     cards = {name: run.record.cards[method] for name, (run, method) in latest.items()}
     controls = frozenset(name for name in latest if cards[name].control)
     better = main.measure.better
     found = verdict(
-        {name: main.values(metrics[run.folder], row) for name, (run, row) in latest.items() if name not in controls},
+        {
+            name: [main.values(metrics[one], row) for one in members(run)]
+            for name, (run, row) in latest.items()
+            if name not in controls
+        },
         main.values(anyone, FIRST_STAGE),
         groups_of(dataset.grades, [query.id for query in dataset.queries]),
         better,
@@ -147,30 +152,42 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
 
 
 def label(run: Run, method: str, show: Collection[str] = ()) -> str:
-    """The row's name: the method, with the options that are not the defaults, and those in `show`."""
+    """The row's name: the method, with the options that are not the defaults, those in `show`, and how many seeds."""
     options = run.record.identity.methods[method].options
     defaults = run.record.defaults.get(method, {})
+    seeds = [f"{len(run.runs)} seeds"] if isinstance(run, Seeds) else []
     changed = [
         f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in options.items()
-        if key in show or value != defaults.get(key)
+        if (key in show or value != defaults.get(key)) and not (seeds and key in run.record.seeds[method])
     ]
-    return " ".join([method, *changed])
+    return " ".join([method, *changed, *seeds])
 
 
 def newest_rows(runs: Sequence[Run], show: Collection[str] = ()) -> dict[str, tuple[Run, str]]:
-    """Row as a table has it -> the newest run of it, and its name there.
+    """Row as a table has it -> the newest run of it, or its runs with several seeds, and its name there.
 
-    Rows whose names and options are equal while their features are not say what tells them apart.
+    Rows whose names and options are equal while their features are not say what tells them apart. So do rows of as many
+    seeds, where the code or the weights of some were others.
     """
     found: dict[tuple[str, tuple[str, ...]], tuple[Run, str]] = {}
     for run in runs:
         for row in run.record.costs:
             found[label(run, row, show), run.record.identity.methods[row].contents] = (run, row)
-    names = [name for name, _ in found]
+    rows = [
+        (label(run, row, show), run.record.identity.methods[row].contents, (run, row))
+        for run, row in pooled(found.values(), show)
+    ]
+    contents_of: dict[str, set[tuple[str, ...]]] = {}
+    for name, contents, _ in rows:
+        contents_of.setdefault(name, set()).add(contents)
+    marked = [
+        name if len(contents_of[name]) == 1 else f"{name} [features {'+'.join(sha[:8] for sha in contents)}]"
+        for name, contents, _ in rows
+    ]
     return {
-        name if names.count(name) == 1 else f"{name} [features {'+'.join(sha[:8] for sha in contents)}]": place
-        for (name, contents), place in found.items()
+        f"{name} [{place[0].said}]" if isinstance(place[0], Seeds) and marked.count(name) > 1 else name: place
+        for name, (*_, place) in zip(marked, rows, strict=True)
     }
 
 
@@ -248,12 +265,13 @@ def worth_saying(table: Table) -> tuple[Column, ...]:
     return tuple(kept)
 
 
-def _columns(shown: Sequence[_Quality], main: _Quality) -> tuple[Column, ...]:
+def _columns(shown: Sequence[_Quality], main: _Quality, seeds: bool) -> tuple[Column, ...]:
     headroom = f"headroom {main.difficulty}"
     return (
         *(quality.column for quality in shown),
         Column(headroom, "share of the gap between first stage and ceiling that is closed, percent", 0, 1),
         *GAINS,
+        *((Column(SPREAD, "standard deviation of the main measure over seeds, points", 2),) if seeds else ()),
         Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
         Column("extract ms", "median ms to decode a query and extract what first stage and method read of it", 0, -1),
         Column("total ms", "extract ms, the first stage's search and ms/query p50: all that a new query costs", 0, -1),
@@ -277,13 +295,13 @@ def per_query(metrics: pd.DataFrame, method: str, difficulty: str, measure: str)
 def _row(
     run: Run,
     method: str,
-    metrics: pd.DataFrame,
+    metrics: Mapping[Run, pd.DataFrame],
     shown: Sequence[_Quality],
     main: _Quality,
     bounds: tuple[float, float],
 ) -> dict[str, float]:
     """One method's values by column name; `bounds` are first stage and ceiling of `main` in percent."""
-    row = {quality.name: quality.mean(metrics, method) for quality in shown}
+    row = {quality.name: quality.mean(metrics[run], method) for quality in shown}
     floor, top = bounds
     gap = main.measure.better * (top - floor)
     row[f"headroom {main.difficulty}"] = 100 * (row[main.name] - floor) / (top - floor) if gap > 0 else float("nan")
@@ -292,6 +310,7 @@ def _row(
     cost, cold = run.record.costs[method], run.record.cold.get(method)
     return row | {
         **dict.fromkeys((column.name for column in GAINS), float("nan")),
+        SPREAD: spread(main.mean(metrics[one], method) for one in members(run)),
         "ms/query p50": total.median(),
         "ms/query p95": float(np.percentile(total, 95)),
         **_new_query(run, method, float(total.median())),
@@ -321,15 +340,15 @@ def _notes(
     latest: Mapping[str, tuple[Run, str]],
     cards: Mapping[str, MethodCard],
     controls: frozenset[str],
-    metrics: Mapping[Path, pd.DataFrame],
+    metrics: Mapping[Run, pd.DataFrame],
     main: _Quality,
     blend: Blend,
     bounds: tuple[float, float],
 ) -> tuple[str, ...]:
-    runs = list(dict.fromkeys(run for run, _ in latest.values()))
+    runs = list(dict.fromkeys(one for run, _ in latest.values() for one in members(run)))
     floor, top = bounds
     machine = runs[-1].record.identity.hardware
-    anyone = metrics[runs[-1].folder]
+    anyone = metrics[runs[-1]]
     scorable = main.values(anyone, FIRST_STAGE).notna().any()  # an older run may have no positives
     notes = [
         f"First stage {floor:.1f}, ceiling of these lists {top:.1f} ({main.name}, percent). "
@@ -341,6 +360,7 @@ def _notes(
     notes += _nothing_to_gain(runs[-1], bounds)
     notes += _without_value(runs[-1].dataset, anyone, main.measure.name)
     notes += _all_tied(latest, contenders)
+    notes += _over_seeds(latest, metrics, main) if scorable else []
     notes.append(
         f"Measured on {_machine(machine)}; "
         "ms/query is of cached features; extract ms was measured when the features were made."
@@ -441,9 +461,34 @@ def _all_tied(latest: Mapping[str, tuple[Run, str]], contenders: Sequence[str]) 
     notes = []
     for name in contenders:
         run, method = latest[name]
-        scores = run.scores[run.scores["method"] == method].groupby(["list", "query"])["score"]
-        if run.shortlist.header.k > 1 and (scores.max() == scores.min()).all():
+        if run.shortlist.header.k > 1 and all(_without_order(one, method) for one in members(run)):
             notes.append(f"{name} gave all candidates of every query the same score: its row is the first stage's.")
+    return notes
+
+
+def _without_order(run: Run, method: str) -> bool:
+    """Whether it gave all candidates of every query one score."""
+    scores = run.scores[run.scores["method"] == method].groupby(["list", "query"])["score"]
+    return bool((scores.max() == scores.min()).all())
+
+
+def _over_seeds(
+    latest: Mapping[str, tuple[Run, str]], metrics: Mapping[Run, pd.DataFrame], main: _Quality
+) -> list[str]:
+    """What stands in the rows of several seeds."""
+    notes = []
+    for name, (run, method) in latest.items():
+        if isinstance(run, Seeds):
+            values = [main.mean(metrics[one], method) for one in run.runs]
+            notes.append(
+                f"{name} (seeds {run.said}): {main.name} of each {', '.join(f'{value:.2f}' for value in values)}; "
+                f"standard deviation {spread(values):.2f}."
+            )
+    if notes:
+        notes.append(
+            "A row of several seeds has the mean over them. Its interval is over queries and seeds, its p of each "
+            "query's mean, and its ms of all samples."
+        )
     return notes
 
 

@@ -36,6 +36,7 @@ LEFT_OUT = (
     "desc max",
     "ms/query p95",
     ("better", "equal", "worse"),
+    "sd seeds",
     "extract ms",
     "desc mean",
     "ms/pair",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.report.statistics import Comparison, compare, holm, tied_with_best
+from bench.report.statistics import Comparison, Values, compare, holm, over_seeds, tied_with_best
 
 SURE = 0.05  # a difference of smaller p is one
 
@@ -27,19 +27,22 @@ class Verdict:
 
 
 def verdict(
-    values: Mapping[str, pd.Series],
+    values: Mapping[str, Values],
     first_stage: pd.Series,
     groups: Mapping[str, Hashable] | None = None,
     better: int = 1,
 ) -> Verdict | None:
-    """From values by query; None where there is no contender or no query has a value."""
+    """From values by query, of each seed where there are several.
+
+    None where there is no contender or no query has a value.
+    """
     queries = int(first_stage.notna().sum())
     if not values or not queries:
         return None
     gains = {name: compare(of_query, first_stage, groups, better) for name, of_query in values.items()}
     corrected = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
     tied = tied_with_best(values, better=better)
-    best = sorted(tied, key=lambda name: -better * values[name].mean())
+    best = sorted(tied, key=lambda name: -better * over_seeds(values[name]).mean())
     return Verdict(gains, corrected, tuple(best), queries)
 
 

@@ -219,9 +219,9 @@ def test_runs_of_different_machines_never_share_a_table(run: Go, instances: Path
 
 
 def test_the_newest_row_of_a_method_stands_and_other_options_are_another_row(run: Go, instances: Path) -> None:
-    a = run(instances, "random").run
-    b = run(instances, "random", options={"random": {"seed": "4"}}).run
-    assert set(compare([a, b]).rows.index) == {"random", "random seed=4"}
+    a = run(instances, "mnn").run
+    b = run(instances, "mnn", options={"mnn": {"descriptors": "40"}}).run
+    assert set(compare([a, b]).rows.index) == {"mnn", "mnn descriptors=40"}
 
 
 def test_a_folder_of_an_odd_name_is_reported_like_any_other(
