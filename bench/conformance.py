@@ -60,8 +60,9 @@ def check_reranker(
     """Raise AssertionError, naming the method, if it breaks a promise that the harness relies on.
 
     k finite scores; the same scores on a second call, unless it says it is not `deterministic`; for a pairwise method
-    the same whatever the order and number of candidates; an image without local descriptors scores lowest (where local
-    descriptors are read) and crashes nothing; inputs and torch's global flags are left as they were.
+    the same whatever the order and number of candidates; explanations, if any, are of pairs that the images have, and
+    add up to the score; an image without local descriptors scores lowest (where local descriptors are read) and crashes
+    nothing; inputs and torch's global flags are left as they were.
     """
     card = features if isinstance(features, FeatureCard) else card_of(features)
     name = cls.spec.name
@@ -95,12 +96,25 @@ def check_reranker(
             found = scores_of(method, query, part)
             gap = (found - scores[chosen]).abs().max().item()
             assert gap <= tolerance, f"{name}: scores depend on the other candidates (by {gap:g})"
+    _check_explanations(method, query, images, scores, tolerance)
     if "local" in method.needs():
         empty = example(0, card, 99)
         found = scores_of(method, query, batch_of([*images, empty], truth))
         assert found[-1] <= found.min(), f"{name}: an image without descriptors outranks others"
         nothing = scores_of(method, empty, batch_of([*images, empty], truth))
         assert bool(torch.isfinite(nothing).all()), f"{name}: a query without descriptors gives non-finite scores"
+
+
+def _check_explanations(
+    method: Reranker, query: Features, images: list[Features], scores: torch.Tensor, tolerance: float
+) -> None:
+    name = method.spec.name
+    for image, score in zip(images, scores.tolist(), strict=True):
+        found = method.explain(query, image)
+        if found is not None:
+            for rows, of in ((found.query, query), (found.candidate, image)):
+                assert not len(rows) or int(rows.max()) < len(of), f"{name}: explains what is not there"
+            assert abs(found.score - score) <= tolerance, f"{name}: explains {found.score:g}, scored {score:g}"
 
 
 PICTURES = {"wide": (120, 160), "tall": (160, 120), "small": (24, 20), "one pixel": (1, 1)}  # height, width

@@ -16,6 +16,7 @@ from bench.options import NoOptions, Seed, apply_preset, check_options, given_fi
 
 __all__ = [
     "Card",
+    "Explanation",
     "FeatureBatch",
     "FeatureCard",
     "Features",
@@ -62,6 +63,49 @@ class Scored:
                 raise ValueError(f"{name} has shape {tuple(values.shape)}, the scores {tuple(self.scores.shape)}")
 
 
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The pairs of local descriptors behind one score.
+
+    Rows are those of the two images as `score` is given them. What the pairs add is the score.
+    """
+
+    query: Tensor  # (m,) long, rows of the query's descriptors
+    candidate: Tensor  # (m,) long, rows of the candidate's
+    adds: Tensor  # (m,) finite, what each pair adds to the score; 0: it does not count
+    inliers: Tensor | None = None  # (m,) bool, which pairs geometry explains; None: no geometry is looked at
+    what: str = "matches"  # what a method calls the pairs
+
+    def __post_init__(self) -> None:
+        m = len(self.adds)
+        for name in ("query", "candidate"):
+            rows = getattr(self, name)
+            if rows.dtype != torch.long or tuple(rows.shape) != (m,):
+                raise ValueError(f"{name} is {rows.dtype} {tuple(rows.shape)}, expected {m} rows of torch.long")
+            if bool((rows < 0).any()):
+                raise ValueError(f"{name} has the row {int(rows.min())}, expected none below 0")
+        if self.adds.ndim != 1 or not bool(torch.isfinite(self.adds).all()):
+            raise ValueError(f"adds has shape {tuple(self.adds.shape)}, expected ({m},) finite numbers")
+        if self.inliers is not None and (self.inliers.dtype != torch.bool or tuple(self.inliers.shape) != (m,)):
+            raise ValueError(
+                f"inliers is {self.inliers.dtype} {tuple(self.inliers.shape)}, expected ({m},) of torch.bool"
+            )
+
+    def __len__(self) -> int:
+        return len(self.adds)
+
+    @staticmethod
+    def counted(pairs: Tensor, inliers: Tensor | None = None) -> Explanation:
+        """Of a score that is the number of (m, 2) rows of query and candidate, or of those that are inliers."""
+        pairs = pairs.cpu()
+        adds = torch.ones(len(pairs)) if inliers is None else inliers.float()
+        return Explanation(pairs[:, 0].long(), pairs[:, 1].long(), adds, inliers)
+
+    @property
+    def score(self) -> float:
+        return float(self.adds.double().sum())
+
+
 class Reranker:
     """Scores the candidates of one query; higher is better. Everything else is the harness's.
 
@@ -98,6 +142,13 @@ class Reranker:
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor | Scored:
         """(k,) one finite score a candidate, in the order given. The only timed call."""
         raise NotImplementedError
+
+    def explain(self, query: Features, candidate: Features) -> Explanation | None:
+        """The pairs of descriptors that the score of this candidate is made of; None: it is not made of such.
+
+        Never timed. The images are those that `score` is given, after `load`.
+        """
+        return None
 
     def needs(self) -> frozenset[str]:
         """What is read; what was registered, unless the options decide."""

@@ -1,4 +1,4 @@
-"""LightGlue (Lindenberger et al., ICCV 2023): out of the box on XFeat (LighterGlue), ALIKED, DISK, DeDoDe, HardNet."""
+"""LightGlue (Lindenberger et al., ICCV 2023): out of the box on XFeat (LighterGlue), ALIKED, DISK and HardNet."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, given_file, register
+from bench.reranker import (
+    Card,
+    Explanation,
+    FeatureBatch,
+    FeatureCard,
+    Features,
+    Reranker,
+    Scored,
+    given_file,
+    register,
+)
 from methods._verification import Verification, verify
 
 # feature sets whose weights are had without giving a file
-SHIPPED = ("xfeat", "aliked", "disk", "dedode", "dog-affnet-hardnet")
+SHIPPED = ("xfeat", "aliked", "disk", "dog-affnet-hardnet")
 PAPER = "Lindenberger et al., LightGlue, ICCV 2023"
 TRAINED_ON = "synthetic homographies, then MegaDepth"  # LightGlue, section 4
-# kornia's DeDoDe gives descriptors of any norm to it; a feature set has them at unit norm, as all methods read them
-DEDODE = "not known; made for descriptors of any norm, and given those of unit norm here"
 
 
 @register(
@@ -111,7 +119,7 @@ class LightGlue(Reranker):
             )
         if self._kind == "xfeat":
             return self.spec.card
-        return replace(self.spec.card, paper=PAPER, trained_on=DEDODE if self._kind == "dedodeb" else TRAINED_ON)
+        return replace(self.spec.card, paper=PAPER, trained_on=TRAINED_ON)
 
     @torch.inference_mode()
     def score(self, query: Features, candidates: FeatureBatch) -> Scored:
@@ -121,16 +129,22 @@ class LightGlue(Reranker):
         matches = torch.tensor([len(pairs) for pairs, _ in found], dtype=torch.float32)
         if self.options.verify == "none":
             return Scored(matches, {})
-        inliers = torch.tensor([count for _, count in found], dtype=torch.float32)
+        inliers = torch.tensor([int(of.sum()) for _, of in found if of is not None], dtype=torch.float32)
         return Scored(inliers, {"matches": matches, "inliers": inliers})
 
-    def _matches(self, query: Features, candidate: Features) -> tuple[Tensor, int]:
-        """(m, 2) rows of query and candidate, and how many of them are inliers (0 where that is not asked)."""
+    @torch.inference_mode()
+    def explain(self, query: Features, candidate: Features) -> Explanation:
+        most = self.options.descriptors
+        return Explanation.counted(*self._matches(query.top(most), candidate.top(most)))
+
+    def _matches(self, query: Features, candidate: Features) -> tuple[Tensor, Tensor | None]:
+        """(m, 2) rows of query and candidate, and (m,) bool which are inliers, None where that is not asked."""
         pairs = self._model({"image0": _image(query), "image1": _image(candidate)})["matches"][0].cpu()
         if self.options.verify == "none":
-            return pairs, 0
+            return pairs, None
         query_points, candidate_points = query.keypoints.cpu()[pairs[:, 0]], candidate.keypoints.cpu()[pairs[:, 1]]
-        return pairs, verify(query_points.numpy(), candidate_points.numpy(), Verification()).count
+        verdict = verify(query_points.numpy(), candidate_points.numpy(), Verification())
+        return pairs, torch.from_numpy(verdict.inliers)
 
 
 def _image(features: Features) -> dict[str, Tensor]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from bench.reranker import Card, FeatureBatch, Features, Reranker, register
+from bench.reranker import Card, Explanation, FeatureBatch, Features, Reranker, register
 
 # (n, m) cosines of query and candidate descriptors -> () similarity
 MEANS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -40,3 +41,18 @@ class MaxSim(Reranker):
             if len(one) and len(image):
                 scores[i] = mean(one @ image.top(self.options.descriptors).descriptors.T).clamp(min=-1)
         return scores
+
+    def explain(self, query: Features, candidate: Features) -> Explanation | None:
+        """Each descriptor with its nearest one; of both directions, the query's descriptors first."""
+        one, other = (image.top(self.options.descriptors).descriptors for image in (query, candidate))
+        if not len(one) or not len(other):
+            return None
+        cosine = one @ other.T
+        best, nearest = cosine.max(dim=1)
+        rows, columns, adds = torch.arange(len(one), device=one.device), nearest, best / len(one)
+        if self.options.direction == "both":
+            back, row_of = cosine.max(dim=0)
+            rows = torch.cat([rows, row_of])
+            columns = torch.cat([columns, torch.arange(len(other), device=one.device)])
+            adds = torch.cat([adds, back / len(other)]) / 2
+        return Explanation(rows.cpu(), columns.cpu(), adds.cpu(), what="nearest neighbours")

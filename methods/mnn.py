@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.reranker import Card, FeatureBatch, Features, Reranker, register
-from methods._matching import match
+from bench.reranker import Card, Explanation, FeatureBatch, Features, Reranker, register
+from methods._matching import Matches, match
 from methods._parallel import each
 
 
@@ -35,6 +35,15 @@ class MutualNearestNeighbours(Reranker):
         one, most = query.top(self.options.descriptors).descriptors, self.options.descriptors
 
         def count(candidate: Features) -> Tensor:
-            return (match(one, candidate.top(most).descriptors).similarity >= self.options.similarity).sum()
+            return self._enough(match(one, candidate.top(most).descriptors)).sum()
 
         return torch.stack(each(count, candidates)).float()
+
+    def _enough(self, found: Matches) -> Tensor:
+        """(m,) bool, which matches are similar enough."""
+        return found.similarity >= self.options.similarity
+
+    def explain(self, query: Features, candidate: Features) -> Explanation:
+        one, other = (image.top(self.options.descriptors).descriptors for image in (query, candidate))
+        found = match(one, other)
+        return Explanation.counted(torch.stack([found.query, found.candidate], dim=1)[self._enough(found)])

@@ -9,7 +9,18 @@ from typing import Any, Literal
 
 import torch
 
-from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Scored, Seed, apply_preset, register
+from bench.reranker import (
+    Card,
+    Explanation,
+    FeatureBatch,
+    FeatureCard,
+    Features,
+    Reranker,
+    Scored,
+    Seed,
+    apply_preset,
+    register,
+)
 from methods import _matching, _verification
 from methods._matching import Matcher, Matches, match
 from methods._parallel import each
@@ -91,12 +102,25 @@ class Ransac(Reranker):
         scores, matches, inliers = torch.tensor(pairs, dtype=torch.float32).view(-1, 3).T
         return Scored(scores, {"matches": matches, "inliers": inliers})
 
+    def explain(self, query: Features, candidate: Features) -> Explanation:
+        matches, verdict = self._verified(query.top(self.options.descriptors), candidate)
+        inliers = torch.from_numpy(verdict.inliers)
+        adds = {
+            "inliers": inliers.float(),
+            "ratio": inliers.float() / max(1, len(matches)),
+            "weighted": matches.similarity.cpu().clamp(min=0) * inliers,
+        }
+        return Explanation(matches.query.cpu(), matches.candidate.cpu(), adds[self.options.score], inliers)
+
     @torch.inference_mode()  # of the thread that it runs in
     def _pair(self, query: Features, candidate: Features) -> tuple[float, int, int]:
         """Score, matches and inliers of one candidate."""
+        matches, verdict = self._verified(query, candidate)
+        return SCORES[self.options.score](matches, verdict), len(matches), verdict.count
+
+    def _verified(self, query: Features, candidate: Features) -> tuple[Matches, Verdict]:
         options, candidate = self.options, candidate.top(self.options.descriptors)
         matches = match(query.descriptors, candidate.descriptors, options.matcher, options.ratio, options.distance)
         query_points = query.keypoints[matches.query].numpy(force=True)
         candidate_points = candidate.keypoints[matches.candidate].numpy(force=True)
-        verdict = verify(query_points, candidate_points, options.verification())
-        return SCORES[options.score](matches, verdict), len(matches), verdict.count
+        return matches, verify(query_points, candidate_points, options.verification())

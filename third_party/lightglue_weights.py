@@ -30,11 +30,13 @@ KINDS: Mapping[str, str] = {
     "sift": "sift",
     "superpoint": "superpoint",
     "superpoint-320": "superpoint",
-    "dedode": "dedodeb",
     "dog-affnet-hardnet": "dog_affnet_hardnet",
 }
 # feature set -> why it cannot read the one that there is
-UNREAD: Mapping[str, str] = {"keynet-hardnet": "LightGlue for it reads affine frames, which are not stored"}
+UNREAD: Mapping[str, str] = {
+    "dedode": "LightGlue for it reads descriptors of any norm, and feature sets hold those of unit norm",
+    "keynet-hardnet": "LightGlue for it reads affine frames, which are not stored",
+}
 # kind -> its file, where it need not be given
 FILES: Mapping[str, Released] = {
     "aliked": of_package(
@@ -50,14 +52,6 @@ FILES: Mapping[str, Released] = {
         "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335",
         "https://huggingface.co/kornia/lightglue/resolve/main/disk_lightglue.pth",
         f"{RELEASES}/disk_lightglue.pth",
-    ),
-    "dedodeb": Released(
-        "LightGlue for DeDoDe",
-        None,
-        (
-            "https://huggingface.co/kornia/lightglue/resolve/main/dedodeb_lightglue.pth",
-            "https://cmp.felk.cvut.cz/~mishkdmy/models/dedodeb_lightglue.pth",
-        ),
     ),
     "dog_affnet_hardnet": Released(  # the one for DoG and HardNet, as kornia takes it
         "LightGlue for HardNet on DoG keypoints",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, given_file, register
+from bench.reranker import Card, Explanation, FeatureBatch, FeatureCard, Features, Reranker, given_file, register
 from methods.asmk.codebook import Codebook
 
 SHIPPED = Path(__file__).with_name("codebook.safetensors")
@@ -35,8 +35,7 @@ def aggregate(descriptors: Tensor, centroids: Tensor, assignments: int = 1, bina
     A descriptor falls into the `assignments` nearest of the (words, d) centroids. `binary` keeps signs alone, of which
     an exact zero counts as negative: the product of two such vectors is 1 - 2 times the share of differing signs.
     """
-    closeness = F.linear(descriptors, centroids, -centroids.square().sum(dim=1) / 2)
-    nearest = closeness.topk(assignments, dim=1).indices
+    nearest = nearest_words(descriptors, centroids, assignments)
     words, word_of = nearest.flatten().unique(return_inverse=True)
     residuals = (descriptors[:, None] - centroids[nearest]).flatten(0, 1)
     # a product with the membership matrix: on a GPU, index_add sums in no fixed order
@@ -47,6 +46,12 @@ def aggregate(descriptors: Tensor, centroids: Tensor, assignments: int = 1, bina
     return Aggregates(words, F.normalize(sums, dim=1))
 
 
+def nearest_words(descriptors: Tensor, centroids: Tensor, assignments: int) -> Tensor:
+    """(n, assignments) the nearest of the (words, d) centroids of (n, d) descriptors, nearest first."""
+    closeness = F.linear(descriptors, centroids, -centroids.square().sum(dim=1) / 2)
+    return closeness.topk(assignments, dim=1).indices
+
+
 def similarity(query: Aggregates, candidate: Aggregates, alpha: float, threshold: float) -> Tensor:
     """() Sum of u^alpha over the common words whose u, the cosine of their vectors, is at least `threshold`.
 
@@ -54,11 +59,16 @@ def similarity(query: Aggregates, candidate: Aggregates, alpha: float, threshold
     """
     if not len(query.words) or not len(candidate.words):
         return query.vectors.new_zeros(())
-    place = torch.searchsorted(candidate.words, query.words).clamp(max=len(candidate.words) - 1)
-    common = candidate.words[place] == query.words
-    cosine = (query.vectors[common] * candidate.vectors[place[common]]).sum(dim=1)
+    _, cosine = _common(query, candidate)
     kept = cosine[cosine >= threshold].clamp(min=0)
     return kept.pow(alpha).sum() / (len(query.words) * len(candidate.words)) ** 0.5
+
+
+def _common(query: Aggregates, candidate: Aggregates) -> tuple[Tensor, Tensor]:
+    """(c,) the words that both images have, which is at least one each, and (c,) the cosine of their vectors."""
+    place = torch.searchsorted(candidate.words, query.words).clamp(max=len(candidate.words) - 1)
+    common = candidate.words[place] == query.words
+    return query.words[common], (query.vectors[common] * candidate.vectors[place[common]]).sum(dim=1)
 
 
 @register(
@@ -137,3 +147,27 @@ class Asmk(Reranker):
     def _aggregate(self, image: Features, assignments: int) -> Aggregates:
         best = image.top(self.options.descriptors).descriptors
         return aggregate(best, self._centroids, assignments, self.options.binary)
+
+    def explain(self, query: Features, candidate: Features) -> Explanation | None:
+        """For each common word that counts, the two descriptors in it whose residuals are most alike."""
+        options, assignments = self.options, (self.options.assignments, 1)
+        best = [image.top(options.descriptors).descriptors for image in (query, candidate)]
+        one, other = (self._aggregate(image, n) for image, n in zip((query, candidate), assignments, strict=True))
+        if not len(one.words) or not len(other.words):
+            return None
+        words, cosine = _common(one, other)
+        kept = (cosine >= options.threshold) & (cosine > 0)
+        adds = cosine[kept].pow(options.alpha) / (len(one.words) * len(other.words)) ** 0.5
+        words_of = [nearest_words(of, self._centroids, n) for of, n in zip(best, assignments, strict=True)]
+        pairs = [self._alike(best, words_of, word) for word in words[kept].tolist()]
+        rows = torch.tensor(pairs, dtype=torch.long).view(-1, 2)
+        return Explanation(rows[:, 0], rows[:, 1], adds.cpu(), what="common words")
+
+    def _alike(self, descriptors: list[Tensor], words_of: list[Tensor], word: int) -> tuple[int, int]:
+        """A row of either image in this word."""
+        rows = [(words == word).any(dim=1).nonzero()[:, 0] for words in words_of]
+        one, other = (
+            F.normalize(of[at] - self._centroids[word], dim=1) for of, at in zip(descriptors, rows, strict=True)
+        )
+        place = int((one @ other.T).argmax())
+        return int(rows[0][place // len(other)]), int(rows[1][place % len(other)])

@@ -11,6 +11,7 @@ import torch
 
 from bench.reranker import (
     Card,
+    Explanation,
     FeatureBatch,
     FeatureCard,
     Features,
@@ -83,6 +84,12 @@ class SuperGlueMatches(Reranker):
         counts = torch.stack([(places >= 0).sum() for places, _ in found])
         sums = torch.stack([confidence[places >= 0].sum() for places, confidence in found])
         return Scored(counts.float(), {"confidence": sums})
+
+    def explain(self, query: Features, candidate: Features) -> Explanation:
+        one, other = self._keypoints(query), [self._keypoints(candidate)]
+        ((places, _),) = self._model.score(one, other, self.options.iterations, self.options.match_threshold)
+        rows = (places >= 0).nonzero()[:, 0]
+        return Explanation.counted(torch.stack([rows, places[rows]], dim=1))
 
     def _keypoints(self, image: Features) -> Keypoints:
         image = image.top(self.options.descriptors)
