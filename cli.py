@@ -708,6 +708,47 @@ def export(
             click.echo(f"written: {path}")
 
 
+@main.command()
+@click.argument("query")
+@click.argument("candidate")
+@click.option("--method", "-m", required=True, metavar="METHOD[@FEATURES]", help="A row of a finished run.")
+@click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Instead of the run's; repeatable.")
+@click.option("--run", "folder", type=_Folder(), help="[default: the newest that has the row and both images]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A .png. [default: show-QUERY-CANDIDATE-METHOD.png here]",
+)
+@_folders
+def show(
+    query: str,
+    candidate: str,
+    method: str,
+    options: tuple[str, ...],
+    folder: Path | None,
+    device: str,
+    out: Path | None,
+    places: Places,
+) -> None:
+    """Draw a query beside a candidate: which local descriptors a method matches, the score, the places, the label.
+
+    The matches are those that the score counts. Methods without any, such as rrt, show the two images and the score.
+    """
+    from bench.pair import pair
+    from bench.report.matches import draw, file_name, places_of, said
+    from bench.results import sound_run
+
+    runs = [sound_run(folder)] if folder else _finished(places.runs)
+    found = pair(runs, query, candidate, method, _options(options, (method,)), places, device)
+    path = draw(found, out or Path(file_name(found, method)))
+    click.echo(f"{found.row}: {said(found)}; {places_of(found)}; {found.kind}")
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"written: {path}")
+
+
 def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
     """The finished runs in a folder that are wanted, oldest first; those that are left out are named."""
     from bench.results import read_runs

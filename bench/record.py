@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bench.errors import UserError
+from bench.features.extract import ExtractOptions
 from bench.files import read_json, write_json
 from bench.reranker import Card
 from bench.scores import ColdStart
@@ -98,6 +99,7 @@ class Begun:
     together: tuple[str, ...] = ()  # folder names of the runs whose methods took turns query by query; none: this one
     skipped: Mapping[str, str]  # row -> why it cannot run here
     defaults: Mapping[str, Mapping[str, Any]]  # row -> option -> its value where none is given
+    extract: ExtractOptions | None = None  # how images were extracted; None: not known
     seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # row -> its options that are seeds
     unreadable: Mapping[str, str]  # key of an image in the store -> why it has no features
     notes: tuple[str, ...] = ()  # sentences that stand under every table of the run

@@ -150,7 +150,7 @@ def _measure(
             outcomes[folder] = Outcome(before, (*notes, already))
     together = sorted(folder.name for folder in identities if folder not in outcomes)
     opened = [
-        _begin(folder, identity, each, ready, together)
+        _begin(folder, identity, each, ready, setup, together)
         for each, (folder, identity) in zip(ready.chosen, identities.items(), strict=True)
         if folder not in outcomes
     ]
@@ -202,6 +202,7 @@ def _begin(
     identity: Identity,
     chosen: Chosen,
     ready: Ready,
+    setup: Setup,
     together: Sequence[str],
 ) -> _Open:
     """Write what is known before anything is scored; `together` are the runs whose methods take turns."""
@@ -212,6 +213,7 @@ def _begin(
         together=tuple(together),
         skipped=chosen.skipped,
         defaults={row.name: _defaults(row.method.options) for row in chosen.rows},
+        extract=setup.extract,
         seeds={row.name: found for row in chosen.rows if (found := seeds_of(type(row.method.options)))},
         unreadable=dict(ready.report.unreadable),
         notes=ready.said,
