@@ -124,15 +124,17 @@ def _lines(axes: Any, pair: Pair, one: _Placed, other: _Placed) -> int:
     segments, weights = np.stack([starts, ends], axis=1), np.abs(adds[kept])
     counts = weights > 0
     share = weights / weights.max() if counts.any() else weights
+    fine = 1 - 0.45 * len(kept) / LINES  # many lines would hide the images
     for which, colour, style, alpha in (
-        (~counts, OTHERS, (0, (4, 3)), np.full(len(kept), 0.45)),
-        (counts, COUNTS, "solid", 0.25 + 0.55 * share),
+        (~counts, OTHERS, (0, (4, 3)), np.full(len(kept), 0.5 * fine)),
+        (counts, COUNTS, "solid", fine * (0.3 + 0.55 * share)),
     ):
         if which.any():
             lines = LineCollection(
                 list(segments[which]), colors=colour, linewidths=0.9, linestyles=[style], alpha=alpha[which]
             )
-            lines.set_path_effects([withStroke(linewidth=2, foreground=(0, 0, 0, 0.3))])  # also seen on the sky
+            edge = withStroke(linewidth=1.6, foreground=(0, 0, 0, 0.35 * fine**2))  # seen on a sky, too
+            lines.set_path_effects([edge])
             axes.add_collection(lines)
             for points in (starts[which], ends[which]):
                 axes.scatter(*points.T, s=9, color=colour, edgecolors="black", linewidths=0.4, zorder=3)
