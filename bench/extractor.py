@@ -86,7 +86,7 @@ class Extractor(Protocol):
     unit norm, or both in that order. A field `descriptors` of its `Options` is what `--keep-descriptors` says; what is
     more than that is cut. `weights(options)`, where it is defined, names the files that decide its features;
     `waits(options)`, where it is defined, says what must be brought before it can run, or None;
-    `about(options)`, where it is defined, tells more than the class declares, as `About`, without running what it names.
+    `about(options)`, where it is defined, tells more than the class declares, as `About`, and runs nothing.
     """
 
     spec: ExtractorSpec
