@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from click.testing import Result
 import bench.datasets
 from bench import doors
 from bench.datasets import catalogue
+from bench.datasets.dataset import Dataset, Place, Query, dataset
 from bench.datasets.official.sources import Source
 from bench.errors import UserError
 from bench.places import Places
@@ -23,7 +25,7 @@ from bench.places import Places
 REPOSITORY = Path(bench.__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "data-sets.md"
 OFFICIAL = ["gldv2", "gldv2-private", "gldv2-public", "roxford", "roxford+1m", "rparis", "rparis+1m", "sop"]
-SHIPPED = ["demo", "folder", *OFFICIAL, "views"]
+SHIPPED = ["demo", "folder", *OFFICIAL, "views", "vpr"]
 FILE = """
 from pathlib import Path
 from bench.datasets.dataset import Dataset, File, Place, Query, Source, dataset
@@ -214,3 +216,28 @@ def test_the_list_says_what_a_data_set_lacks(tmp_path: Path, add_file: Callable[
     assert "KeyError: 'column'" in catalogue.state(catalogue.get("failing"), places)
     add_file("lost", FILE.replace("    image =", "    (place.data / 'lost.csv').read_text()\n    image ="))
     assert "lost.csv: No such file" in catalogue.state(catalogue.get("lost"), places)
+
+
+def test_options_follow_a_path_and_those_that_differ_are_part_of_the_name(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        side: float = 2.0
+        split: str = "all"
+
+    def read(place: Place) -> Dataset:
+        image = place.data / "a.png"
+        return Dataset(place.name, "instance", f"{place.options}", (Query("q", image),), {"a": image}, {})
+
+    said = {"summary": "a set", "licence": "MIT", "needs": "nothing"}
+    loader = dataset("tried", **said, takes="PATH", options=Options)(read)
+
+    def named(text: str) -> str:
+        return loader(Place(tmp_path, tmp_path, Path(text))).name
+
+    assert named(f"{tmp_path}:side=2:split=all") == named(f"{tmp_path}") == f"tried:{tmp_path}"
+    assert named(f"{tmp_path}:split=a/b:side=3") == f"tried:{tmp_path}:side=3:split=a/b"
+    assert named(named(f"{tmp_path}:side=0.1").removeprefix("tried:")) == f"tried:{tmp_path}:side=0.1"
+    with pytest.raises(UserError, match="unknown option of data set tried 'size'"):
+        named(f"{tmp_path}:size=3")
+    with pytest.raises(ValueError, match="options follow a path, and it takes none"):
+        dataset("tried", **said, options=Options)(read)
