@@ -95,7 +95,10 @@ def truncated_precision(ranks: np.ndarray, k: int, n_positives: int) -> float:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number in [0, 1] for the ranking of a query, NaN without positives; tables show its mean over queries."""
+    """A number in [0, 1] for the ranking of a query; tables show its mean over queries.
+
+    `lacking` is the value of a query without positives: NaN leaves it out of the mean, 0 counts it as missed.
+    """
 
     name: str  # of the mean over queries, and in files
     of_query: str  # of the value of one query
@@ -105,6 +108,7 @@ class Measure:
     shown: bool = True  # in tables; a primary measure always is
     digits: int = 1  # behind the point, in percent
     better: int = 1  # +1: more is better, -1: less
+    lacking: float = float("nan")
 
     def __post_init__(self) -> None:
         if self.better not in (1, -1):
@@ -147,6 +151,18 @@ MEASURES: Mapping[str, Measure] = _table(
         partial(truncated_precision, k=100),
         ("gldv2",),
     ),
+    *(
+        Measure(
+            f"Recall@{k}",
+            f"Recall@{k}",
+            f"share of all queries with a positive in the top {k}; one without any positive counts as missed",
+            partial(recall_at, k=k),
+            ("vpr",),
+            shown=k not in (20, 100),
+            lacking=0.0,
+        )
+        for k in (1, 5, 10, 20, 100)
+    ),
 )
 
 
@@ -161,8 +177,13 @@ def primary(protocol: str) -> Measure:
 
 
 def measure(ranks: np.ndarray, n_positives: int, name: str) -> float:
-    """The measure of that name, for example mAP, mP@10 or R@1, from the 0-based ranks of the positives found."""
-    return MEASURES[name].value(ranks, n_positives=n_positives)
+    """The measure of that name, for example mAP, mP@10 or R@1, from the 0-based ranks of the positives found.
+
+    >>> measure(np.array([], np.int64), 0, "R@1"), measure(np.array([], np.int64), 0, "Recall@1")
+    (nan, 0.0)
+    """
+    found = MEASURES[name]
+    return found.value(ranks, n_positives=n_positives) if n_positives else found.lacking
 
 
 def evaluate_query(
