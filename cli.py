@@ -301,9 +301,9 @@ def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--shortlist",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path),
         help="Candidates from a file instead of our own first stage: a TREC run, hloc's pairs, names or indices in an "
-        ".npz, or indices in an .npy, .safetensors, .pt or nn_inds .pkl.",
+        ".npz, indices in an .npy, .safetensors, .pt or nn_inds .pkl, or a folder of VPR predictions.",
     )
     @click.option(
         "--shortlist-order",
@@ -652,7 +652,7 @@ def _published(file: str, dataset: str | None, form: str) -> tuple[Claim, ...]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["trec", "hloc-pairs", "parquet", "csv", "bundle"]),
+    type=click.Choice(["trec", "hloc-pairs", "vpr-preds", "parquet", "csv", "bundle"]),
     default="trec",
     show_default=True,
 )
@@ -675,7 +675,7 @@ def export(
     blend: str,
     places: Places,
 ) -> None:
-    """Write a finished run for other programs: TREC runs and qrels, hloc pairs, Parquet or CSV tables.
+    """Write a finished run for other programs: TREC runs and qrels, hloc pairs, VPR predictions, tables.
 
     --to sends each row of its table to a run tracker: identity, numbers, and AP by query.
 
@@ -704,7 +704,8 @@ def export(
         for name in send(runs[-1], tracker, project or PROJECT, how):
             click.echo(f"sent to {tracker}: {name}")
     elif out is not None:
-        for path in write(runs[-1], form, out, how):
+        written = write(runs[-1], form, out, how)
+        for path in dict.fromkeys(path if path.parent == out else path.parent for path in written):
             click.echo(f"written: {path}")
 
 

@@ -4,6 +4,7 @@ Lists of names: a TREC run or hloc's pairs, plain or gzip'd; an `.npz` with `que
 Lists of gallery indices, best first, in the order of the data set's queries: an `.npy`, `.npz`, `.safetensors` or torch
 file with `candidates` (nq, k), or a pickle `nn_inds_*.pkl`. Arrays may have `similarities`, `scores` or `distances`
 (nq, k) beside them. What a file is, its first bytes say, and its suffix only where they do not.
+A folder has a text file for each query, as VPR-methods-evaluation writes them (`bench.predictions`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bench.errors import UserError
 from bench.files import file_hash, read_npz
 from bench.metrics import ranks_in
 from bench.names import Names, shown
+from bench.predictions import content_of, read_folder
 from bench.search import Found
 from bench.shortlist import Order, Policy, Shortlist, depth_of, graded_images, own_images, seal
 from bench.trec import GZIP, encoded, read_rows
@@ -78,7 +80,8 @@ def _worth(numbers: np.ndarray, meaning: Meaning) -> np.ndarray:
 class Lists:
     """What a file holds. `queries` are names, or None where the lists are in the order of the data set's queries.
 
-    `what` names the file's numbers and `meaning` what that name says of them.
+    `what` names the file's numbers and `meaning` what that name says of them. Names that are `paths_elsewhere` begin
+    with folders of the machine that wrote them.
     """
 
     queries: Sequence[str] | None
@@ -86,6 +89,7 @@ class Lists:
     what: str = "scores"
     meaning: Meaning = "similarities"
     notes: tuple[str, ...] = ()
+    paths_elsewhere: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +112,18 @@ def common_folder(paths: Iterable[Path]) -> Path:
 class Images:
     """Images that a file may name by id, by an id in another Unicode form, or by the path of their file.
 
-    A path may be whole, or its last parts as long as they fit one image.
+    A path may be whole, or its last parts as long as they fit one image. One from `elsewhere` ends with the whole path
+    below the folder that all images have in common.
     """
 
-    def __init__(self, files: Mapping[str, Path], index: Callable[[str], int], beside: Iterable[Path]):
-        self.files, self.index, self._beside = files, index, beside
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        index: Callable[[str], int],
+        beside: Iterable[Path],
+        elsewhere: bool = False,
+    ):
+        self.files, self.index, self._beside, self._elsewhere = files, index, beside, elsewhere
 
     @cached_property
     def _names(self) -> Names:
@@ -145,6 +156,9 @@ class Images:
         paths = {image: _parts(str(self.files[image].absolute())) for image in near}
         whole = [image for image, path in paths.items() if path == self._root + parts]
         fitting = whole or [image for image, path in paths.items() if path[-len(parts) :] == parts]
+        if self._elsewhere and not fitting:
+            below = {image: path[len(self._root) :] for image, path in paths.items()}
+            fitting = [image for image, path in below.items() if parts[-len(path) :] == path]
         if len(fitting) != 1:
             raise KeyError("several images" if fitting else "no image")
         return fitting[0]
@@ -164,6 +178,19 @@ def _text(path: Path) -> Lists:
         lists.append(Listed([row.image for row in rows], np.array([row.rank for row in rows]), numbers, at))
     notes = () if scored else (f"the pairs of {shown(path)} have no scores: a query's candidates rank as they stand",)
     return Lists(tuple(found), lists, "scores", notes=notes)
+
+
+def _predictions(path: Path) -> Lists:
+    found = read_folder(path)
+    lists = [
+        Listed(each.images, np.arange(len(each.images)), None, partial(_line_of_file, each.file.name, each.lines))
+        for each in found
+    ]
+    return Lists(tuple(each.query for each in found), lists, paths_elsewhere=True)
+
+
+def _line_of_file(file: str, lines: Sequence[int], entry: int) -> str:
+    return f"at place {entry + 1} ({shown(file)}, line {lines[entry]})"
 
 
 def _line(rows: Sequence[tuple[int, int]], entry: int) -> str:
@@ -336,7 +363,12 @@ FORMS = (
 
 
 def read_lists(path: Path) -> Lists:
-    """The lists of a file of any kind that FORMS knows; else of text. UserError for what is none."""
+    """The lists of a folder of predictions, or of a file of any kind that FORMS knows, else of text.
+
+    UserError for what is none.
+    """
+    if path.is_dir():
+        return _predictions(path)
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -370,7 +402,9 @@ def imported_shortlist(
     wheres = [f"{path}: the list of query {query.id!r}" for query in dataset.queries]
     numbers = [_values(w, read.what, listed, meaning or read.meaning) for w, listed in zip(wheres, lists, strict=True)]
     notes += _agreement(path, dataset, read, lists, meaning)
-    gallery = Images(dataset.gallery, order.index, [query.image for query in dataset.queries])
+    gallery = Images(
+        dataset.gallery, order.index, [query.image for query in dataset.queries], elsewhere=read.paths_elsewhere
+    )
     own, graded = own_images(dataset, order), graded_images(dataset, order)
     kept = []
     for where, listed, values, itself in zip(wheres, lists, numbers, own, strict=True):
@@ -391,7 +425,8 @@ def imported_shortlist(
         tuple(ranks_in(images, asked) for (images, _), asked in zip(kept, graded, strict=True)),
     )
     name = f"imported:{shown(path.name)}" + (f",{meaning}" if meaning else "")
-    made = seal(dataset, order, found, graded, name=name, content=file_hash(path), policy=policy, k=k)
+    content = content_of(path) if path.is_dir() else file_hash(path)
+    made = seal(dataset, order, found, graded, name=name, content=content, policy=policy, k=k)
     return Imported(made, (*read.notes, *notes))
 
 
@@ -405,7 +440,8 @@ def _of_queries(path: Path, dataset: Dataset, read: Lists) -> tuple[list[Listed]
             raise UserError(f"{path}: {len(read.lists)} lists, the data set has {len(ids)} queries", hint=hint)
         return list(read.lists), []
     files = {query.id: query.image for query in dataset.queries}
-    known = Images(files, {query: i for i, query in enumerate(ids)}.__getitem__, dataset.gallery.values())
+    numbers = {query: i for i, query in enumerate(ids)}
+    known = Images(files, numbers.__getitem__, dataset.gallery.values(), elsewhere=read.paths_elsewhere)
     found: dict[int, tuple[str, Listed]] = {}
     unknown = []
     for name, listed in zip(read.queries, read.lists, strict=True):

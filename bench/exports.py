@@ -18,6 +18,7 @@ from bench.evaluation import FIRST_STAGE, Rankings, graded
 from bench.files import whole, writing
 from bench.names import shown
 from bench.places import slug
+from bench.predictions import FOLDER, text_of
 from bench.results import Run
 
 
@@ -80,6 +81,28 @@ def export_pairs(run: Run, folder: Path, blend: Blend) -> list[Path]:
     return [_write(folder / "pairs.txt", lines())]
 
 
+def export_predictions(run: Run, folder: Path, blend: Blend) -> list[Path]:
+    """A folder METHOD/preds with a file of paths for each query, in the order of the blend, as VPR-methods-evaluation.
+
+    A data set of several difficulties has folders METHOD.DIFFICULTY. Files are numbered in the order of the queries.
+    """
+    written, rankings, files = [], run.rankings(blend), run.dataset.gallery
+    several = len(run.dataset.difficulties) > 1
+    for difficulty in run.dataset.difficulties:
+        for method in (FIRST_STAGE, *run.record.costs):
+            name = "first-stage" if method == FIRST_STAGE else slug(method)
+            place = folder / (f"{name}.{slug(difficulty)}" if several else name) / FOLDER
+            place.mkdir(parents=True, exist_ok=True)
+            for number, query in enumerate(run.dataset.queries):
+                positives, ignored = graded(run.shortlist, run.dataset, number, difficulty)
+                order = rankings.ranking(method, difficulty, number)
+                listed, right = ([files[run.shortlist.gallery[i]] for i in some] for some in (order, positives))
+                out = {files[run.shortlist.gallery[i]] for i in ignored}
+                text = text_of(query.image, [file for file in listed if file not in out], right)
+                written.append(_write(place / f"{number:03d}.txt", iter([text])))
+    return written
+
+
 def export_parquet(run: Run, folder: Path, blend: Blend) -> list[Path]:
     return _tables(run, folder, blend, "parquet")
 
@@ -112,6 +135,7 @@ def _write(path: Path, lines: Iterator[str]) -> Path:
 FORMATS: Mapping[str, Callable[[Run, Path, Blend], list[Path]]] = {
     "trec": export_trec,
     "hloc-pairs": export_pairs,
+    "vpr-preds": export_predictions,
     "parquet": export_parquet,
     "csv": export_csv,
     "bundle": export_bundle,

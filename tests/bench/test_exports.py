@@ -127,7 +127,8 @@ def test_a_disk_that_fills_leaves_no_half_of_a_file(done: Run, tmp_path: Path, f
     """The limit is the system's: beyond it, writing fails as on a full disk."""
     resource = pytest.importorskip("resource")
     _ = [done.scores, done.details, done.ledger, done.metrics()]  # read before writing is limited
-    whole = {path.name: path.read_bytes() for path in export(done, form, tmp_path / "whole")}
+    written = export(done, form, tmp_path / "whole")
+    whole = {path.relative_to(tmp_path / "whole"): path.read_bytes() for path in written}
     largest = max(map(len, whole.values()))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -138,7 +139,8 @@ def test_a_disk_that_fills_leaves_no_half_of_a_file(done: Run, tmp_path: Path, f
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    left = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    left = {path.relative_to(tmp_path / "out"): path.read_bytes() for path in files}
     assert len(left) < len(whole) and all(whole[name] == content for name, content in left.items())
 
 

@@ -222,6 +222,22 @@ def _trec_qrels(path: Path) -> object:
     return read_qrels(path)
 
 
+def _predictions(path: Path) -> object:
+    from bench.predictions import read_file
+
+    return read_file(path)
+
+
+def _listed_places(path: Path) -> object:
+    """A list of images beside the folders of a place-recognition set."""
+    from bench.datasets.vpr import Side
+
+    folder = path.parent / f"{path.name}-set" / "database"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.with_name("database_images_paths.txt").write_bytes(path.read_bytes())
+    return Side.of(folder, photographs=False)
+
+
 def _candidates(path: Path) -> object:
     from bench.candidates import imported_shortlist
     from bench.datasets import Dataset, Query
@@ -390,6 +406,8 @@ TARGETS: Mapping[str, Target] = {
     "gldv2-solution": Target(_solution, lambda: b"id,images,Usage\nt001,aaa1 bbb2,Public\nt002,None,Ignored\n"),
     "trec-run": Target(_trec_run, lambda: b"q Q0 a%20b 1 2.5 tag\nq Q0 c 2 1.5 tag\n"),
     "trec-qrels": Target(_trec_qrels, lambda: b"q 0 a 1\nq 0 b 0\n"),
+    "predictions": Target(_predictions, lambda: b"Query path:\nq\n\nPredictions paths:\na\nb\n\nPositives paths:\na\n"),
+    "places": Target(_listed_places, lambda: b"@584844.09@4477316.41@17@T@@.jpg\na/@1e3@-2.5@.png\n"),
     "candidates-npz": Target(_candidates, _candidates_seed, ".npz"),
     "candidates-pickle": Target(_candidates, lambda: pickle.dumps(np.arange(3).reshape(1, 3), 4), ".pkl"),
     "candidates-npy": Target(_candidates, _candidates_npy_seed, ".npy"),
