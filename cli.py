@@ -888,7 +888,7 @@ def _reads(row: Wanted, known: bool) -> str:
 @_folders
 @click.pass_context
 def datasets(ctx: click.Context, places: Places) -> None:
-    """List the data sets and whether they are here; download or verify one."""
+    """List the data sets and whether they are here; download, verify or convert one."""
     if ctx.invoked_subcommand is not None:
         return
     from bench.datasets import catalogue
@@ -949,6 +949,26 @@ def _list_files(source: Source, places: Places) -> None:
         place = f"unpacked into {places.data / file.unpack.target}" if file.unpack else str(places.data / file.path)
         click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
     click.echo(f"{len(source.files)} files; images: {source.image_set}; licence: {source.licence}")
+
+
+@datasets.command()
+@click.argument("listed", metavar="CSV", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("to", metavar="PATH", type=_Folder())
+@click.option("--zone", type=int, help="UTM zone that all names are in. [default: that of most images]")
+@click.option("--query-every", type=int, metavar="N", help="Make every N-th image a query, where no column says which.")
+@click.option("--copy", is_flag=True, help="Copy the photographs instead of linking to them.")
+def convert(listed: Path, to: Path, zone: int | None, query_every: int | None, copy: bool) -> None:
+    """Make a place-recognition folder for vpr:PATH from a list of photographs with coordinates.
+
+    CSV has the columns image, latitude, longitude and role (query or database). JSON lines are read, too.
+    """
+    from bench.datasets.convert import convert as make
+
+    made = make(listed, to, zone=zone, query_every=query_every, copy=copy)
+    click.echo(
+        f"{made.queries} queries and {made.database} images of the database, "
+        f"{'links' if made.linked else 'copies'} in UTM zone {made.zone} {'north' if made.north else 'south'}: {to}"
+    )
 
 
 @datasets.command(cls=_OfSources)

@@ -228,6 +228,12 @@ def _predictions(path: Path) -> object:
     return read_file(path)
 
 
+def _columns(path: Path) -> object:
+    from bench.columns import read_table
+
+    return read_table(path, ("image", "instance"), ("split",))
+
+
 def _listed_places(path: Path) -> object:
     """A list of images beside the folders of a place-recognition set."""
     from bench.datasets.vpr import Side
@@ -408,6 +414,8 @@ TARGETS: Mapping[str, Target] = {
     "trec-qrels": Target(_trec_qrels, lambda: b"q 0 a 1\nq 0 b 0\n"),
     "predictions": Target(_predictions, lambda: b"Query path:\nq\n\nPredictions paths:\na\nb\n\nPositives paths:\na\n"),
     "places": Target(_listed_places, lambda: b"@584844.09@4477316.41@17@T@@.jpg\na/@1e3@-2.5@.png\n"),
+    "columns-csv": Target(_columns, lambda: b'image;instance\r\na.jpg;mug\r\n"b;c.jpg";"lamp ""x"""\r\n'),
+    "columns-jsonl": Target(_columns, lambda: b'{"image": "a", "instance": 3}\n{"image": "b", "instance": "x"}\n'),
     "candidates-npz": Target(_candidates, _candidates_seed, ".npz"),
     "candidates-pickle": Target(_candidates, lambda: pickle.dumps(np.arange(3).reshape(1, 3), 4), ".pkl"),
     "candidates-npy": Target(_candidates, _candidates_npy_seed, ".npy"),
