@@ -1,4 +1,4 @@
-"""A user's own images: `gallery/`, `queries/` and `gnd.json`, or one folder per instance."""
+"""A user's own images: one folder per instance, a file that names instances, or queries with ground truth."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from bench.datasets import GRADES
 from bench.datasets.boxes import check_boxes
 from bench.datasets.dataset import Dataset, Instances, Place, Query, dataset, grade
+from bench.datasets.listed import GROUPS, INSTANCES, Finder, Listed, read_groups, read_instances
 from bench.errors import UserError
 from bench.files import read_text
 from bench.images import HEIF, HEIF_PACKAGE, Box, suffixes
@@ -43,33 +44,51 @@ BESIDE = frozenset(
     | {".pkl", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".safetensors", ".parquet", ".run", ".qrels"}
 )
 TEXTS = frozenset({"readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile"})
+LISTS = frozenset({".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json"})  # suffixes of files that name instances
 NAMED = 5  # files at most in a note
+
+
+@dataclass(frozen=True)
+class Options:
+    split: str = ""  # which images of instances.csv are read, where it has a column split of train and test
 
 
 @dataset(
     "folder",
-    summary="your images: gallery/, queries/ and gnd.json, or one folder per instance",
+    summary="your images: one folder per instance, a list of instances, or gallery/, queries/ and gnd.json",
     licence="yours",
     needs="the folder",
     takes="PATH",
+    options=Options,
 )
 def read(place: Place) -> Dataset:
     assert place.path is not None
-    return load(place.path, place.name)
+    return load(place.path, place.name, place.options.split)
 
 
-def load(path: Path, name: str | None = None) -> Dataset:
-    """The data set in a folder, by its layout.
+def load(path: Path, name: str | None = None, split: str = "") -> Dataset:
+    """The data set in a folder, by its layout, or that of a file which describes it.
 
     With `gnd.json`: {"gallery": [ids], "queries": [{"query": id, "box": [x1, y1, x2, y2] or absent, "easy": [ids],
-    "hard": [ids], "junk": [ids]}]}, scored as Revisited Oxford is. Otherwise every subfolder is one instance and every
-    image queries all the others (leave one out), itself excluded by id.
+    "hard": [ids], "junk": [ids]}]}, scored as Revisited Oxford is. Otherwise instances are those of `instances.csv`, or
+    JSON lines, with the columns image, instance and perhaps split, those of `groups.json`, or the subfolders. Every
+    image queries all the others (leave one out), itself excluded by id, unless the splits are query and gallery.
     """
-    require_folder(path)
+    file = path if path.is_file() and path.suffix.lower() in LISTS else None
+    root = path.parent if file else path
+    require_folder(root)
     name = name or f"folder:{path}"
-    if (path / TRUTH).is_file():
-        return _with_ground_truth(path, name)
-    return _by_instance(path, name)
+    told = [root / each for each in (TRUTH, *INSTANCES, GROUPS) if (root / each).is_file()]
+    if file is None and len(told) > 1:
+        raise UserError(
+            f"{path}: {' and '.join(each.name for each in told)} say what is right", hint=f"--dataset folder:{told[0]}"
+        )
+    file = file or next(iter(told), None)
+    if split and (file is None or file.name == TRUTH or _has_groups(file)):
+        raise UserError(f"{path}: no column split, so there is no split {split!r}", hint="leave the option out")
+    if file is None:
+        return _by_instance(path, name)
+    return _with_ground_truth(root, name) if file.name == TRUTH else _as_listed(root, file, name, split, path == file)
 
 
 def require_folder(path: Path, hint: str | None = None) -> None:
@@ -146,6 +165,43 @@ def _image_set(paths: Mapping[str, Path]) -> str:
     """Which files these are, by name and size; their contents are under the seal through the features."""
     listed = "\n".join(f"{image} {path.stat().st_size}" for image, path in sorted(paths.items()))
     return "files " + hashlib.sha256(listed.encode()).hexdigest()[:12]
+
+
+def _has_groups(file: Path) -> bool:
+    return file.suffix.lower() == Path(GROUPS).suffix
+
+
+def _as_listed(root: Path, file: Path, name: str, split: str, named: bool) -> Dataset:
+    """The data set that a file describes; `named` by the user, it may lie among files that it does not mean."""
+    found = None if named and not _has_groups(file) else look(root)
+    finder = Finder(root, lambda: look(root).images if found is None else found.images)
+    listed = read_groups(file, finder, finder.look()) if _has_groups(file) else read_instances(file, finder, split)
+    notes = list(listed.notes)
+    if found is not None:
+        notes += found.notes(root)
+        others = [image for image in found.images if image not in listed.files]
+        if others and not split:  # some of another split were counted
+            notes.append(f"Images that {file.name} does not name, left out: {len(others)} ({_some(others)}).")
+    gallery = {image: path for image, path in listed.files.items() if image not in (listed.queries or ())}
+    queries, grades = _queries_and_grades(listed)
+    if not queries:
+        raise UserError(
+            f"{file}: no instance has two images, so nothing can be found", hint="images of one instance share its name"
+        )
+    return Dataset(name, "instance", _image_set(listed.files), queries, gallery, grades, tuple(notes))
+
+
+def _queries_and_grades(listed: Listed) -> tuple[tuple[Query, ...], Mapping[str, Mapping[str, str]]]:
+    """Queries in the file's order, and what is right for them."""
+    members = listed.members()
+    if listed.queries is None:
+        several = {image for group in members if len(group) > 1 for image in group}
+        return tuple(Query(image, path) for image, path in listed.files.items() if image in several), Instances(members)
+    grades: dict[str, Mapping[str, str]] = {}
+    for group in members:
+        right = dict.fromkeys((image for image in group if image not in listed.queries), "easy")
+        grades |= {image: right for image in group if image in listed.queries}
+    return tuple(Query(image, path) for image, path in listed.files.items() if image in listed.queries), grades
 
 
 def _by_instance(path: Path, name: str) -> Dataset:

@@ -234,6 +234,14 @@ def _columns(path: Path) -> object:
     return read_table(path, ("image", "instance"), ("split",))
 
 
+def _groups(path: Path) -> object:
+    """A groups.json of three images."""
+    from bench.datasets.listed import Finder, read_groups
+
+    images = {name: Path(name) for name in "abc"}
+    return read_groups(path, Finder(path.parent, lambda: images), images)
+
+
 def _listed_places(path: Path) -> object:
     """A list of images beside the folders of a place-recognition set."""
     from bench.datasets.vpr import Side
@@ -416,6 +424,7 @@ TARGETS: Mapping[str, Target] = {
     "places": Target(_listed_places, lambda: b"@584844.09@4477316.41@17@T@@.jpg\na/@1e3@-2.5@.png\n"),
     "columns-csv": Target(_columns, lambda: b'image;instance\r\na.jpg;mug\r\n"b;c.jpg";"lamp ""x"""\r\n'),
     "columns-jsonl": Target(_columns, lambda: b'{"image": "a", "instance": 3}\n{"image": "b", "instance": "x"}\n'),
+    "groups": Target(_groups, lambda: b'{"x": ["a", "b"], "y": ["c"]}'),
     "candidates-npz": Target(_candidates, _candidates_seed, ".npz"),
     "candidates-pickle": Target(_candidates, lambda: pickle.dumps(np.arange(3).reshape(1, 3), 4), ".pkl"),
     "candidates-npy": Target(_candidates, _candidates_npy_seed, ".npy"),
