@@ -85,12 +85,31 @@ def recall_at(ranks: np.ndarray, k: int, n_positives: int) -> float:
 def truncated_precision(ranks: np.ndarray, k: int, n_positives: int) -> float:
     """Google Landmarks' average precision at k: rectangular, over the lesser of k and the positives.
 
-    The sum over the positives among the first k of the precision at their rank. NaN without positives.
+    The sum over the positives among the first k of the precision at their rank. NaN without positives. Of three
+    positives two are among the first 4, in places 1 and 4: precisions 1 and 2/4, over 3.
+
+    >>> truncated_precision(np.array([0, 3, 7]), 4, 3)
+    0.5
     """
     if n_positives == 0:
         return float("nan")
     found = np.sort(ranks[ranks < k])
     return float(((np.arange(len(found)) + 1) / (found + 1)).sum() / min(n_positives, k))
+
+
+def precision_with_query(ranks: np.ndarray, n_positives: int) -> float:
+    """Rectangular average precision of the list with the query itself at its head, as GPR1200 has it.
+
+    The query counts as a positive. NaN without other positives. One other, in second place without the query: the
+    precisions are 1 of the query and 2/3 of the other, over 2.
+
+    >>> round(precision_with_query(np.array([1]), 1), 4)
+    0.8333
+    """
+    if n_positives == 0:
+        return float("nan")
+    found = np.sort(ranks)
+    return float((1 + ((np.arange(len(found)) + 2) / (found + 2)).sum()) / (n_positives + 1))
 
 
 @dataclass(frozen=True)
@@ -122,6 +141,13 @@ def _table(*measures: Measure) -> dict[str, Measure]:
 # Adding a measure is adding it here. The first one of a protocol is its primary measure.
 MEASURES: Mapping[str, Measure] = _table(
     Measure("mAP", "AP", "mean average precision", average_precision, ("revisited", "instance")),
+    Measure(
+        "mAP with query",
+        "AP with query",
+        "mean of the rectangular average precision of lists that begin with the query itself",
+        precision_with_query,
+        ("gpr1200",),
+    ),
     *(
         Measure(
             f"mP@{k}",
@@ -139,7 +165,7 @@ MEASURES: Mapping[str, Measure] = _table(
             f"R@{k}",
             f"share of queries with a positive in the top {k}",
             partial(recall_at, k=k),
-            {5: ("instance",), 1000: ("sop",)}.get(k, ("instance", "sop")),
+            {5: ("instance",), 1000: ("sop",)}.get(k, ("instance", "sop", "gpr1200")),
             shown=k != 5,
         )
         for k in (1, 5, 10, 100, 1000)
@@ -150,6 +176,13 @@ MEASURES: Mapping[str, Measure] = _table(
         "mean of the rectangular average precision at 100",
         partial(truncated_precision, k=100),
         ("gldv2",),
+    ),
+    Measure(
+        "mAP@1000",
+        "AP@1000",
+        "mean of the rectangular average precision at 1000",
+        partial(truncated_precision, k=1000),
+        ("ilias",),
     ),
     *(
         Measure(

@@ -21,7 +21,7 @@ INSTANCE: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "All": (frozenset({"easy", "hard"}), frozenset({"junk"})),
 }
 GRADES = ("easy", "hard", "junk")
-PROTOCOLS = {"revisited": REVISITED, "instance": INSTANCE, "sop": INSTANCE, "gldv2": INSTANCE, "vpr": INSTANCE}
+PROTOCOLS = {"revisited": REVISITED} | dict.fromkeys(("instance", "sop", "gldv2", "vpr", "gpr1200", "ilias"), INSTANCE)
 
 
 @dataclass(frozen=True)

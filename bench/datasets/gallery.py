@@ -82,5 +82,15 @@ class Gallery(Mapping[str, Path]):
         return None
 
 
+def version_of(root: Path, images: Iterable[str]) -> str:
+    """Which files these are, by their paths below `root` and sizes; by paths alone where not all are at hand."""
+    names = sorted(images)
+    try:
+        lines = [f"{name} {(root / name).stat().st_size}" for name in names]
+    except OSError:
+        return "names " + hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    return "files " + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
 def _hash(image: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(image, digest_size=8).digest())

@@ -65,7 +65,7 @@ class Finder:
     def find(self, text: str) -> tuple[str, Path] | None:
         """Id and file of an image, or None for one that is not there; it is remembered as unknown."""
         path = PurePosixPath(text)
-        if not path.is_absolute() and ".." not in path.parts and encodable(text):
+        if path.name and not path.is_absolute() and ".." not in path.parts and encodable(text):
             file = self.root / path
             if path.suffix.lower() in suffixes() and file.is_file():
                 return path.with_suffix("").as_posix(), file

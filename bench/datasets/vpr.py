@@ -8,7 +8,6 @@ Nordland, SF-XL, AmsterTime and others are converted to (docs/protocols.md, Plac
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import numpy as np
 
 from bench.datasets.dataset import Dataset, Place, Query, dataset
 from bench.datasets.folder import look, require_folder
-from bench.datasets.gallery import Gallery, Layout
+from bench.datasets.gallery import Gallery, Layout, version_of
 from bench.datasets.utm import NORTHERN, on_earth, unproject
 from bench.errors import UserError
 from bench.files import read_text
@@ -243,17 +242,6 @@ def _on_earth(side: Side) -> np.ndarray:
     return found
 
 
-def _image_set(root: Path, ids: Sequence[str]) -> str:
-    """Which files these are, by name and size; by name alone where photographs are not at hand."""
-    lines = []
-    for image in sorted(ids):
-        try:
-            lines.append(f"{image} {(root / image).stat().st_size}")
-        except OSError:
-            return "names " + hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:12]
-    return "files " + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
 @dataset(
     "vpr",
     summary="place recognition: database/ and queries/, names @UTM_east@UTM_north@…@.jpg",
@@ -288,7 +276,7 @@ def read(place: Place) -> Dataset:
     return Dataset(
         place.name,
         "vpr",
-        _image_set(root, [*gallery, *asked]),
+        version_of(root, [*gallery, *asked]),
         tuple(Query(query, root / query) for query in asked),
         Gallery(gallery, [Layout(root, suffix="")], f"{root / DATABASE}"),
         grades,

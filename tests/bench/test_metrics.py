@@ -118,7 +118,10 @@ def test_every_protocol_has_its_measures_and_a_primary_one() -> None:
     assert {"mAP", "R@1", "R@10", "R@100"} <= set(measures("instance"))
     assert {"R@1", "R@10", "R@100", "R@1000"} <= set(measures("sop"))
     names = {protocol: primary(protocol).name for protocol in PROTOCOLS}
-    assert names == {"revisited": "mAP", "instance": "mAP", "sop": "R@1", "gldv2": "mAP@100", "vpr": "Recall@1"}
+    assert names == {"revisited": "mAP", "instance": "mAP", "sop": "R@1", "gldv2": "mAP@100", "vpr": "Recall@1"} | {
+        "gpr1200": "mAP with query",
+        "ilias": "mAP@1000",
+    }
     assert INSTANCE["All"][0] == {"easy", "hard"}
 
 

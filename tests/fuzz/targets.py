@@ -234,6 +234,29 @@ def _columns(path: Path) -> object:
     return read_table(path, ("image", "instance"), ("split",))
 
 
+def _instre(path: Path) -> object:
+    from bench.datasets.instre import read_truth
+
+    return read_truth(path)
+
+
+def _instre_seed() -> bytes:
+    from scipy.io import savemat
+
+    names, entries = np.empty((1, 1), object), np.empty((1, 1), [("ok", object), ("bbx", object)])
+    names[0, 0] = "a/1.jpg"
+    entries[0, 0] = (np.array([[1]], np.uint16), np.array([[1.0, 2, 3, 4]]))
+    file = io.BytesIO()
+    savemat(file, {"imlist": names, "qimlist": names, "gnd": entries}, do_compression=True)
+    return file.getvalue()
+
+
+def _boxes(path: Path) -> object:
+    from bench.datasets.ilias import read_box
+
+    return read_box(path)
+
+
 def _groups(path: Path) -> object:
     """A groups.json of three images."""
     from bench.datasets.listed import Finder, read_groups
@@ -425,6 +448,8 @@ TARGETS: Mapping[str, Target] = {
     "columns-csv": Target(_columns, lambda: b'image;instance\r\na.jpg;mug\r\n"b;c.jpg";"lamp ""x"""\r\n'),
     "columns-jsonl": Target(_columns, lambda: b'{"image": "a", "instance": 3}\n{"image": "b", "instance": "x"}\n'),
     "groups": Target(_groups, lambda: b'{"x": ["a", "b"], "y": ["c"]}'),
+    "instre": Target(_instre, _instre_seed, ".mat"),
+    "ilias-boxes": Target(_boxes, lambda: b"5 4 10 8\n12 2 8 20\n"),
     "candidates-npz": Target(_candidates, _candidates_seed, ".npz"),
     "candidates-pickle": Target(_candidates, lambda: pickle.dumps(np.arange(3).reshape(1, 3), 4), ".pkl"),
     "candidates-npy": Target(_candidates, _candidates_npy_seed, ".npy"),

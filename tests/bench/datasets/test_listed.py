@@ -181,6 +181,7 @@ BAD_GROUPS: dict[str, tuple[str, str]] = {
     ),
     "an image twice": ('[["other.png", "other"]]', "'other' is named twice, in the group 'group 1'$"),
     "unknown": ('[["other.png", "nobody.png"]]', r"names 1 images .* 'nobody\.png'"),
+    "the folder itself": ('[["other.png", "."]]', r"names 1 images .* '\.'"),
     "lone images": ('[["other.png"], ["shots/x.png"]]', "no instance has two images"),
 }
 
