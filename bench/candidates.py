@@ -142,6 +142,8 @@ class Images:
 
     def find(self, name: str) -> int:
         """The image's index. KeyError where none, or more than one, has the name; its text says which."""
+        if self._elsewhere and (ends := self._by_end(name)) is not None:
+            return self.index(ends)
         for spell in (str, encoded):  # encoded: a file may mean its %XX as they stand
             try:
                 return self.index(spell(name))
@@ -150,15 +152,26 @@ class Images:
         known = self._names.find(name) if not name.isascii() else None
         return self.index(known if known is not None else self._by_path(name))
 
+    @cached_property
+    def _below(self) -> tuple[dict[str, str], list[int]]:
+        """Images by their path below the common folder, and of how many parts such paths are, most first."""
+        root = common_folder([*self.files.values(), *self._beside])
+        found = {path.absolute().relative_to(root).as_posix(): image for image, path in self.files.items()}
+        return found, sorted({path.count("/") + 1 for path in found}, reverse=True)
+
+    def _by_end(self, name: str) -> str | None:
+        """The image whose whole path below the common folder the name ends with: the longest such path."""
+        known, depths = self._below
+        parts = name.split("/")
+        ends = ("/".join(parts[-depth:]) for depth in depths if depth <= len(parts))
+        return next((known[end] for end in ends if end in known), None)
+
     def _by_path(self, name: str) -> str:
         parts = _parts(name)
         near = self._by_name.get(parts[-1], ()) if parts else ()
         paths = {image: _parts(str(self.files[image].absolute())) for image in near}
         whole = [image for image, path in paths.items() if path == self._root + parts]
         fitting = whole or [image for image, path in paths.items() if path[-len(parts) :] == parts]
-        if self._elsewhere and not fitting:
-            below = {image: path[len(self._root) :] for image, path in paths.items()}
-            fitting = [image for image, path in below.items() if parts[-len(path) :] == path]
         if len(fitting) != 1:
             raise KeyError("several images" if fitting else "no image")
         return fitting[0]

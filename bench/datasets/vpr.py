@@ -32,6 +32,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FORM = "@UTM_east@UTM_north@zone@letter@…@.jpg, of which the first two are needed"
 CONVERT = "python cli.py datasets convert CSV PATH makes such a folder from latitudes and longitudes"
 NAMED = 5  # images at most in a message
+MANY = 500_000  # images from which on they are kept compactly, and looked up more slowly
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,9 @@ def read(place: Place) -> Dataset:
         "vpr",
         version_of(root, [*gallery, *asked]),
         tuple(Query(query, root / query) for query in asked),
-        Gallery(gallery, [Layout(root, suffix="")], f"{root / DATABASE}"),
+        {image: root / image for image in gallery}
+        if len(gallery) < MANY
+        else Gallery(gallery, [Layout(root, suffix="")], f"{root / DATABASE}"),
         grades,
         tuple(notes),
     )

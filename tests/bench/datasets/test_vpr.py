@@ -320,3 +320,11 @@ def test_a_run_prints_recall_and_says_what_is_missed(
     assert "left out of the means" not in said
     oracle = next(line for line in done.output.splitlines() if line.split()[:1] == ["oracle*"])
     assert oracle.split()[2] == "75.0"  # of four queries three can be found
+
+
+def test_a_large_set_is_kept_in_another_way_and_is_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = load(f"vpr:{place}")
+    monkeypatch.setattr("bench.datasets.vpr.MANY", 2)
+    large = load(f"vpr:{place}")
+    assert type(large.gallery) is not type(small.gallery) and dict(large.gallery) == dict(small.gallery)
+    assert large.grades == small.grades and large.image_set == small.image_set
