@@ -1051,6 +1051,7 @@ def features(ctx: click.Context) -> None:
 @click.option("--query-globals", type=click.Path(path_type=Path), help="Global descriptors of --queries.")
 @click.option("--local", metavar="EXTRACTOR", help="What made the local descriptors: its methods then run on them.")
 @click.option("--ordered", is_flag=True, help="For files without scores: their order is that of quality, best first.")
+@click.option("--into", type=_Folder(), help="Keep it here, beside what is imported of that kind; for `features diff`.")
 @_folders
 def import_features(
     kind: str,
@@ -1062,6 +1063,7 @@ def import_features(
     query_globals: Path | None,
     local: str | None,
     ordered: bool,
+    into: Path | None,
     places: Places,
 ) -> None:
     """Make a feature set from the files that others extracted; `features` says of each kind what PLACE is.
@@ -1074,6 +1076,7 @@ def import_features(
     """
     from bench.datasets.catalogue import load
     from bench.datasets.gldv2 import read_list
+    from bench.features.diff_sides import import_place
     from bench.features.extract import ExtractOptions
     from bench.features.importing import import_foreign
     from bench.features.imports.delg import import_delg, import_listed
@@ -1083,6 +1086,8 @@ def import_features(
 
     if (dataset is None) == (listing is None):
         raise click.UsageError("give --dataset, or --list for training images")
+    if listing is not None and into is not None:
+        raise click.UsageError("--into goes with --dataset")
     if listing is not None and kind != "delg":
         raise click.UsageError("--list is for delg")
     if kind == "delg" and (ordered or any((globals_, queries, query_globals, local))):
@@ -1103,6 +1108,7 @@ def import_features(
             assert dataset is not None
             data = load(dataset, places, images=False)
             place = part_folder(data.name, IMPORTS.get(kind), ExtractOptions(), places)
+            place = place if into is None else import_place(into, dataset, kind)
             if kind == "delg":
                 report = import_delg(data, folder, place, told)
             else:
@@ -1114,10 +1120,60 @@ def import_features(
             then += " --policy paper -o rrt.weights=FILE" if kind == "delg" else ""
             if (FeatureStore(place).identity or {}).get("global_dim") == 0:
                 then += " --shortlist FILE"
+            if into is not None:
+                then = f"features diff {kind} {shlex.quote(str(place))} --dataset {shlex.quote(dataset)}"
     for note in (*report.notes, *report.caveats):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{report.extracted} images imported, the others were up to date: {place}")
     click.echo(f"now: python cli.py {then}")
+
+
+@features.command("diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--dataset", "-d", required=True, metavar="NAME[:PATH]", help="The data set that both are of.")
+@click.option(
+    "--images", type=click.IntRange(1), default=200, show_default=True, help="Images whose keypoints are compared."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw of these images.")
+@click.option("--top-k", "-k", type=click.IntRange(1), default=100, show_default=True, help="Places of the lists.")
+@click.option("--max-side", type=click.IntRange(32), default=640, show_default=True, help="As in `run`.")
+@click.option("--keep-descriptors", type=click.IntRange(1), default=1000, show_default=True, help="As in `run`.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--format", "form", type=click.Choice(["terminal", "md", "json"]), default="terminal", show_default=True)
+@_folders
+def diff_features(
+    a: str,
+    b: str,
+    dataset: str,
+    images: int,
+    seed: int,
+    top_k: int,
+    max_side: int,
+    keep_descriptors: int,
+    device: str,
+    form: str,
+    places: Places,
+) -> None:
+    """Say why two feature sets of one data set differ: other crops, sizes, orders, lengths, weights.
+
+    A and B name feature sets as `run --features` does, or folders of stores: those that `features import --into` wrote,
+    and those in the cache. What is extracted here is extracted first.
+    """
+    from bench.device import resolve_device
+    from bench.features.diff import DiffOptions
+    from bench.features.diff_sides import diff_named
+    from bench.features.extract import ExtractOptions
+    from bench.report.features_diff import FORMATS, print_difference
+    from bench.report.terminal import progress_bars
+
+    extract, how = ExtractOptions(max_side, keep_descriptors), DiffOptions(images, top_k, seed)
+    with progress_bars() as progress:
+        found = diff_named(dataset, (a, b), extract, how, resolve_device(device), places, progress)
+    if form == "terminal":
+        print_difference(found)
+    else:
+        click.echo(FORMATS[form](found))
 
 
 class _Trainers(click.Group):

@@ -1,0 +1,349 @@
+"""Keypoints and local descriptors of one image in two feature sets: where they lie, and how alike they are.
+
+Keypoints are compared under a few changes that mistakes make of them: x and y swapped, a scale, the corner of a query's
+box, a shift. Where a scale or a shift must be known, sizes, extents and alike descriptors propose it; what counts is
+how many keypoints lie at one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.features import Features
+from bench.features.diff_numbers import Geometry, Spread
+from bench.images import Box
+
+RADIUS = 2.0  # pixels of the larger of both within which two keypoints lie at one place
+NEAR = 0.05  # pixels: of keypoints as near as the nearest, the one with the most alike descriptor is meant
+BESIDE = 8  # keypoints looked at around one
+ALIKE = 0.9  # cosine of descriptors that propose a scale or a shift
+ENOUGH = 5  # pairs that may propose one
+PLAIN = 0.9  # overlap at which nothing else is tried
+GAIN, LEAST = 0.2, 0.5  # overlap that a change must add, and reach
+CLOSE = 0.05  # overlaps as near as this are equal: then the simpler change is meant
+STEADY = 0.25  # pixels within which a shift must be the same in all images
+
+Points = np.ndarray  # (n, 2) x, y
+
+
+@dataclass(frozen=True)
+class Change:
+    """A kind of change of keypoints. Its numbers are those of each image."""
+
+    swapped: bool = False
+    scale: str = ""  # what proposes it; empty: none
+    corner: int = 0
+    shift: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How many mistakes it takes."""
+        return int(self.swapped) + bool(self.scale) + abs(self.corner) + 2 * self.shift  # of no known cause
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """One image in A and in B; `box` where it is a query's crop."""
+
+    a: Features
+    b: Features
+    box: Box | None = None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether descriptors have one length."""
+        return self.a.descriptors.shape[1] == self.b.descriptors.shape[1] > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Keypoints of both in one frame, that of the larger, and the scale (2,) of B over A."""
+
+    a: Points
+    b: Points
+    scale: np.ndarray
+
+
+Scale = Callable[[Both, Points, Points], np.ndarray | None]
+
+
+def _by_sizes(both: Both, a: Points, b: Points) -> np.ndarray | None:
+    sizes = both.a.image_size.double().numpy(), both.b.image_size.double().numpy()
+    return np.full(2, np.sqrt(sizes[1].prod() / sizes[0].prod()))
+
+
+def _by_extent(both: Both, a: Points, b: Points) -> np.ndarray | None:
+    most = min(len(a), len(b))
+    spread = a[:most].std(axis=0), b[:most].std(axis=0)
+    return None if most < 2 or min(map(np.min, spread)) <= 0 else spread[1] / spread[0]
+
+
+def _by_descriptors(both: Both, a: Points, b: Points) -> np.ndarray | None:
+    one, other = _alike(both)
+    if len(one) < ENOUGH:
+        return None
+    steps = range(1, min(len(one), 8))
+    apart = [np.concatenate([np.abs(p - np.roll(p, step, axis=0)) for step in steps]) for p in (a[one], b[other])]
+    ratios = []
+    for axis in range(2):
+        far = (apart[0][:, axis] > 0) & (apart[1][:, axis] > 0)
+        if not far.any():
+            return None
+        ratios.append(np.exp(np.median(np.log(apart[1][far, axis] / apart[0][far, axis]))))
+    return np.array(ratios)
+
+
+SCALES: Mapping[str, Scale] = {"sizes": _by_sizes, "extent": _by_extent, "descriptors": _by_descriptors}
+
+
+def _alike(both: Both) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of A and of B that are each other's nearest by descriptors, and alike."""
+    if not both.comparable or not len(both.a) or not len(both.b):
+        return np.zeros(0, int), np.zeros(0, int)
+    cosines = _unit(both.a.descriptors.numpy()) @ _unit(both.b.descriptors.numpy()).T
+    to, back = cosines.argmax(axis=1), cosines.argmax(axis=0)
+    rows = np.arange(len(to))
+    kept = (back[to] == rows) & (cosines[rows, to] > ALIKE)
+    return rows[kept], to[kept]
+
+
+def fitted(both: Both, change: Change) -> Fitted | None:
+    """The keypoints after a change; None where nothing says by how much."""
+    a, b = both.a.keypoints.double().numpy(), both.b.keypoints.double().numpy()
+    if change.swapped:
+        a = a[:, ::-1]
+    if change.corner:
+        if both.box is None:
+            return None
+        corner = np.array(both.box[:2], np.float64)
+        a, b = (a + corner, b) if change.corner > 0 else (a, b + corner)
+    scale = np.ones(2)
+    if change.scale:
+        proposed = SCALES[change.scale](both, a, b)
+        if proposed is None:
+            return None
+        scale = proposed
+    a, b = a * np.maximum(scale, 1), b * np.maximum(1 / scale, 1)
+    if change.shift:
+        one, other = _alike(both)
+        if len(one) < ENOUGH:
+            return None
+        a = a + np.median(b[other] - a[one], axis=0)
+    return Fitted(a, b, scale)
+
+
+def overlap(a: Points, b: Points) -> float:
+    """Share of the keypoints of the fewer, or the larger of the two shares, that have one of the other within RADIUS.
+
+    1 where both have none, 0 where one has none.
+    """
+    if not len(a) or not len(b):
+        return float(len(a) == len(b))
+    from scipy.spatial import cKDTree
+
+    shares = [
+        np.isfinite(cKDTree(there).query(here, distance_upper_bound=RADIUS)[0]).mean()
+        for here, there in ((a, b), (b, a))
+    ]
+    return float(max(shares))
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Rows of A and of B at one place."""
+
+    a: np.ndarray
+    b: np.ndarray
+    alone: np.ndarray  # (n,) bool: no other keypoint is as near
+    crowded: np.ndarray  # (n,) bool: so many are as near that not all were looked at
+
+
+def pairs(fit: Fitted, both: Both) -> Pairs:
+    """For each keypoint of A the nearest of B, and for each of B the nearest of A, within RADIUS.
+
+    Where several are as near, as of a keypoint with several orientations, the descriptor decides.
+    """
+    there = _nearest(fit.a, fit.b, both.a, both.b, both.comparable)
+    back = _nearest(fit.b, fit.a, both.b, both.a, both.comparable)
+    return Pairs(
+        np.concatenate([there.a, back.b]),
+        np.concatenate([there.b, back.a]),
+        np.concatenate([there.alone, back.alone]),
+        np.concatenate([there.crowded, back.crowded]),
+    )
+
+
+def _nearest(a: Points, b: Points, of_a: Features, of_b: Features, comparable: bool) -> Pairs:
+    if not len(a) or not len(b):
+        return Pairs(*np.zeros((2, 0), int), *np.zeros((2, 0), bool))
+    from scipy.spatial import cKDTree
+
+    most = min(BESIDE, len(b))
+    apart, rows = cKDTree(b).query(a, k=most, distance_upper_bound=RADIUS)
+    apart, rows = apart.reshape(len(a), most), rows.reshape(len(a), most)
+    inside = np.isfinite(apart[:, 0])
+    apart, rows = apart[inside], rows[inside]
+    near = apart <= apart[:, :1] + NEAR
+    rank = -apart
+    if comparable:
+        left, right = of_a.descriptors.numpy()[inside], of_b.descriptors.numpy()
+        there = np.where(near, rows, 0)
+        rank = np.einsum("nd,nkd->nk", _unit(left), _unit(right)[there])
+        rank = np.where(_zero(left)[:, None] & _zero(right)[there], 1.0, rank)
+    best = np.where(near, rank, -np.inf).argmax(axis=1)
+    together = near.sum(axis=1)
+    return Pairs(
+        np.flatnonzero(inside),
+        rows[np.arange(len(rows)), best],
+        together == 1,
+        (together == most) & (most < len(b)) & (most > 1),
+    )
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(1e-12)
+
+
+def _zero(rows: np.ndarray) -> np.ndarray:
+    return (rows == 0).all(axis=1)
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n,) cosines of the rows of (n, d) each. Those of two rows of zeros are 1, of one row of zeros 0."""
+    left, right = (_unit(rows.astype(np.float64)) for rows in (a, b))
+    return np.where(_zero(a) & _zero(b), 1.0, np.einsum("nd,nd->n", left, right))
+
+
+def _rooted(rows: np.ndarray) -> np.ndarray:
+    return np.sign(rows) * np.sqrt(np.abs(rows))
+
+
+def _bits(rows: np.ndarray) -> np.ndarray:
+    return np.where(rows > 0, 1.0, -1.0)
+
+
+# what descriptors of one side may have gone through: a square root (RootSIFT), or a bit a value
+CHANGES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {"roots": _rooted, "bits": _bits}
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Cosines of one image's overlapping keypoints: the median as they are, and after a change of A or of B."""
+
+    plain: float
+    after: Mapping[tuple[str, str], float]  # (change, the side that is so already)
+
+
+def descriptors(both: Both, at: Pairs) -> Descriptors | None:
+    """None where there are none to compare."""
+    if not both.comparable or at.crowded.all():
+        return None
+    a, b = both.a.descriptors.numpy()[at.a[~at.crowded]], both.b.descriptors.numpy()[at.b[~at.crowded]]
+    after = {}
+    for name, change in CHANGES.items():
+        after[name, "b"] = float(np.median(cosines(change(a), b)))
+        after[name, "a"] = float(np.median(cosines(a, change(b))))
+    return Descriptors(float(np.median(cosines(a, b))), after)
+
+
+def order(at: Pairs) -> float | None:
+    """Rank correlation of the rows of keypoints at one place, where no other is; None of fewer than ENOUGH."""
+    one, other = at.a[at.alone], at.b[at.alone]
+    if len(set(one.tolist())) < ENOUGH or len(set(other.tolist())) < ENOUGH:
+        return None
+    ranks = [_ranks(rows) for rows in (one, other)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(rows: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata
+
+    return rankdata(rows)
+
+
+def _changes(crops: bool) -> Iterator[Change]:
+    for swapped in (False, True):
+        for scale in ("", *SCALES):
+            yield from (Change(swapped, scale, corner) for corner in ((0, 1, -1) if crops else (0,)))
+            yield Change(swapped, scale, shift=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """Overlaps of an image under each change that could be tried on it."""
+
+    overlaps: Mapping[Change, float]
+
+
+def tried(both: Both, crops: bool) -> Tried:
+    """Overlaps under every change."""
+    fits = ((change, fitted(both, change)) for change in _changes(crops))
+    return Tried({change: overlap(fit.a, fit.b) for change, fit in fits if fit is not None})
+
+
+def chosen(images: Sequence[Tried]) -> Change:
+    """The simplest change under which keypoints overlap as much as under any; none, where none helps."""
+    known = {change: [each.overlaps.get(change, 0.0) for each in images] for each in images for change in each.overlaps}
+    medians = {change: float(np.median(values)) for change, values in known.items()}
+    plain = medians.get(Change(), 0.0)
+    most = max(medians.values(), default=0.0)
+    if most < LEAST or most < plain + GAIN:
+        return Change()
+    good = [change for change, value in medians.items() if value >= most - CLOSE]
+    return min(good, key=lambda change: (change.steps, -medians[change], str(change)))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """An image under the change that was chosen."""
+
+    plain: float
+    overlap: float
+    scale: np.ndarray
+    offset: np.ndarray | None  # median of B minus A, pixels of the larger; None without overlap
+    cosine: Descriptors | None
+    order: float | None
+
+
+def placed(both: Both, change: Change) -> Placed:
+    """Where a change cannot be made of an image, it is compared as it is."""
+    plain = fitted(both, Change())
+    assert plain is not None
+    fit = plain if change == Change() else fitted(both, change) or plain
+    at = pairs(fit, both)
+    moved = fit
+    if change.shift:  # what is asked is where keypoints lie, not where they were moved to
+        still = fitted(both, Change(change.swapped, change.scale, change.corner))
+        moved = fit if still is None else still
+    offset = np.median(moved.b[at.b] - moved.a[at.a], axis=0) if len(at.a) else None
+    as_is = overlap(plain.a, plain.b)
+    return Placed(
+        as_is,
+        as_is if fit is plain else overlap(fit.a, fit.b),
+        fit.scale,
+        offset,
+        descriptors(both, at),
+        order(at),
+    )
+
+
+def geometry(images: Sequence[Placed], change: Change) -> Geometry | None:
+    """Of all images under a change; None of none."""
+    plain, after = Spread.of(each.plain for each in images), Spread.of(each.overlap for each in images)
+    if plain is None or after is None:
+        return None
+    factor, stretch = None, 1.0
+    if change.scale:
+        factor = Spread.of_factors(float(np.sqrt(each.scale.prod())) for each in images)
+        stretch = float(np.exp(np.median([np.log(each.scale[0] / each.scale[1]) for each in images])))
+    offsets = np.array([each.offset for each in images if each.offset is not None]).reshape(-1, 2)
+    steady = None
+    if len(offsets) and after.median >= LEAST:
+        low, high = np.quantile(offsets, [0.25, 0.75], axis=0)
+        if (high - low <= STEADY).all():
+            x, y = np.median(offsets, axis=0).tolist()
+            steady = (x, y)
+    return Geometry(plain, after, change.swapped, factor, stretch, change.corner, change.shift, steady)
