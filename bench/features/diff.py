@@ -32,6 +32,7 @@ CHUNK = 256  # images read at a time
 WORST = 10  # images named
 ALIKE = 0.99  # agreement from which an image is not named
 FULL = 0.9  # median overlap from which no change of keypoints is looked for
+SHORTEST, SHARE = 10, 10  # lists are no longer than this, or this part of the gallery: all lists are alike in the end
 ELSEWHERE = 0.5  # share of images that stand elsewhere from which the order is another
 OTHER = 0.05  # relative difference of two sizes that rounding does not make
 
@@ -135,7 +136,7 @@ def diff(
     ]
     if not any(one and other for one, other in zip(*has, strict=True)):
         raise UserError(
-            f"{a.name} and {b.name}: one has local descriptors alone and the other global ones alone",
+            f"{a.name} and {b.name}: no kind of descriptor in common: one has local ones alone, the other global ones",
             hint="name sets that have one kind in common, LOCAL+GLOBAL",
         )
     boxes = {query_key(dataset, i): query.box for i, query in enumerate(dataset.queries) if query.box is not None}
@@ -357,6 +358,7 @@ def _globals(
         crops=Spread.of(cosine[crops]) if alike else None,
         change=found.change if moved is None or moved.elsewhere <= ELSEWHERE else moved.change,
         aligned=Spread.of(found.cosines),
+        chance=found.chance,
         untried="" if moved is not None and moved.elsewhere > ELSEWHERE else found.untried,
         elsewhere=0.0 if moved is None else moved.elsewhere,
         shift=None if moved is None else moved.shift,
@@ -394,7 +396,7 @@ def _lists(a: Stored, b: Stored, subject: _Subject, top_k: int) -> Lists | None:
         return None
     asked = {query_key(dataset, i): query for i, query in enumerate(dataset.queries)}
     own = np.array([places.get(asked[key].id, -1) if dataset.itself(asked[key]) else -1 for key in queries])
-    k = min(top_k, len(gallery) - int((own >= 0).any()))
+    k = min(top_k, max(SHORTEST, len(gallery) // SHARE), len(gallery) - int((own >= 0).any()))
     if k < 1:
         return None
     found = [
@@ -455,6 +457,7 @@ def _local(
         moved = order(means[0], means[1], these) if len(these) else None
     change_of, changed, cosine = _descriptors(list(found.values()))
     orders = [each.order for each in found.values() if each.order is not None and each.overlap >= FULL]
+    chances = [each.cosine.chance for each in found.values() if each.cosine is not None]
     local = Local(
         whole=geometries[0],
         crops=geometries[1],
@@ -462,6 +465,7 @@ def _local(
         change=change_of,
         changed=changed,
         order=float(np.median(orders)) if orders else None,
+        chance=float(np.median(chances)) if chances else 0.0,
         elsewhere=0.0 if moved is None else moved.elsewhere,
         shift=None if moved is None else moved.shift,
     )

@@ -29,6 +29,7 @@ class Aligned:
     change: str  # empty: nothing
     cosines: np.ndarray  # (n,) after it
     make: Change | None  # makes rows of A those of B; None where only similarities among images are compared
+    chance: float = 0.0  # median cosine of one image's A with another's B
     untried: str = ""
 
 
@@ -65,6 +66,7 @@ def aligned(a: Rows, b: Rows) -> Aligned:
     plain = cosines(a, b) if a.shape[1] == b.shape[1] else np.zeros(len(a))
     if not len(a) or np.median(plain) >= SAME:
         return Aligned("", plain, None)
+    chance = float(np.median(cosines(a, np.roll(b, 1, axis=0)))) if a.shape[1] == b.shape[1] else 0.0
     for name, change in _changes(a, b):
         if np.median(after := cosines(change(a), b)) >= SAME:
             return Aligned(name, after, change)
@@ -72,9 +74,9 @@ def aligned(a: Rows, b: Rows) -> Aligned:
         return Aligned(ROTATED, plain, None)
     if len(a) * (1 - 1 / HELD_OUT) < ENOUGH * (min(a.shape[1], b.shape[1]) + 1):
         few = f"{len(a)} images are too few to tell whether one is a linear map of the other"
-        return Aligned("", plain, None, few)
+        return Aligned("", plain, None, chance, few)
     held = max((_held_out(*pair) for pair in ((a, b), (b, a))), key=lambda found: float(np.median(found)))
-    return Aligned(LINEAR, held, None) if np.median(held) >= SAME else Aligned("", plain, None)
+    return Aligned(LINEAR, held, None) if np.median(held) >= SAME else Aligned("", plain, None, chance)
 
 
 def _changes(a: Rows, b: Rows) -> Iterator[tuple[str, Change]]:

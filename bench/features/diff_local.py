@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +25,7 @@ ENOUGH = 5  # pairs that may propose one
 PLAIN = 0.9  # overlap at which nothing else is tried
 GAIN, LEAST = 0.2, 0.5  # overlap that a change must add, and reach
 CLOSE = 0.05  # overlaps as near as this are equal: then the simpler change is meant
+TOGETHER = 0.8  # overlap from which a shift of all is looked for
 STEADY = 0.25  # pixels within which a shift must be the same in all images
 
 Points = np.ndarray  # (n, 2) x, y
@@ -57,6 +59,17 @@ class Both:
         """Whether descriptors have one length."""
         return self.a.descriptors.shape[1] == self.b.descriptors.shape[1] > 0
 
+    @cached_property
+    def alike(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of A and of B that are each other's nearest by descriptors, and alike."""
+        if not self.comparable or not len(self.a) or not len(self.b):
+            return np.zeros(0, int), np.zeros(0, int)
+        cosines = _unit(self.a.descriptors.numpy()) @ _unit(self.b.descriptors.numpy()).T
+        to, back = cosines.argmax(axis=1), cosines.argmax(axis=0)
+        rows = np.arange(len(to))
+        kept = (back[to] == rows) & (cosines[rows, to] > ALIKE)
+        return rows[kept], to[kept]
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -82,7 +95,7 @@ def _by_extent(both: Both, a: Points, b: Points) -> np.ndarray | None:
 
 
 def _by_descriptors(both: Both, a: Points, b: Points) -> np.ndarray | None:
-    one, other = _alike(both)
+    one, other = both.alike
     if len(one) < ENOUGH:
         return None
     steps = range(1, min(len(one), 8))
@@ -97,17 +110,6 @@ def _by_descriptors(both: Both, a: Points, b: Points) -> np.ndarray | None:
 
 
 SCALES: Mapping[str, Scale] = {"sizes": _by_sizes, "extent": _by_extent, "descriptors": _by_descriptors}
-
-
-def _alike(both: Both) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of A and of B that are each other's nearest by descriptors, and alike."""
-    if not both.comparable or not len(both.a) or not len(both.b):
-        return np.zeros(0, int), np.zeros(0, int)
-    cosines = _unit(both.a.descriptors.numpy()) @ _unit(both.b.descriptors.numpy()).T
-    to, back = cosines.argmax(axis=1), cosines.argmax(axis=0)
-    rows = np.arange(len(to))
-    kept = (back[to] == rows) & (cosines[rows, to] > ALIKE)
-    return rows[kept], to[kept]
 
 
 def fitted(both: Both, change: Change) -> Fitted | None:
@@ -128,7 +130,7 @@ def fitted(both: Both, change: Change) -> Fitted | None:
         scale = proposed
     a, b = a * np.maximum(scale, 1), b * np.maximum(1 / scale, 1)
     if change.shift:
-        one, other = _alike(both)
+        one, other = both.alike
         if len(one) < ENOUGH:
             return None
         a = a + np.median(b[other] - a[one], axis=0)
@@ -235,6 +237,7 @@ class Descriptors:
 
     plain: float
     after: Mapping[tuple[str, str], float]  # (change, the side that is so already)
+    chance: float  # of keypoints that are not at one place
 
 
 def descriptors(both: Both, at: Pairs) -> Descriptors | None:
@@ -246,7 +249,8 @@ def descriptors(both: Both, at: Pairs) -> Descriptors | None:
     for name, change in CHANGES.items():
         after[name, "b"] = float(np.median(cosines(change(a), b)))
         after[name, "a"] = float(np.median(cosines(a, change(b))))
-    return Descriptors(float(np.median(cosines(a, b))), after)
+    turned = np.roll(b, len(b) // 2, axis=0)
+    return Descriptors(float(np.median(cosines(a, b))), after, float(np.median(cosines(a, turned))))
 
 
 def order(at: Pairs) -> float | None:
@@ -341,7 +345,7 @@ def geometry(images: Sequence[Placed], change: Change) -> Geometry | None:
         stretch = float(np.exp(np.median([np.log(each.scale[0] / each.scale[1]) for each in images])))
     offsets = np.array([each.offset for each in images if each.offset is not None]).reshape(-1, 2)
     steady = None
-    if len(offsets) and after.median >= LEAST:
+    if len(offsets) and after.median >= TOGETHER:
         low, high = np.quantile(offsets, [0.25, 0.75], axis=0)
         if (high - low <= STEADY).all():
             x, y = np.median(offsets, axis=0).tolist()

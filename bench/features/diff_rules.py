@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.errors import listed
 from bench.features.diff_globals import LINEAR, ROTATED
-from bench.features.diff_numbers import Geometry, Globals, Numbers, Spread
+from bench.features.diff_numbers import Geometry, Globals, Numbers, Side, Spread
 
 UNIT = 2e-2  # a norm as near to 1 is one of few bits
 MOST = 0.5  # share of images of which a mistake must be true
 FULL = 0.9  # overlap of keypoints that are the same
 ALIKE = 0.95  # cosine of descriptors that are the same but for decoding or resizing
+KIN = 0.5  # of the way from chance to equality: descriptors of one extractor
 SMALL = 0.99  # overlap and cosines from which nothing is said
 ORDERED = 0.9  # rank correlation of rows in the same order
 RESIZED = 1.01  # factor that rounding does not make
@@ -43,6 +44,10 @@ def causes(numbers: Numbers) -> tuple[Cause, ...]:
     return tuple(cause for rule in RULES if (cause := rule(numbers)) is not None)
 
 
+def _letter(n: Numbers, side: Side) -> str:
+    return "A" if side is n.a else "B"
+
+
 def other_images(n: Numbers) -> Cause | None:
     lacking = [
         (side, [image for image in side.absent if image not in set(other.absent)])
@@ -51,8 +56,8 @@ def other_images(n: Numbers) -> Cause | None:
     lacking = [(side, images) for side, images in lacking if images]
     if not lacking:
         return None
-    missing = " and ".join(f"{len(images)} missing in {side.name}" for side, images in lacking)
-    named = ". ".join(f"{side.name} has no features of {listed(images)}" for side, images in lacking)
+    missing = " and ".join(f"{len(images)} missing in {_letter(n, side)}" for side, images in lacking)
+    named = ". ".join(f"{_letter(n, side)} has no features of {listed(images)}" for side, images in lacking)
     return Cause(f"other images ({missing})", f"{named}.")
 
 
@@ -83,10 +88,10 @@ def _not_normalised(a: Spread | None, b: Spread | None, n: Numbers, what: str) -
         return None
     if not _unit(a) and not _unit(b) and abs(a.median - b.median) <= UNIT * max(a.median, b.median):
         return None
-    which = [side.name for side, norms in ((n.a, a), (n.b, b)) if not _unit(norms)]
+    which = [_letter(n, side) for side, norms in ((n.a, a), (n.b, b)) if not _unit(norms)]
     return Cause(
         f"{what} are not normalised in {' and '.join(which)}",
-        f"Their norms are {_range(a)} in {n.a.name} and {_range(b)} in {n.b.name}.",
+        f"Their norms are {_range(a)} in A and {_range(b)} in B.",
     )
 
 
@@ -105,7 +110,7 @@ def local_norms(n: Numbers) -> Cause | None:
 def zero_globals(n: Numbers) -> Cause | None:
     if n.globals_ is None or n.a.zero_globals == n.b.zero_globals:
         return None
-    having = f"{n.a.zero_globals} images of {n.a.name} and {n.b.zero_globals} of {n.b.name}"
+    having = f"{n.a.zero_globals} images of A and {n.b.zero_globals} of B"
     return Cause("globals of zeros", f"{having} have a global descriptor of zeros.")
 
 
@@ -159,7 +164,9 @@ def parts(n: Numbers) -> Cause | None:
     if n.local is None or n.a.parts == n.b.parts:
         return None
     side = n.a if n.a.parts else n.b
-    return Cause(f"keypoints of {side.name} are parts of the sides, not pixels", "All of them lie within 0 and 1.")
+    return Cause(
+        f"keypoints of {_letter(n, side)} are parts of the sides, not pixels", "All of them lie within 0 and 1."
+    )
 
 
 def resized(n: Numbers) -> Cause | None:
@@ -171,7 +178,7 @@ def resized(n: Numbers) -> Cause | None:
         sides = "" if not _stretched(geometry) else f", and by another factor in x than in y ({geometry.stretch:.2f})"
         return Cause(
             f"images resized differently ({_factor(geometry.factor) or 'sides stretched'})",
-            f"Keypoints of {n.b.name} lie at {geometry.factor.median:.3g} times those of {n.a.name}{sides}.{also}",
+            f"Keypoints of B lie at {geometry.factor.median:.3g} times those of A{sides}.{also}",
         )
     if n.sizes is None or n.sizes.swapped > MOST or not (factor := _factor(n.sizes.factor)):
         return None
@@ -180,7 +187,7 @@ def resized(n: Numbers) -> Cause | None:
     but = " Their keypoints lie at the same places." if _local_is_same(n) else ""
     return Cause(
         f"images resized differently ({factor})",
-        f"Images of {n.b.name} have {n.sizes.factor.median:.3g} times the size of those of {n.a.name}.{but}",
+        f"Images of B have {n.sizes.factor.median:.3g} times the size of those of A.{but}",
     )
 
 
@@ -219,7 +226,7 @@ def shifted(n: Numbers) -> Cause | None:
     by = "half a pixel" if half else f"{x:.2g}, {y:.2g} pixels"
     return Cause(
         f"keypoints shifted by {by}",
-        f"Those of {n.b.name} lie {x:+.2f} pixels in x and {y:+.2f} in y from those of {n.a.name}.",
+        f"Those of B lie {x:+.2f} pixels in x and {y:+.2f} in y from those of A.",
     )
 
 
@@ -228,17 +235,17 @@ def crops(n: Numbers) -> Cause | None:
         return None
     seen = []
     if n.recut:
-        seen.append(f"{n.recut} queries have another size in {n.b.name} than in {n.a.name}, unlike other images")
+        seen.append(f"{n.recut} queries have another size in B than in A, unlike other images")
     local = n.local
     placed = local is not None and local.crops is not None and local.crops.overlap.median >= FULL
     if n.a.uncropped != n.b.uncropped and not placed:
         seen.append(
-            f"features of {n.a.uncropped} queries in {n.a.name} and of {n.b.uncropped} in {n.b.name} reach beyond the "
+            f"features of {n.a.uncropped} queries in A and of {n.b.uncropped} in B reach beyond the "
             f"query's box, of {n.boxed} sampled"
         )
     if local is not None and local.crops is not None and local.crops.corner:
-        whole = n.b if local.crops.corner > 0 else n.a
-        seen.append(f"keypoints of queries count from the corner of the whole image in {whole.name} alone")
+        whole = "B" if local.crops.corner > 0 else "A"
+        seen.append(f"keypoints of queries count from the corner of the whole image in {whole} alone")
     if local is not None and local.crops is not None and local.crops.moved and not (local.whole and local.whole.moved):
         seen.append("keypoints of queries are shifted, unlike those of other images")
     if not seen:
@@ -276,7 +283,7 @@ def cut(n: Numbers) -> Cause | None:
     if of_most and fewer.at_most >= max(AT_MOST, 2 / fewer.counts.count):
         return Cause(
             f"descriptors cut at another number ({n.a.most} against {n.b.most})",
-            f"{100 * fewer.at_most:.0f} % of the images of {fewer.name} have exactly {fewer.most}.",
+            f"{100 * fewer.at_most:.0f} % of the images of {_letter(n, fewer)} have exactly {fewer.most}.",
         )
     return Cause(
         f"other numbers of descriptors ({n.a.counts.median:.0f} against {n.b.counts.median:.0f})",
@@ -302,7 +309,7 @@ def descriptor_change(n: Numbers) -> Cause | None:
     side = n.a if n.local.changed == "a" else n.b
     more = ", as of RootSIFT" if n.local.change == "roots" else ""
     return Cause(
-        f"{NAMES[n.local.change]} in {side.name}",
+        f"{NAMES[n.local.change]} in {_letter(n, side)}",
         f"The same change of the other makes cosines {n.local.cosine.median:.3f} in the median{more}.",
     )
 
@@ -311,7 +318,7 @@ def bits(n: Numbers) -> Cause | None:
     if n.local is None or n.a.bits == n.b.bits or n.local.change == "bits":
         return None
     side = n.a if n.a.bits else n.b
-    return Cause(f"{NAMES['bits']} in {side.name}", "All values of its local descriptors have one size.")
+    return Cause(f"{NAMES['bits']} in {_letter(n, side)}", "All values of its local descriptors have one size.")
 
 
 def options(n: Numbers) -> Cause | None:
@@ -329,29 +336,61 @@ def _options(n: Numbers) -> Iterator[str]:
 
 
 def another(n: Numbers) -> Cause | None:
-    found = _others(n)
+    found = {kind: seen for kind, seen in _others(n).items() if not seen.kin}
     if not found or any(_options(n)):
         return None
+    return Cause(
+        f"another extractor or other weights{_whose(found, n)}", _sentence("; ".join(map(str, found.values())))
+    )
+
+
+def other_pixels(n: Numbers) -> Cause | None:
+    found = {kind: seen for kind, seen in _others(n).items() if seen.kin}
+    if not found or any(_options(n)):
+        return None
+    return Cause(
+        f"images of another size or decoding{_whose(found, n)}",
+        f"{_sentence('; '.join(map(str, found.values())))[:-1]}, so one extractor made both from other pixels.",
+    )
+
+
+def _whose(found: Mapping[str, Seen], n: Numbers) -> str:
     both = n.local is not None and n.globals_ is not None
-    whose = "" if len(found) == 2 or not both else f" of {next(iter(found))} descriptors"
-    return Cause(f"another extractor or other weights{whose}", _sentence("; ".join(found.values())))
+    return "" if len(found) == 2 or not both else f" of {next(iter(found))} descriptors"
 
 
-def _others(n: Numbers) -> dict[str, str]:
+@dataclass(frozen=True)
+class Seen:
+    """What was measured of descriptors that are not the same."""
+
+    text: str
+    kin: bool  # far more alike than by chance
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _kin(cosine: float, chance: float) -> bool:
+    return cosine - chance > KIN * (1 - chance)
+
+
+def _others(n: Numbers) -> dict[str, Seen]:
     """Kinds of descriptors that no other rule makes alike -> what was measured."""
     found = {}
-    geometry = next(iter(_geometries(n)), None)
-    local = n.local
+    geometry, local, whole = next(iter(_geometries(n)), None), n.local, n.globals_
     if local is not None and geometry is not None and local.elsewhere <= MOST and n.a.local_dim == n.b.local_dim:
-        cosine = "" if local.cosine is None else f", and their descriptors have cosines of {local.cosine.median:.2f}"
-        unlike = local.cosine is not None and local.cosine.median < ALIKE and not bits(n)
-        if geometry.overlap.median < FULL or unlike:
-            found["local"] = f"{_percent(geometry.overlap)} of the keypoints lie at one place{cosine}"
-    whole = n.globals_
+        places = f"{_percent(geometry.overlap)} of the keypoints lie at one place"
+        cosine = None if local.cosine is None or bits(n) else local.cosine.median
+        if geometry.overlap.median < FULL or (cosine is not None and cosine < ALIKE):
+            said = (
+                "" if cosine is None else f", and cosines there are {cosine:.2f} against {local.chance:.2f} elsewhere"
+            )
+            found["local"] = Seen(f"{places}{said}", cosine is not None and _kin(cosine, local.chance))
     if whole is not None and whole.elsewhere <= MOST and not whole.change:
         cosines = whole.whole or whole.crops
         if cosines is not None and cosines.median < ALIKE:
-            found["global"] = f"cosines of global descriptors are {cosines.median:.2f} in the median"
+            said = f"cosines of global descriptors are {cosines.median:.2f}, those of two images {whole.chance:.2f}"
+            found["global"] = Seen(said, _kin(cosines.median, whole.chance))
     return found
 
 
@@ -361,7 +400,8 @@ def little(n: Numbers) -> Cause | None:
         return None
     seen = {"whole": n.globals_.aligned} if n.globals_ is not None and _tells(n.globals_) else {}
     geometry = next(iter(_geometries(n)), None)
-    if n.local is not None and geometry is not None and n.local.elsewhere <= MOST:
+    one = n.a.local_dim == n.b.local_dim
+    if one and n.local is not None and geometry is not None and n.local.elsewhere <= MOST:
         seen |= {"keypoints": geometry.overlap}
         seen |= {"descriptors": n.local.cosine} if n.local.cosine is not None and not bits(n) else {}
     said = {
@@ -426,5 +466,6 @@ RULES: tuple[Rule, ...] = (
     bits,
     options,
     another,
+    other_pixels,
     little,
 )

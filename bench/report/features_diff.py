@@ -1,4 +1,4 @@
-"""A difference of two feature sets, on a terminal, in Markdown or as JSON: the verdict first, then what was measured."""
+"""A difference of two feature sets, on a terminal, in Markdown or as JSON: the verdict, then what was measured."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def _rows(n: Numbers) -> Iterator[Row]:
     def both(what: str, of: Callable[[Side], str]) -> Row:
         return what, of(n.a), of(n.b), ""
 
-    yield ("images", *(str(n.images - len(side.absent)) for side in (n.a, n.b)), f"{n.shared} of {n.images} in both")
+    with_features = (str(n.images - len(side.absent)) for side in (n.a, n.b))
+    yield "images with features", next(with_features), next(with_features), f"{n.shared} of {n.images} in both"
     if n.a.beyond or n.b.beyond:
-        yield both("images of no data set", lambda side: str(side.beyond))
+        yield both("images that the data set has not", lambda side: str(side.beyond))
     if n.sizes is not None:
         yield "image size, B over A", "", "", f"{_spread(n.sizes.factor)}; equal for {_share(n.sizes.equal)}"
     if n.crop_sizes is not None:
@@ -89,17 +90,14 @@ def worst(found: Difference) -> list[tuple[str, ...]]:
     ]
 
 
+HEADS = ("", "A", "B", "both")
 WORST = ("image", "cosine of globals", "keypoints at one place", "cosine of their descriptors")
 RANGES = "medians of images, and in brackets what 5 % are below and above"
 
 
-def _heads(found: Difference) -> Row:
-    return "", f"A: {found.numbers.a.name}", f"B: {found.numbers.b.name}", "both"
-
-
 def title(found: Difference) -> str:
     n = found.numbers
-    return f"{n.a.name} (A) against {n.b.name} (B) on {n.dataset}"
+    return f"A: {n.a.name}, B: {n.b.name}, of {n.dataset}"
 
 
 def print_difference(found: Difference) -> None:
@@ -111,10 +109,11 @@ def print_difference(found: Difference) -> None:
     def say(text: str, style: str | None = None) -> None:
         out.print(text, style=style, highlight=False, markup=False)
 
-    say(f"{title(found)}: {found.verdict}", "bold")
+    say(title(found))
+    say(f"Verdict: {found.verdict}.", "bold")
     for cause in found.causes:
         say(f"  {cause.name}: {cause.why}")
-    print_listing(_heads(found), rows(found.numbers))
+    print_listing(HEADS, rows(found.numbers))
     say(f"  Numbers are {RANGES}.")
     if found.worst:
         print_listing(WORST, worst(found))
@@ -123,9 +122,9 @@ def print_difference(found: Difference) -> None:
 
 
 def to_markdown(found: Difference) -> str:
-    lines = [f"**{_plain(title(found))}: {_plain(found.verdict)}**", ""]
+    lines = [_plain(title(found)), "", f"**Verdict: {_plain(found.verdict)}.**", ""]
     lines += [f"- {_plain(cause.name)}: {_plain(cause.why)}" for cause in found.causes]
-    lines += [""] * bool(found.causes) + _table(_heads(found), rows(found.numbers)) + ["", f"Numbers are {RANGES}."]
+    lines += [""] * bool(found.causes) + _table(HEADS, rows(found.numbers)) + ["", f"Numbers are {RANGES}."]
     if found.worst:
         lines += ["", *_table(WORST, worst(found))]
     lines += [""] * bool(found.notes) + [f"- {_plain(note)}" for note in found.notes]
