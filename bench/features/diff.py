@@ -26,7 +26,7 @@ from bench.search import BLOCK, Vectors, search
 
 BEYOND = 16  # pixels that features of a crop may reach beyond the query's box: the stride of DELG's feature map
 LEARNED_ON = 4_096  # images at most by which a change of global descriptors is found
-TRIED = 40  # images at most on which every change of keypoints is tried
+TRIED = 24  # images at most on which every change of keypoints is tried
 BEST = 50  # local descriptors whose mean stands for an image
 CHUNK = 256  # images read at a time
 WORST = 10  # images named

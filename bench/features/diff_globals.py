@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.features.diff_local import cosines
+from bench.features.diff_local import chance, cosines, unit
 from bench.search import BLOCK, Vectors, search
 
 SAME = 0.95  # median cosine from which descriptors are alike
@@ -29,7 +29,7 @@ class Aligned:
     change: str  # empty: nothing
     cosines: np.ndarray  # (n,) after it
     make: Change | None  # makes rows of A those of B; None where only similarities among images are compared
-    chance: float = 0.0  # median cosine of one image's A with another's B
+    chance: float = 0.0  # mean cosine of one image's A with another's B
     untried: str = ""
 
 
@@ -55,7 +55,7 @@ def _standard(rows: Rows) -> Rows:
 SIMPLE: Mapping[str, Change] = {
     "": lambda rows: rows,
     "globals have the opposite sign": np.negative,
-    "globals have their dimensions reversed": lambda rows: rows[:, ::-1],
+    "globals have their dimensions reversed": lambda rows: rows[:, ::-1].copy(),
 }
 REORDERED = "globals have their dimensions in another order"
 ROTATED, LINEAR = "globals are rotated", "globals are whitened, or projected by PCA, on one side"
@@ -66,7 +66,7 @@ def aligned(a: Rows, b: Rows) -> Aligned:
     plain = cosines(a, b) if a.shape[1] == b.shape[1] else np.zeros(len(a))
     if not len(a) or np.median(plain) >= SAME:
         return Aligned("", plain, None)
-    chance = float(np.median(cosines(a, np.roll(b, 1, axis=0)))) if a.shape[1] == b.shape[1] else 0.0
+    usual = chance(a, b) if a.shape[1] == b.shape[1] else 0.0
     for name, change in _changes(a, b):
         if np.median(after := cosines(change(a), b)) >= SAME:
             return Aligned(name, after, change)
@@ -74,9 +74,9 @@ def aligned(a: Rows, b: Rows) -> Aligned:
         return Aligned(ROTATED, plain, None)
     if len(a) * (1 - 1 / HELD_OUT) < ENOUGH * (min(a.shape[1], b.shape[1]) + 1):
         few = f"{len(a)} images are too few to tell whether one is a linear map of the other"
-        return Aligned("", plain, None, chance, few)
+        return Aligned("", plain, None, usual, few)
     held = max((_held_out(*pair) for pair in ((a, b), (b, a))), key=lambda found: float(np.median(found)))
-    return Aligned(LINEAR, held, None) if np.median(held) >= SAME else Aligned("", plain, None, chance)
+    return Aligned(LINEAR, held, None) if np.median(held) >= SAME else Aligned("", plain, None, usual)
 
 
 def _changes(a: Rows, b: Rows) -> Iterator[tuple[str, Change]]:
@@ -92,14 +92,10 @@ def _rotated(a: Rows, b: Rows) -> bool:
     if len(these) < FEWEST:
         return False
     above = np.triu_indices(len(these), 1)
-    left, right = ((_unit(rows[these]) @ _unit(rows[these]).T)[above] for rows in (a, b))
+    left, right = ((unit(rows[these]) @ unit(rows[these]).T)[above] for rows in (a, b))
     if min(left.std(), right.std()) < SIMILAR:
         return False  # all images are as alike: that tells nothing
     return bool(np.quantile(np.abs(left - right), 0.95) < SIMILAR and np.corrcoef(left, right)[0, 1] > LIKE)
-
-
-def _unit(rows: Rows) -> Rows:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
 
 
 def _held_out(a: Rows, b: Rows) -> np.ndarray:
@@ -107,8 +103,8 @@ def _held_out(a: Rows, b: Rows) -> np.ndarray:
     tested = np.arange(len(a)) % HELD_OUT == 0
     if (~tested).sum() < ENOUGH * (a.shape[1] + 1):
         return np.zeros(int(tested.sum()))
-    with_one = np.column_stack([_unit(a), np.ones(len(a))]).astype(np.float64)
-    found = np.linalg.lstsq(with_one[~tested], _unit(b)[~tested], rcond=None)[0]
+    with_one = np.column_stack([unit(a), np.ones(len(a))]).astype(np.float64)
+    found = np.linalg.lstsq(with_one[~tested], unit(b)[~tested], rcond=None)[0]
     return cosines(with_one[tested] @ found, b[tested])
 
 
@@ -133,10 +129,10 @@ def order(a: Vectors, b: Vectors, sample: np.ndarray) -> Order:
 def _order(a: Vectors, b: Vectors, sample: np.ndarray, name: str, change: Change) -> Order:
     moved, away = [], []
     for one, other, sign in ((a, b, 1), (b, a, -1)):
-        rows = change(_unit(one.rows(sample).astype(np.float32)))
-        best = search(rows, other.through(_unit), 1, block=BLOCK)
+        rows = change(unit(one.rows(sample).astype(np.float32)))
+        best = search(rows, other.through(unit), 1, block=BLOCK)
         nearest, similarity = best.order[:, 0], best.similarities[:, 0]
-        own = (rows * _unit(other.rows(sample).astype(np.float32))).sum(axis=1)
+        own = (rows * unit(other.rows(sample).astype(np.float32))).sum(axis=1)
         elsewhere = (nearest != sample) & (similarity >= LIKE) & (similarity > own + (1 - LIKE))
         away.append(elsewhere.mean())
         moved += (sign * (nearest - sample)[elsewhere]).tolist()

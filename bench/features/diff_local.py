@@ -8,7 +8,7 @@ how many keypoints lie at one place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,6 +36,7 @@ class Change:
     """A kind of change of keypoints. Its numbers are those of each image."""
 
     swapped: bool = False
+    late: bool = False  # swapped after the corner was added
     scale: str = ""  # what proposes it; empty: none
     corner: int = 0
     shift: bool = False
@@ -64,7 +65,7 @@ class Both:
         """Rows of A and of B that are each other's nearest by descriptors, and alike."""
         if not self.comparable or not len(self.a) or not len(self.b):
             return np.zeros(0, int), np.zeros(0, int)
-        cosines = _unit(self.a.descriptors.numpy()) @ _unit(self.b.descriptors.numpy()).T
+        cosines = unit(self.a.descriptors.numpy()) @ unit(self.b.descriptors.numpy()).T
         to, back = cosines.argmax(axis=1), cosines.argmax(axis=0)
         rows = np.arange(len(to))
         kept = (back[to] == rows) & (cosines[rows, to] > ALIKE)
@@ -112,22 +113,26 @@ def _by_descriptors(both: Both, a: Points, b: Points) -> np.ndarray | None:
 SCALES: Mapping[str, Scale] = {"sizes": _by_sizes, "extent": _by_extent, "descriptors": _by_descriptors}
 
 
-def fitted(both: Both, change: Change) -> Fitted | None:
-    """The keypoints after a change; None where nothing says by how much."""
+def _points(both: Both, swapped: bool) -> tuple[Points, Points]:
     a, b = both.a.keypoints.double().numpy(), both.b.keypoints.double().numpy()
-    if change.swapped:
-        a = a[:, ::-1]
+    return (a[:, ::-1] if swapped else a), b
+
+
+def scale_of(both: Both, change: Change) -> np.ndarray | None:
+    """(2,) B over A in x and y; None where nothing says how much it is. No shift changes it."""
+    return SCALES[change.scale](both, *_points(both, change.swapped)) if change.scale else np.ones(2)
+
+
+def fitted(both: Both, change: Change, scale: np.ndarray | None) -> Fitted | None:
+    """The keypoints after a change of that scale; None where nothing says by how much."""
+    if scale is None:
+        return None
+    a, b = _points(both, change.swapped)
     if change.corner:
         if both.box is None:
             return None
-        corner = np.array(both.box[:2], np.float64)
+        corner = np.array(both.box[:2], np.float64)[:: -1 if change.late else 1]
         a, b = (a + corner, b) if change.corner > 0 else (a, b + corner)
-    scale = np.ones(2)
-    if change.scale:
-        proposed = SCALES[change.scale](both, a, b)
-        if proposed is None:
-            return None
-        scale = proposed
     a, b = a * np.maximum(scale, 1), b * np.maximum(1 / scale, 1)
     if change.shift:
         one, other = both.alike
@@ -193,7 +198,7 @@ def _nearest(a: Points, b: Points, of_a: Features, of_b: Features, comparable: b
     if comparable:
         left, right = of_a.descriptors.numpy()[inside], of_b.descriptors.numpy()
         there = np.where(near, rows, 0)
-        rank = np.einsum("nd,nkd->nk", _unit(left), _unit(right)[there])
+        rank = np.einsum("nd,nkd->nk", unit(left), unit(right)[there])
         rank = np.where(_zero(left)[:, None] & _zero(right)[there], 1.0, rank)
     best = np.where(near, rank, -np.inf).argmax(axis=1)
     together = near.sum(axis=1)
@@ -205,8 +210,11 @@ def _nearest(a: Points, b: Points, of_a: Features, of_b: Features, comparable: b
     )
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(1e-12)
+def unit(rows: np.ndarray) -> np.ndarray:
+    """(n, d) float64 rows of length 1, however short they were; rows of zeros stay what they are."""
+    rows = rows.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(norms == 0, 1, norms)
 
 
 def _zero(rows: np.ndarray) -> np.ndarray:
@@ -215,8 +223,17 @@ def _zero(rows: np.ndarray) -> np.ndarray:
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(n,) cosines of the rows of (n, d) each. Those of two rows of zeros are 1, of one row of zeros 0."""
-    left, right = (_unit(rows.astype(np.float64)) for rows in (a, b))
+    left, right = unit(a), unit(b)
     return np.where(_zero(a) & _zero(b), 1.0, np.einsum("nd,nd->n", left, right))
+
+
+def chance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean cosine of the rows of (n, d) each with all rows of the other but their own; 0 of a single row."""
+    left, right = unit(a), unit(b)
+    if len(a) < 2:
+        return 0.0
+    every, own = left.sum(axis=0) @ right.sum(axis=0), np.einsum("nd,nd->", left, right)
+    return float((every - own) / (len(a) * (len(a) - 1)))
 
 
 def _rooted(rows: np.ndarray) -> np.ndarray:
@@ -249,8 +266,7 @@ def descriptors(both: Both, at: Pairs) -> Descriptors | None:
     for name, change in CHANGES.items():
         after[name, "b"] = float(np.median(cosines(change(a), b)))
         after[name, "a"] = float(np.median(cosines(a, change(b))))
-    turned = np.roll(b, len(b) // 2, axis=0)
-    return Descriptors(float(np.median(cosines(a, b))), after, float(np.median(cosines(a, turned))))
+    return Descriptors(float(np.median(cosines(a, b))), after, chance(a, b))
 
 
 def order(at: Pairs) -> float | None:
@@ -271,8 +287,10 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
 def _changes(crops: bool) -> Iterator[Change]:
     for swapped in (False, True):
         for scale in ("", *SCALES):
-            yield from (Change(swapped, scale, corner) for corner in ((0, 1, -1) if crops else (0,)))
-            yield Change(swapped, scale, shift=True)
+            yield Change(swapped, scale=scale)
+            yield Change(swapped, scale=scale, shift=True)
+            for late in (False, True)[: crops * (1 + swapped)]:
+                yield from (Change(swapped, late, scale, corner) for corner in (1, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,8 +302,14 @@ class Tried:
 
 def tried(both: Both, crops: bool) -> Tried:
     """Overlaps under every change."""
-    fits = ((change, fitted(both, change)) for change in _changes(crops))
-    return Tried({change: overlap(fit.a, fit.b) for change, fit in fits if fit is not None})
+    found, scales = {}, {}
+    for change in _changes(crops):
+        alone = Change(change.swapped, scale=change.scale)
+        if alone not in scales:
+            scales[alone] = scale_of(both, alone)
+        if (fit := fitted(both, change, scales[alone])) is not None:
+            found[change] = overlap(fit.a, fit.b)
+    return Tried(found)
 
 
 def chosen(images: Sequence[Tried]) -> Change:
@@ -314,13 +338,13 @@ class Placed:
 
 def placed(both: Both, change: Change) -> Placed:
     """Where a change cannot be made of an image, it is compared as it is."""
-    plain = fitted(both, Change())
+    plain, scale = fitted(both, Change(), np.ones(2)), scale_of(both, change)
     assert plain is not None
-    fit = plain if change == Change() else fitted(both, change) or plain
+    fit = plain if change == Change() else fitted(both, change, scale) or plain
     at = pairs(fit, both)
     moved = fit
     if change.shift:  # what is asked is where keypoints lie, not where they were moved to
-        still = fitted(both, Change(change.swapped, change.scale, change.corner))
+        still = fitted(both, replace(change, shift=False), scale)
         moved = fit if still is None else still
     offset = np.median(moved.b[at.b] - moved.a[at.a], axis=0) if len(at.a) else None
     as_is = overlap(plain.a, plain.b)

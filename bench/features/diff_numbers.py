@@ -131,7 +131,7 @@ class Local:
     change: str  # of one side's descriptors that makes `cosine` what it is; empty: none
     changed: str  # "a" or "b": whose descriptors are so already; empty where `change` is
     order: float | None  # rank correlation of the places of overlapping keypoints in the order of scores
-    chance: float = 0.0  # median cosine of keypoints that are not at one place
+    chance: float = 0.0  # mean cosine of keypoints that are not at one place
     elsewhere: float = 0.0  # share of the sampled gallery images that are like another image's
     shift: int | None = None  # A's row i is B's row i + shift, in the gallery's order
 
@@ -154,7 +154,7 @@ class Globals:
     crops: Spread | None  # cosines of queries with a box
     change: str  # what makes those of A those of B; empty: nothing, or nothing that was tried
     aligned: Spread | None  # cosines of images that are no crop after it
-    chance: float  # median cosine of two images
+    chance: float  # mean cosine of two images
     untried: str  # what could not be tested, and why
     elsewhere: float  # share of the sampled gallery images that are like another image's
     shift: int | None  # A's row i is B's row i + shift, in the gallery's order

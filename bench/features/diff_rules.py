@@ -322,22 +322,23 @@ def bits(n: Numbers) -> Cause | None:
 
 
 def options(n: Numbers) -> Cause | None:
-    other = list(_options(n))
+    other = _options(n)
     if not other or not _others(n):
         return None
     return Cause(f"extracted with other options ({'; '.join(other)})", "Both stores record how they were made.")
 
 
-def _options(n: Numbers) -> Iterator[str]:
+def _options(n: Numbers) -> list[str]:
     """What is recorded of both and differs, but for the number of descriptors, which is counted."""
-    for name in n.a.made.keys() & n.b.made.keys():
-        if n.a.made[name] != n.b.made[name] and name != "local descriptors":
-            yield f"{name.partition(' ')[2]} {n.a.made[name]} against {n.b.made[name]}"
+    names = sorted(n.a.made.keys() & n.b.made.keys() - {"local descriptors"})
+    other = [name for name in names if n.a.made[name] != n.b.made[name]]
+    said = (f"{name.partition(' ')[2]} {n.a.made[name]} against {n.b.made[name]}" for name in other)
+    return list(dict.fromkeys(said))
 
 
 def another(n: Numbers) -> Cause | None:
     found = {kind: seen for kind, seen in _others(n).items() if not seen.kin}
-    if not found or any(_options(n)):
+    if not found or _options(n):
         return None
     return Cause(
         f"another extractor or other weights{_whose(found, n)}", _sentence("; ".join(map(str, found.values())))
@@ -346,7 +347,7 @@ def another(n: Numbers) -> Cause | None:
 
 def other_pixels(n: Numbers) -> Cause | None:
     found = {kind: seen for kind, seen in _others(n).items() if seen.kin}
-    if not found or any(_options(n)):
+    if not found or _options(n):
         return None
     return Cause(
         f"images of another size or decoding{_whose(found, n)}",
