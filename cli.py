@@ -1004,7 +1004,7 @@ def verify(name: str, places: Places) -> None:
 @main.group(invoke_without_command=True)
 @click.pass_context
 def features(ctx: click.Context) -> None:
-    """List the feature sets and whether they can be extracted here; or import one."""
+    """List the feature sets and whether they can be extracted here; or import one, or say why two differ."""
     if ctx.invoked_subcommand is not None:
         return
     from bench.errors import UserError
@@ -1158,7 +1158,8 @@ def diff_features(
     """Say why two feature sets of one data set differ: other crops, sizes, orders, lengths, weights.
 
     A and B name feature sets as `run --features` does, or folders of stores: those that `features import --into` wrote,
-    and those in the cache. What is extracted here is extracted first.
+    and those in the cache. What is extracted here is extracted first. Lists of the first stage are compared to --top-k,
+    and to no more than a tenth of the gallery, or ten.
     """
     from bench.device import resolve_device
     from bench.features.diff import DiffOptions

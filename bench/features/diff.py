@@ -358,7 +358,7 @@ def _globals(
         crops=Spread.of(cosine[crops]) if alike else None,
         change=found.change if moved is None or moved.elsewhere <= ELSEWHERE else moved.change,
         aligned=Spread.of(found.cosines),
-        chance=found.chance,
+        recognised=found.recognised,
         untried="" if moved is not None and moved.elsewhere > ELSEWHERE else found.untried,
         elsewhere=0.0 if moved is None else moved.elsewhere,
         shift=None if moved is None else moved.shift,

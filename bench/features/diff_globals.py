@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.features.diff_local import chance, cosines, unit
+from bench.features.diff_local import cosines, unit
 from bench.search import BLOCK, Vectors, search
 
 SAME = 0.95  # median cosine from which descriptors are alike
 LIKE = 0.99  # cosine with another image's descriptor that says that it is this one's
 FEWEST = 8  # images by which the order of dimensions is found
 SIMILAR = 0.02  # difference of similarities between images that a rotation leaves alone, but for rounding
+COMPARED = 1_000  # images at most of which each is compared with each
 HELD_OUT = 4  # every so many images test a linear map that the others gave
 ENOUGH = 1.25  # images per value of a descriptor from which a linear map is sought
 AGREE = 0.8  # share of the images that must have moved by one number of rows
@@ -29,7 +30,7 @@ class Aligned:
     change: str  # empty: nothing
     cosines: np.ndarray  # (n,) after it
     make: Change | None  # makes rows of A those of B; None where only similarities among images are compared
-    chance: float = 0.0  # mean cosine of one image's A with another's B
+    recognised: float = 1.0  # share of images whose nearest in the other set is their own
     untried: str = ""
 
 
@@ -66,7 +67,7 @@ def aligned(a: Rows, b: Rows) -> Aligned:
     plain = cosines(a, b) if a.shape[1] == b.shape[1] else np.zeros(len(a))
     if not len(a) or np.median(plain) >= SAME:
         return Aligned("", plain, None)
-    usual = chance(a, b) if a.shape[1] == b.shape[1] else 0.0
+    own = _recognised(a, b) if a.shape[1] == b.shape[1] else 0.0
     for name, change in _changes(a, b):
         if np.median(after := cosines(change(a), b)) >= SAME:
             return Aligned(name, after, change)
@@ -74,9 +75,9 @@ def aligned(a: Rows, b: Rows) -> Aligned:
         return Aligned(ROTATED, plain, None)
     if len(a) * (1 - 1 / HELD_OUT) < ENOUGH * (min(a.shape[1], b.shape[1]) + 1):
         few = f"{len(a)} images are too few to tell whether one is a linear map of the other"
-        return Aligned("", plain, None, usual, few)
+        return Aligned("", plain, None, own, few)
     held = max((_held_out(*pair) for pair in ((a, b), (b, a))), key=lambda found: float(np.median(found)))
-    return Aligned(LINEAR, held, None) if np.median(held) >= SAME else Aligned("", plain, None, usual)
+    return Aligned(LINEAR, held, None) if np.median(held) >= SAME else Aligned("", plain, None, own)
 
 
 def _changes(a: Rows, b: Rows) -> Iterator[tuple[str, Change]]:
@@ -86,9 +87,16 @@ def _changes(a: Rows, b: Rows) -> Iterator[tuple[str, Change]]:
             yield REORDERED, learned
 
 
+def _recognised(a: Rows, b: Rows) -> float:
+    """Share of the images whose nearest in the other set is their own, mean of both ways."""
+    these = np.linspace(0, len(a) - 1, min(len(a), COMPARED)).astype(int)
+    like = unit(a[these]) @ unit(b[these]).T
+    return float(np.mean([(like.argmax(axis=axis) == np.arange(len(these))).mean() for axis in (0, 1)]))
+
+
 def _rotated(a: Rows, b: Rows) -> bool:
     """Whether images are as alike to one another in both."""
-    these = np.linspace(0, len(a) - 1, min(len(a), 1_000)).astype(int)
+    these = np.linspace(0, len(a) - 1, min(len(a), COMPARED)).astype(int)
     if len(these) < FEWEST:
         return False
     above = np.triu_indices(len(these), 1)

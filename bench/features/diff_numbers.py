@@ -154,7 +154,7 @@ class Globals:
     crops: Spread | None  # cosines of queries with a box
     change: str  # what makes those of A those of B; empty: nothing, or nothing that was tried
     aligned: Spread | None  # cosines of images that are no crop after it
-    chance: float  # mean cosine of two images
+    recognised: float  # share of images whose nearest in the other set is their own, where cosines are low
     untried: str  # what could not be tested, and why
     elsewhere: float  # share of the sampled gallery images that are like another image's
     shift: int | None  # A's row i is B's row i + shift, in the gallery's order

@@ -390,8 +390,9 @@ def _others(n: Numbers) -> dict[str, Seen]:
     if whole is not None and whole.elsewhere <= MOST and not whole.change:
         cosines = whole.whole or whole.crops
         if cosines is not None and cosines.median < ALIKE:
-            said = f"cosines of global descriptors are {cosines.median:.2f}, those of two images {whole.chance:.2f}"
-            found["global"] = Seen(said, _kin(cosines.median, whole.chance))
+            said = f"cosines of global descriptors are {cosines.median:.2f} in the median"
+            own = f"for {100 * whole.recognised:.0f} % of the images the nearest of the other set is their own"
+            found["global"] = Seen(f"{said}, and {own}", whole.recognised > MOST)
     return found
 
 

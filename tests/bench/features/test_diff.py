@@ -174,6 +174,10 @@ MISTAKES: dict[str, Mistake] = {
     "another extractor or other weights": others(10_000),
     "keypoints shifted by half a pixel": each(lambda image: {"keypoints": image["keypoints"] + 0.5}),
     "keypoints shifted by 8, 0 pixels": each(lambda image: {"keypoints": image["keypoints"] + [8, 0]}),
+    "keypoints shifted by another offset in each image": lambda dataset, images: {
+        key: {**image, "keypoints": image["keypoints"] + [10 + 7 * (number % 3), 5 * (number % 4)]}
+        for number, (key, image) in enumerate(images.items())
+    },
     "keypoints of B are parts of the sides, not pixels": each(
         lambda image: {"keypoints": image["keypoints"] / image["image_size"]}
     ),
@@ -470,3 +474,12 @@ def test_lists_of_the_first_stage_move_with_the_globals(tmp_path: Path) -> None:
 def test_options_that_compare_nothing_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="expected at least 1 image"):
         DiffOptions(**wrong)
+
+
+def test_sides_that_were_stretched_to_a_square_are_named_with_the_ratio(tmp_path: Path) -> None:
+    square = each(lambda image: {"keypoints": image["keypoints"] * (200 / image["image_size"])})
+    found = diff(DATASET, stored(tmp_path, right(), "a"), stored(tmp_path, square(DATASET, right()), "b"))
+    (cause,) = found.causes
+    assert (
+        cause.name.startswith("images resized differently (factors ") and "another factor in x than in y" in cause.why
+    )

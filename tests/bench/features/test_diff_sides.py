@@ -133,7 +133,7 @@ def test_an_import_takes_the_place_of_nothing_but_an_import(
     assert done.exit_code == 1 and "it holds something else than features that were imported" in done.output
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
     again = cli("features", "import", "arrays", str(tmp_path / "right"), *here, "--into", str(imported))
-    assert again.exit_code == 0 and "read anew" in again.output
+    assert again.exit_code == 0 and "changed since" in again.output
     assert "Verdict: same." in cli("features", "diff", "arrays", str(imported), *here).output
     listing = cli("features", "import", "delg", str(tmp_path), "--list", str(tmp_path / "l"), *into)
     assert listing.exit_code == 2 and "--into goes with --dataset" in listing.output
