@@ -159,7 +159,9 @@ def diff(
         found, cosine = _globals(a, b, subject, sample, progress)
         numbers = replace(numbers, globals_=found, lists=_lists(a, b, subject, options.top_k))
     if has[0][0] and has[1][0]:
-        local, of_image = _local(a, b, subject, sample, progress)
+        of_sizes = numbers.sizes or numbers.crop_sizes
+        resized = of_sizes is not None and abs(np.log(of_sizes.factor.median)) > OTHER
+        local, of_image = _local(a, b, subject, sample, resized, progress)
         numbers = replace(numbers, local=local)
     return Difference(numbers, causes(numbers), _worst(subject, cosine, of_image), tuple(_notes(numbers, a, b, has)))
 
@@ -412,7 +414,7 @@ def _lists(a: Stored, b: Stored, subject: _Subject, top_k: int) -> Lists | None:
 
 
 def _local(
-    a: Stored, b: Stored, subject: _Subject, sample: Sequence[int], progress: Progress | None
+    a: Stored, b: Stored, subject: _Subject, sample: Sequence[int], resized: bool, progress: Progress | None
 ) -> tuple[Local, dict[str, Placed]]:
     one, other = a.local, b.local
     assert one is not None and other is not None
@@ -430,7 +432,7 @@ def _local(
     ]
     total, done = sum(map(len, groups)), 0
     found: dict[str, Placed] = {}
-    geometries = []
+    geometries, placings = [], []
     for crop, group in zip((False, True), groups, strict=True):
         plain: dict[int, Placed] = {}
         for index in group:
@@ -441,10 +443,11 @@ def _local(
         change = Change()
         if plain and np.median([each.overlap for each in plain.values()]) < FULL:
             some = np.linspace(0, len(group) - 1, min(len(group), TRIED)).astype(int)
-            change = chosen([tried(both(group[i]), crop) for i in some])
+            change = chosen([tried(both(group[i]), crop) for i in some], resized)
         if change != Change():
             plain = {index: placed(both(index), change) for index in group}
         geometries.append(geometry(list(plain.values()), change))
+        placings.append(list(plain.values()))
         found |= {subject.keys[index]: each for index, each in plain.items()}
     gallery = [key for key in subject.keys if key in subject.dataset.gallery]
     overlaps = [each.overlap for each in found.values()]
@@ -455,9 +458,10 @@ def _local(
         best = min(BEST, *(int(np.median(store.counts(gallery))) for store in (one, other)))
         means = [Vectors.of(_means(store, gallery, best)) for store in (one, other)]
         moved = order(means[0], means[1], these) if len(these) else None
-    change_of, changed, cosine = _descriptors(list(found.values()))
-    orders = [each.order for each in found.values() if each.order is not None and each.overlap >= FULL]
-    chances = [each.cosine.chance for each in found.values() if each.cosine is not None]
+    usual = placings[0] or placings[1]  # crops may be others
+    change_of, changed, cosine = _descriptors(usual)
+    orders = [each.order for each in usual if each.order is not None and each.overlap >= FULL]
+    chances = [each.cosine.chance for each in usual if each.cosine is not None]
     local = Local(
         whole=geometries[0],
         crops=geometries[1],

@@ -23,7 +23,7 @@ BESIDE = 8  # keypoints looked at around one
 ALIKE = 0.9  # cosine of descriptors that propose a scale or a shift
 ENOUGH = 5  # pairs that may propose one
 PLAIN = 0.9  # overlap at which nothing else is tried
-GAIN, LEAST = 0.2, 0.5  # overlap that a change must add, and reach
+GAIN, TIMES = 0.2, 2  # overlap that a change must add, and how many times as large it must make it
 CLOSE = 0.05  # overlaps as near as this are equal: then the simpler change is meant
 TOGETHER = 0.8  # overlap from which a shift of all is looked for
 STEADY = 0.25  # pixels within which a shift must be the same in all images
@@ -110,7 +110,8 @@ def _by_descriptors(both: Both, a: Points, b: Points) -> np.ndarray | None:
     return np.array(ratios)
 
 
-SCALES: Mapping[str, Scale] = {"sizes": _by_sizes, "extent": _by_extent, "descriptors": _by_descriptors}
+EXACT = "sizes"  # what proposes a scale without an error, where it holds
+SCALES: Mapping[str, Scale] = {EXACT: _by_sizes, "extent": _by_extent, "descriptors": _by_descriptors}
 
 
 def _points(both: Both, swapped: bool) -> tuple[Points, Points]:
@@ -312,16 +313,20 @@ def tried(both: Both, crops: bool) -> Tried:
     return Tried(found)
 
 
-def chosen(images: Sequence[Tried]) -> Change:
-    """The simplest change under which keypoints overlap as much as under any; none, where none helps."""
+def chosen(images: Sequence[Tried], resized: bool = False) -> Change:
+    """The simplest change under which keypoints overlap as much as under any; none, where none helps.
+
+    `resized`: image sizes differ, so where nothing else helps their ratio is undone if that helps at all.
+    """
     known = {change: [each.overlaps.get(change, 0.0) for each in images] for each in images for change in each.overlaps}
     medians = {change: float(np.median(values)) for change, values in known.items()}
     plain = medians.get(Change(), 0.0)
     most = max(medians.values(), default=0.0)
-    if most < LEAST or most < plain + GAIN:
-        return Change()
+    if most < max(plain + GAIN, TIMES * plain):
+        by_sizes = Change(scale=EXACT)
+        return by_sizes if resized and medians.get(by_sizes, 0.0) > plain else Change()
     good = [change for change, value in medians.items() if value >= most - CLOSE]
-    return min(good, key=lambda change: (change.steps, -medians[change], str(change)))
+    return min(good, key=lambda change: (change.steps, change.scale not in ("", EXACT), -medians[change], str(change)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,7 +123,7 @@ def _turned(offset: tuple[float, float], swapped: bool) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Local:
-    """Local descriptors of the sampled images of both."""
+    """Local descriptors of the sampled images of both; of those that are no crop, where there are any."""
 
     whole: Geometry | None  # of images that are no crop; None where there are none with keypoints in both
     crops: Geometry | None  # of queries with a box

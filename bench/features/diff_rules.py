@@ -13,7 +13,7 @@ UNIT = 2e-2  # a norm as near to 1 is one of few bits
 MOST = 0.5  # share of images of which a mistake must be true
 FULL = 0.9  # overlap of keypoints that are the same
 ALIKE = 0.95  # cosine of descriptors that are the same but for decoding or resizing
-KIN = 0.5  # of the way from chance to equality: descriptors of one extractor
+KIN = 0.3  # of the way from chance to equality: descriptors of one extractor
 SMALL = 0.99  # overlap and cosines from which nothing is said
 ORDERED = 0.9  # rank correlation of rows in the same order
 RESIZED = 1.01  # factor that rounding does not make
@@ -347,7 +347,7 @@ def another(n: Numbers) -> Cause | None:
 
 def other_pixels(n: Numbers) -> Cause | None:
     found = {kind: seen for kind, seen in _others(n).items() if seen.kin}
-    if not found or _options(n):
+    if not found or _options(n) or resized(n) is not None:
         return None
     return Cause(
         f"images of another size or decoding{_whose(found, n)}",
@@ -414,8 +414,9 @@ def little(n: Numbers) -> Cause | None:
     off = [f"{said[name]} {_percents(spread)}" for name, spread in seen.items() if spread and spread.least < SMALL]
     if not off:
         return None
-    usual = all(spread.median >= SMALL for spread in seen.values() if spread)
-    name = "some images differ" if usual else "small differences, as of another decoder or other resizing"
+    known = [spread for spread in seen.values() if spread]
+    some = all(spread.median >= SMALL for spread in known) and min(spread.least for spread in known) < ALIKE
+    name = "some images differ" if some else "small differences, as of another decoder or other resizing"
     return Cause(name, _sentence("; ".join(off)))
 
 
