@@ -6,7 +6,7 @@ METHODS := identity,constant,oracle,aqe,superglobal,k-reciprocal,diffusion,maxsi
 # 200 of the 500 descriptors LightGlue takes by default, so that the demo ends in minutes on two cores
 DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=200 -o cascade.stages=rrt,lightglue:20:descriptors=200
 
-.PHONY: demo models test lint types check baseline bench fuzz clean
+.PHONY: demo models test lint types docs check baseline bench fuzz clean
 .DELETE_ON_ERROR:
 
 # the stamp is renewed when the project's requirements change
@@ -35,6 +35,11 @@ lint: .venv/ready-$(FAISS)
 types: .venv/ready-$(FAISS)
 	$(BIN)/mypy
 
+# the pages as a site, docs/_build/html/index.html; a warning is an error
+docs: .venv/ready-$(FAISS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
+
 # accuracy against the committed baseline, latency as ratios within one run
 check: .venv/ready-$(FAISS)
 	$(BIN)/python cli.py run $(DEMO)
@@ -53,4 +58,4 @@ fuzz: .venv/ready-$(FAISS)
 	$(BIN)/python -m tests.fuzz
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache docs/_build

@@ -1,13 +1,15 @@
 """A run on disk: what was asked, what was measured, and the tables derived from it.
 
-run.json          `bench.record`: identity, provenance, what each method did
-shortlist.npz     the sealed candidates
-dataset.json      queries, gallery and ground truth as they were
-journal.jsonl     per query and method, while it runs and afterwards
-scores.parquet    method, list, query, candidate, score
-details.parquet   method, list, query, candidate, name, value: the raw numbers behind a score, where a method gives them
-ledger.parquet    method, query, pairs, load_ms, transfer_ms, score_ms
-metrics.parquet   method, query, difficulty, measure, value
+Its files::
+
+    run.json          `bench.record`: identity, provenance, what each method did
+    shortlist.npz     the sealed candidates
+    dataset.json      queries, gallery and ground truth as they were
+    journal.jsonl     per query and method, while it runs and afterwards
+    scores.parquet    method, list, query, candidate, score
+    details.parquet   method, list, query, candidate, name, value: the raw numbers behind a score, where there are some
+    ledger.parquet    method, query, pairs, load_ms, transfer_ms, score_ms
+    metrics.parquet   method, query, difficulty, measure, value
 """
 
 from __future__ import annotations
