@@ -37,6 +37,7 @@ WORKFLOW = REPOSITORY / ".github" / "workflows" / "rerank.yml"
 PROGRAM = "python cli.py "
 PROSE = (
     "data-sets",
+    "design",
     "extending",
     "features",
     "measurements",
@@ -44,6 +45,7 @@ PROSE = (
     "protocols",
     "reading",
     "regression",
+    "scale",
     "training",
 )
 LARGEST, LONGEST = 7 * 1024, 25  # bytes of the README, words of a sentence

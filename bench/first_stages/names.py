@@ -11,7 +11,7 @@ from bench.first_stages.kernel import Kernel
 from bench.first_stages.stage import FirstStage
 from bench.first_stages.weighted_sum import Sum
 
-# the best of its size on generated views and on the demo (README.md, First stages); no test photograph was asked
+# the best of its size on views and demo (docs/measurements.md, First stages); no test photograph was asked
 DEFAULT = "sum:gem-lite0,asmk@xfeat*0.5"
 # what is compared where nothing else is asked for
 COMPARED = ("gem-lite0", "asmk@xfeat", "asmk:assignments=1:binary=false@xfeat", DEFAULT)
