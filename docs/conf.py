@@ -6,6 +6,7 @@ The source folder is the repository, so a link between README, pages and cards i
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import sys
 from dataclasses import is_dataclass
@@ -88,7 +89,8 @@ def with_contents(app: Sphinx, page: str, source: list[str]) -> None:
 def with_fields(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """A dataclass with the remarks behind its fields: shapes, units and ranges stand there."""
     if what == "class" and inspect.isclass(value) and is_dataclass(value):
-        lines += ["", *(f":param {field}: {meaning}" for field, meaning in described(value).items()), ""]
+        names = {field: re.sub(r"_$", r"\\_", field) for field in described(value)}  # a last _ makes a link otherwise
+        lines += ["", *(f":param {names[field]}: {meaning}" for field, meaning in described(value).items()), ""]
 
 
 def without_mail(app: Sphinx, tree: nodes.document) -> None:
