@@ -59,6 +59,7 @@ ORDER = (
     "training",
     "measurements",
     "scale",
+    "regression",
     "protocols",
     "design",
 )

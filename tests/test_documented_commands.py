@@ -62,6 +62,7 @@ class Instead:
 
 
 NOT_TYPED: Mapping[str, Instead] = {
+    "export --to wandb --project NAME": Instead("sends what it says to a tracker", "export --help"),
     "datasets download roxford": Instead("asks servers for gigabytes", "datasets download roxford --dry-run"),
     "train rrt --recipe views --photos PHOTOS --out WEIGHTS.safetensors": Instead(
         "renders and extracts thousands of views", "train rrt --recipe views --help"
@@ -71,7 +72,10 @@ NOT_TYPED: Mapping[str, Instead] = {
         "trains for more than half an hour"
     ),
 }
+# what else than 0 a command may end with, having done what it says
 STATUS: Mapping[str, Sequence[int]] = {
+    "check --baseline results/baseline/demo.json --strict": (0, 1),  # a busy machine cannot tell
+    "check --base ../runs/base-1 --head ../runs/head-1 --summary summary.md": (0, 1),  # nor can it compare times
     "datasets verify roxford": (1,),  # the small set was not downloaded
     "doctor": (0, 1),  # of the machine that it is typed on
 }
@@ -241,7 +245,8 @@ def workplace(
     delg: type,
 ) -> Iterator[Workplace]:
     """With every file that the pages take from elsewhere, and one finished run of the demo."""
-    here = tmp_path_factory.mktemp("typed")
+    here = tmp_path_factory.mktemp("typed") / "repository"  # some commands write beside it
+    here.mkdir()
     place = Workplace(here, Places(here / "cache", here / "data", here / "results" / "runs"))
     with chdir(here):
         for name in ("PATH", "PHOTOS", "DVD", "TEST"):
@@ -274,6 +279,9 @@ def workplace(
         done = place.type(*typed)
         assert done.exit_code == 0, (typed, done.output)
     (bundle,) = (here / "DIR").glob("*.rerankbench.zip")
+    shutil.copy(here / "results" / "baseline" / "demo.json", here / "FILE.json")
+    for side in ("base", "head"):
+        shutil.copytree(place.places.runs, here / "RUNS" / side)
     shutil.copy(bundle, here / "FILE")
     bundle.rename(here / "DIR" / "RUN.rerankbench.zip")
     yield place
@@ -292,6 +300,7 @@ def test_the_commands_of_a_page_can_be_typed(page: Path, workplace: Workplace, t
         done = place.type(*small(shlex.split(typed)))
         assert done.exit_code in STATUS.get(command, (0,)), f"{typed}\n{done.output}"
         assert done.exception is None or isinstance(done.exception, SystemExit), f"{typed}\n{done.output}"
+        assert "Error:" not in done.output, f"{typed}\n{done.output}"
         if not re.search(r"(-m|--method) all\b", typed):  # which names what cannot run here
             assert place.left_out() == known, typed
 
