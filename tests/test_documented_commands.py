@@ -62,6 +62,16 @@ class Instead:
 
 
 NOT_TYPED: Mapping[str, Instead] = {
+    **{
+        command: Instead("fetches weights of hundreds of megabytes from a hub")
+        for command in (
+            "run -d demo --method identity,aqe --features hf:facebook/dinov2-base:size=518",
+            "run -d demo --method identity,mnn --features "
+            "hf-patches:facebook/dinov2-base:rank=cls+hf:facebook/dinov2-base",
+            "run -d demo --method identity --features timm:vit_small_patch16_dinov3.lvd1689m:pooling=cls-gem",
+            "run -d demo --method identity --features hub:gmberton/MegaLoc --trust-code gmberton/MegaLoc",
+        )
+    },
     "export --to wandb --project NAME": Instead("sends what it says to a tracker", "export --help"),
     "datasets download roxford": Instead("asks servers for gigabytes", "datasets download roxford --dry-run"),
     "train rrt --recipe views --photos PHOTOS --out WEIGHTS.safetensors": Instead(
@@ -117,6 +127,17 @@ def of_image(draw: np.random.Generator, size: int, whole: int) -> dict[str, np.n
         "image_size": np.array([160, 120]),
         "global_descriptor": unit(draw.normal(size=whole)),
     }
+
+
+def write_demo(place: Path, write_buildings: Callable[[Path], Path]) -> None:
+    """The small buildings, with a query and an image under the names that `show` is shown with."""
+    write_buildings(place)
+    truth = (place / "gnd.json").read_text()
+    for name, image in (("queries/query0", "QUERY"), ("gallery/landmark0_0", "CANDIDATE")):
+        old = place / f"{name}.png"
+        old.rename(old.with_name(f"{image}.png"))
+        truth = truth.replace(f'"{old.stem}"', f'"{image}"')
+    (place / "gnd.json").write_text(truth)
 
 
 def write_roxford(data: Path, buildings: Path) -> None:
@@ -254,7 +275,7 @@ def workplace(
         Path("OXFORD").symlink_to(buildings)
         write_instances(Path("TRAIN"), instances=4, views=2)
         Path("DIR").mkdir()
-        cached.make(demo._place(place.places.cache, DemoSpec()), write_buildings)
+        cached.make(demo._place(place.places.cache, DemoSpec()), lambda made: write_demo(made, write_buildings))
         write_roxford(place.places.data, buildings)
         roxford = revisited.load("roxford", place.places.data)
         objects = list(folder.load(instances).gallery)
