@@ -45,6 +45,7 @@ SIZES: Mapping[str, Sequence[str]] = {
     "run": (*LISTS, "--top-k", "3"),
     "sweep": (*LISTS, "--top-k", "3"),
     "first-stages": LISTS,
+    "features diff": ("--max-side", "112", "--keep-descriptors", "500"),
     "train asmk": ("--words", "16", "--iterations", "2", "--descriptors", "50", "--max-side", "160"),
     "train rrt-sop": (*TRUNK, "--depth", "1", "--feedforward", "16", "--checked", "2"),
     "train rrt --recipe gld": (*SMALL_RRT, "--epochs", "0.05", "--threads", "1"),
@@ -194,6 +195,21 @@ def write_arrays(place: Path, names: Sequence[str]) -> None:
         np.savez(place / f"{name}.npz", **of_image(draw, 256, 16))
 
 
+def write_city(place: Path, photographs: Sequence[Path]) -> None:
+    """Database and queries of a street, ten metres from one to the next; and a list of other places by degrees."""
+    for folder in ("database", "queries", "queries_night"):
+        (place / "images" / "test" / folder).mkdir(parents=True)
+        for number, photograph in enumerate(photographs):
+            name = f"@{584844 + 10 * number}@4477316@17@T@{folder}@.png"
+            shutil.copy(photograph, place / "images" / "test" / folder / name)
+    roles = ("database", "database", "query")
+    lines = [
+        f"{photograph},{48.8582 + number / 100_000:.6f},2.2945,{roles[number % 3]}"
+        for number, photograph in enumerate(photographs)
+    ]
+    Path("list.csv").write_text("\n".join(["image,latitude,longitude,role", *lines]))
+
+
 def write_delg(place: Path, roxford: Dataset, delg: type) -> None:
     """Of roxford, and of 24 labels of 6 training images that `train.txt` lists."""
     draw = np.random.default_rng(3)
@@ -283,6 +299,9 @@ def workplace(
         write_hloc(Path("FEATURES.h5"), Path("GLOBALS.h5"), photographs)
         write_colmap(Path("DATABASE"), objects)
         write_arrays(Path("FOLDER"), objects)
+        write_city(Path("CITY"), sorted(Path("TRAIN").rglob("*.png")))
+        made = demo.load(place.places.cache)
+        write_arrays(Path("MINE"), [*made.gallery, *(query.id for query in made.queries)])
         write_delg(Path("DIR"), roxford, delg)
         listed = part_folder(f"list:{Path('train.txt').resolve()}", IMPORTS.get("delg"), ExtractOptions(), place.places)
         Path("STORE").symlink_to(listed)  # there once it is imported

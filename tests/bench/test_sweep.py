@@ -201,7 +201,7 @@ def test_the_table_says_once_what_the_weights_were_made_for(go: Go) -> None:
         (["-o", "ransac.descriptors=5"], "-o ransac.descriptors: the sweep sets it", "--descriptors"),
         (["-o", "ransac.trials=0"], "options of ransac", "at least 1"),
         (["-o", "rrt.seed=1"], "'rrt' is not part of this run", "running: ransac"),
-        (["-m", "lightglue@sift"], "no requested method can run here", "not sift"),
+        (["-m", "lightglue@sift"], "no requested method can run here", "no weights for sift"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_any_work(

@@ -1,5 +1,7 @@
 """Mutual neighbours are counted when they are similar enough."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,18 @@ def test_pairs_below_the_least_cosine_do_not_count() -> None:
 
 def test_a_pair_must_be_nearest_in_both_directions() -> None:
     assert score(at([0, 5]), at([6])) == score(at([6]), at([0, 5])) == 1
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"), [("xfeat", 1), ("sift", 1), ("aliked", 2), ("disk", 2), ("superpoint", 1)]
+)
+def test_without_an_option_the_least_cosine_is_that_of_the_feature_set(features: str, expected: int) -> None:
+    method = MutualNearestNeighbours()
+    method.bind(replace(XFEAT, local=features))
+    assert float(method.score(at([0, 90]), batch_of([at([10, 130, 180])]))) == expected
+    given = MutualNearestNeighbours(MutualNearestNeighbours.Options(similarity=0.99))
+    given.bind(replace(XFEAT, local=features))
+    assert float(given.score(at([0, 90]), batch_of([at([10, 130, 180])]))) == 0
 
 
 def test_the_least_cosine_itself_counts() -> None:
