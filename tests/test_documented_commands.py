@@ -197,11 +197,11 @@ def write_arrays(place: Path, names: Sequence[str]) -> None:
 
 def write_city(place: Path, photographs: Sequence[Path]) -> None:
     """Database and queries of a street, ten metres from one to the next; and a list of other places by degrees."""
-    for folder in ("database", "queries", "queries_night"):
-        (place / "images" / "test" / folder).mkdir(parents=True)
+    for part in ("database", "queries", "queries_night"):
+        (place / "images" / "test" / part).mkdir(parents=True)
         for number, photograph in enumerate(photographs):
-            name = f"@{584844 + 10 * number}@4477316@17@T@{folder}@.png"
-            shutil.copy(photograph, place / "images" / "test" / folder / name)
+            name = f"@{584844 + 10 * number}@4477316@17@T@{part}@.png"
+            shutil.copy(photograph, place / "images" / "test" / part / name)
     roles = ("database", "database", "query")
     lines = [
         f"{photograph},{48.8582 + number / 100_000:.6f},2.2945,{roles[number % 3]}"
