@@ -1,0 +1,384 @@
+"""Commands that read finished runs: report, show, export, check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.asked import options_by_row
+from bench.commands.shell import Folder, blend_option, folders, form_option
+
+if TYPE_CHECKING:
+    from bench.places import Places
+    from bench.report.claims import Claim
+    from bench.results import Run
+
+
+@click.command()
+@form_option
+@click.option("--dataset", "-d", help="Only this data set.")
+@click.option("--seal", help="Only the shortlist whose seal begins so.")
+@blend_option
+@click.option(
+    "--cascade",
+    multiple=True,
+    metavar="METHOD[@FEATURES],METHOD[@FEATURES]:FIRST[,…]",
+    help="Also the row of this cascade, from stored scores; its time is implied. May be given several times.",
+)
+@click.option(
+    "--gate",
+    multiple=True,
+    metavar="JUDGE:MOST,RERANKER",
+    help="Also RERANKER where JUDGE gives the first candidate at most MOST, from stored scores; repeatable.",
+)
+@click.option(
+    "--add",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also the run in this bundle of `export --format bundle`; repeatable.",
+)
+@click.option("--cards", is_flag=True, help="In the terminal, also papers, licences and training data of the methods.")
+@click.option("--explain", is_flag=True, help="In the terminal, also what each column is.")
+@click.option(
+    "--claims",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Also published numbers beside ours, of results/claims.toml or of a file like it.",
+)
+@click.option(
+    "--sensitivity", is_flag=True, help="Also whether the order of methods depends on policy, k, blend, ties or AP."
+)
+@click.option("--plots", type=Folder(), help="Write pictures into this folder.")
+@click.option(
+    "--html",
+    "html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write all tables, with charts and every query's images, as one page that needs nothing else.",
+)
+@click.option(
+    "--worst",
+    metavar="METHOD[,REFERENCE]",
+    help="With --plots: also the images of the queries where METHOD loses most to REFERENCE [default: first stage].",
+)
+@folders
+def report(
+    form: str,
+    dataset: str | None,
+    seal: str | None,
+    blend: str,
+    cascade: tuple[str, ...],
+    gate: tuple[str, ...],
+    add: tuple[Path, ...],
+    cards: bool,
+    explain: bool,
+    claims: str | None,
+    sensitivity: bool,
+    plots: Path | None,
+    html: Path | None,
+    worst: str | None,
+    places: Places,
+) -> None:
+    """Tables of all finished runs: one per seal and machine, never two seals in one."""
+    from bench import gate as gates
+    from bench.blend import Blend
+    from bench.bundle import opened
+    from bench.cascade import replay
+    from bench.errors import UserError
+    from bench.evaluation import FIRST_STAGE
+    from bench.places import slug
+    from bench.report.tables import FORMATS, compare, table_groups
+    from bench.report.terminal import print_listing, print_table
+
+    if worst is not None and plots is None:
+        raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
+    if sensitivity and form not in ("terminal", "md"):
+        raise UserError(f"--sensitivity with --format {form}", hint="expected terminal or md")
+    published = None if claims is None else _published(claims, dataset, form)
+
+    def wanted(run: Run) -> bool:
+        named = dataset is None or is_named(run.record.identity.shortlist.dataset, dataset)
+        return named and (seal is None or run.seal.startswith(seal))
+
+    added = click.get_current_context().with_resource(opened(add))
+    runs = [*finished_runs(places.runs, wanted), *filter(wanted, added)]
+    runs.sort(key=lambda run: run.record.finished)
+    if not runs and published is None:
+        raise UserError(
+            f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
+            hint="python cli.py run --method all --dataset demo",
+        )
+    how = Blend.parse(blend)
+    method, _, reference = (worst or "").partition(",")
+    reference, found = reference or FIRST_STAGE, False
+    replayed = opened_any = False
+    sections = []
+    for group in table_groups(runs):
+        replays = [again for texts in cascade if (again := replay(group, texts.split(","))) is not None]
+        gated = [again for text in gate if (again := gates.replay(group, text)) is not None]
+        replayed, opened_any = replayed or bool(replays), opened_any or bool(gated)
+        replays += gated
+        table = compare([*group, *replays], how)
+        sections.append(([*group, *replays], table))
+        if form == "terminal":
+            print_table(table, cards, explain)
+        else:
+            click.echo(FORMATS[form](table))
+        if sensitivity:
+            from bench.report import sensitivity as protocol
+            from bench.report.terminal import print_sensitivity
+
+            varied = protocol.sensitivity([*group, *replays], table, how)
+            print_sensitivity(varied) if form == "terminal" else click.echo(protocol.to_markdown(varied))
+        if plots is not None:
+            from bench.report.plots import quality_against_time
+
+            name = f"{slug(str(table.about['dataset']))}-{str(table.about['seal'])[:8]}"
+            click.echo(f"plot: {quality_against_time(table, plots, name)}", err=True)
+            if worst is not None:
+                from bench.report.pictures import chosen_run, worst_queries
+
+                # the images of a run from elsewhere are elsewhere
+                chosen = chosen_run([run for run in group if run not in added], method, reference)
+                if chosen is not None:
+                    found = True
+                    sheet = worst_queries(chosen, method, reference, plots, f"{name}-worst-{slug(method)}", how)
+                    click.echo(f"plot: {sheet or f'none: {method} loses on no query'}", err=True)
+    if html is not None:
+        from bench.report.page import write_page
+
+        click.echo(f"page: {write_page(html, sections, how)}", err=True)
+    if cascade and not replayed:
+        raise UserError(
+            f"--cascade {' --cascade '.join(cascade)}: no finished run above has all of its methods",
+            hint="stages are METHOD and METHOD:FIRST, for example --cascade rrt,lightglue:20",
+        )
+    if gate and not opened_any:
+        raise UserError(
+            f"--gate {' --gate '.join(gate)}: no finished run above has both methods",
+            hint="a gate is JUDGE:MOST,RERANKER, for example --gate ransac:20,lightglue",
+        )
+    if worst is not None and not found:
+        raise UserError(
+            f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}",
+            hint="the images of runs that are added are not here; ask for the picture where they were measured"
+            if added
+            else None,
+        )
+    if published is not None:
+        from bench.report import claims as beside
+
+        listing = beside.compared(published, runs, how)
+        if form == "terminal":
+            if rows := beside.cells(listing):
+                print_listing(beside.COLUMNS, rows)
+            click.echo(listing.note)
+        else:
+            click.echo(beside.FORMATS[form](listing))
+
+
+def _published(file: str, dataset: str | None, form: str) -> tuple[Claim, ...]:
+    """The claims of a file, or those that are shipped where none is named; of one data set where one is asked for."""
+    from bench.errors import UserError
+    from bench.report.claims import FORMATS, SHIPPED, read_claims
+
+    if form not in ("terminal", *FORMATS):
+        raise UserError(f"--claims with --format {form}", hint=f"expected terminal, {', '.join(FORMATS)}")
+    read = read_claims(Path(file) if file else SHIPPED)
+    return tuple(claim for claim in read if dataset is None or is_named(claim.dataset, dataset))
+
+
+@click.command()
+@click.option("--run", "folder", type=Folder(), help="[default: the newest]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["trec", "hloc-pairs", "vpr-preds", "parquet", "csv", "bundle"]),
+    default="trec",
+    show_default=True,
+)
+@click.option("--out", type=Folder(), help="Folder for the files.")
+@click.option(
+    "--to",
+    "tracker",
+    type=click.Choice(["wandb", "trackio", "mlflow"]),
+    help="Send it to this run tracker instead: a run there for each row of the table.",
+)
+@click.option("--project", help="With --to: the project or experiment there.  [default: rerankbench]")
+@blend_option
+@folders
+def export(
+    folder: Path | None,
+    form: str,
+    out: Path | None,
+    tracker: str | None,
+    project: str | None,
+    blend: str,
+    places: Places,
+) -> None:
+    """Write a finished run for other programs: TREC runs and qrels, hloc pairs, VPR predictions, tables.
+
+    --to sends each row of its table to a run tracker: identity, numbers, and AP by query.
+
+    bundle is the run in one file, without images and features; `report --add` shows it on another machine.
+
+    Blanks and % in names become %XX in TREC files. Their scores are places, so that every scorer keeps our order; a
+    scorer's AP is rectangular and sees the candidates alone, so it is not our mAP.
+    """
+    from bench.blend import Blend
+    from bench.errors import UserError
+    from bench.exports import export as write
+    from bench.results import sound_run
+
+    if (out is None) == (tracker is None):
+        found = "neither --out nor --to" if out is None else "both --out and --to"
+        raise UserError(f"export: found {found}", hint="--out FOLDER writes files, --to TRACKER sends rows")
+    if project is not None and tracker is None:
+        raise UserError(f"--project {project} without a tracker", hint=f"--to wandb --project {project}")
+    how = Blend.parse(blend)
+    runs = [sound_run(folder)] if folder else finished_runs(places.runs)
+    if not runs:
+        raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all -d demo")
+    if tracker is not None:
+        from bench.trackers import PROJECT, send
+
+        for name in send(runs[-1], tracker, project or PROJECT, how):
+            click.echo(f"sent to {tracker}: {name}")
+    elif out is not None:
+        written = write(runs[-1], form, out, how)
+        for path in dict.fromkeys(path if path.parent == out else path.parent for path in written):
+            click.echo(f"written: {path}")
+
+
+@click.command()
+@click.argument("query")
+@click.argument("candidate")
+@click.option("--method", "-m", required=True, metavar="METHOD[@FEATURES]", help="A row of a finished run.")
+@click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Instead of the run's; repeatable.")
+@click.option("--run", "folder", type=Folder(), help="[default: the newest that has the row and both images]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A .png. [default: show-QUERY-CANDIDATE-METHOD.png here]",
+)
+@folders
+def show(
+    query: str,
+    candidate: str,
+    method: str,
+    options: tuple[str, ...],
+    folder: Path | None,
+    device: str,
+    out: Path | None,
+    places: Places,
+) -> None:
+    """Draw a query beside a candidate: which local descriptors a method matches, the score, the places, the label.
+
+    The matches are those that the score counts. Methods without any, such as rrt, show the two images and the score.
+    """
+    from bench.pair import pair
+    from bench.report.matches import draw, file_name, places_of, said
+    from bench.results import sound_run
+
+    runs = [sound_run(folder)] if folder else finished_runs(places.runs)
+    found = pair(runs, query, candidate, method, options_by_row(options, (method,)), places, device)
+    path = draw(found, out or Path(file_name(found, method)))
+    click.echo(f"{found.row}: {said(found)}; {places_of(found)}; {found.kind}")
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"written: {path}")
+
+
+def finished_runs(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+    """The finished runs in a folder that are wanted, oldest first; those that are left out are named."""
+    from bench.results import read_runs
+
+    found = read_runs(runs, wanted)
+    for note in found.notes(runs):
+        click.echo(f"note: {note}", err=True)
+    return list(found.finished)
+
+
+def is_named(dataset: str, text: str) -> bool:
+    """Whether a user means that data set: by its name, by a path as it was given, or by the last part of the path."""
+    kind, colon, path = text.partition(":")
+    given = f"{kind}:{Path(path).expanduser().resolve()}" if colon else text
+    return dataset in (text, given) or (":" in dataset and Path(dataset.partition(":")[2]).name == text)
+
+
+@click.command()
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to compare a run with. For example results/baseline/demo.json.",
+)
+@click.option("--run", "folder", type=Folder(), help="Of --baseline. [default: the newest that fits]")
+@click.option("--write", is_flag=True, help="Make the run the new baseline instead of checking it.")
+@click.option("--base", multiple=True, type=Folder(), help="Instead of a baseline: run of the version before.")
+@click.option(
+    "--head",
+    multiple=True,
+    type=Folder(),
+    help="Run of the version after, measured in turn with --base on one machine; both repeatable, in order.",
+)
+@click.option("--reference", metavar="ROW", help="Row that times are relative to. [default: one whose code is equal]")
+@click.option("--tolerance", type=float, metavar="POINTS", help="Loss that is tolerated. [default: baseline's, or 0.3]")
+@click.option("--ratio-bound", type=float, metavar="FACTOR", help="Of times. [default: baseline's; of two runs 1.5]")
+@click.option("--strict", is_flag=True, help="Exit 1 also where something cannot be told.")
+@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file to write.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="JUnit XML file to write.")
+@folders
+def check(
+    baseline: Path | None,
+    folder: Path | None,
+    write: bool,
+    base: tuple[Path, ...],
+    head: tuple[Path, ...],
+    reference: str | None,
+    tolerance: float | None,
+    ratio_bound: float | None,
+    strict: bool,
+    summary: Path | None,
+    junit: Path | None,
+    places: Places,
+) -> None:
+    """Compare a run with a baseline, or with a run of another version; exit 1 and say what changed on a regression."""
+    from bench.errors import UserError
+    from bench.report import check as checks
+    from bench.results import sound_run
+
+    if (baseline is None) == (not (base or head)) or ((base or head) and (write or folder)):
+        raise UserError(
+            "check: expected --baseline FILE, or --base RUN and --head RUN",
+            hint="check --baseline results/baseline/demo.json; --run and --write belong to --baseline",
+        )
+    if baseline is None:
+        runs = [checks.named_run(each) for each in base], [checks.named_run(each) for each in head]
+        checked = checks.between(*runs, reference, tolerance, ratio_bound)
+    elif write:
+        run = sound_run(folder) if folder else next(iter(finished_runs(places.runs)[::-1]), None)
+        if run is None:
+            raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all --dataset demo")
+        for note in checks.keep(run, baseline, reference):
+            click.echo(f"note: {note}", err=True)
+        click.echo(f"baseline {baseline} written from {run.folder}")
+        return
+    else:
+        content = checks.read_baseline(baseline)
+        run = sound_run(folder) if folder else checks.matching_run(finished_runs(places.runs), content)
+        checked = checks.against_baseline(run, content, str(baseline), reference, tolerance, ratio_bound)
+    for finding in checked.findings:
+        click.echo(finding.line)
+    for note in checked.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{checked.now} against {checked.before}: {checked.counted}")
+    checks.write_files(checked, summary, junit)
+    if not checked.passes(strict):
+        raise SystemExit(1)
