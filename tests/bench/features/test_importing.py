@@ -65,7 +65,7 @@ def write(kind: str, dataset: Dataset, place: Path) -> tuple[Path, Path | None]:
 
         database = pycolmap.Database.open(str(path))
         camera = database.write_camera(
-            pycolmap.Camera.create(1, pycolmap.CameraModelId.SIMPLE_PINHOLE, 100.0, 160, 120)
+            pycolmap.Camera.create_from_model_id(1, pycolmap.CameraModelId.SIMPLE_PINHOLE, 100.0, 160, 120)
         )
         for image, found in images.items():
             number = database.write_image(pycolmap.Image(name=f"{image}.png", camera_id=camera))
