@@ -157,7 +157,7 @@ def test_without_weights_or_with_those_of_other_descriptors_it_says_so(weights: 
     method = AsymmetricSimilarity(AsymmetricSimilarity.Options(weights=weights))
     assert "reads 64-d descriptors, sift" in str(method.skip(card_of("sift")))
     assert method.made_for() == "xfeat" and method.descriptors_used(500) == 40
-    assert "full-precision" in str(method.card().trained_on)
+    assert "full precision" in str(method.card().trained_on)
 
 
 def test_odd_images_have_finite_scores(weights: Path) -> None:
