@@ -199,11 +199,6 @@ def test_runs_of_a_method_that_draws_are_taken_together() -> None:
         ({"header": {**measured().header, "image_set": "j"}}, "image set j, baseline i"),
         ({"header": {**measured().header, "gallery_content": "h"}}, "other images in the gallery"),
         ({"truth": "t2"}, "another ground truth"),
-        ({"lists": "l2"}, "other candidates"),
-        (
-            {"lists": "l2", "header": {**measured().header, "first_stage_content": "f2"}},
-            "other candidates of other first-stage features",
-        ),
     ],
 )
 def test_another_seal_cannot_tell_and_says_what_differs(changes: dict[str, Any], said: str) -> None:
@@ -218,6 +213,21 @@ def test_the_same_candidates_with_other_similarities_are_said_and_compared() -> 
     checked = compared(measured({"mnn": row(moved(-0.05), 2.0)}, similarities="s2", seal="other"))
     assert of(checked, "candidates", "candidates").outcome == "cannot tell"
     assert of(checked, "accuracy", "mnn All").outcome == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("header", "said"), [({}, "other candidates"), ({"first_stage_content": "f2"}, "of other first-stage features")]
+)
+def test_other_candidates_of_the_same_images_are_said_and_tested(header: dict[str, str], said: str) -> None:
+    changes: dict[str, Any] = {"lists": "l2", "seal": "other", "header": {**measured().header, **header}}
+    same = compared(measured(**changes))
+    finding = of(same, "candidates", "candidates")
+    assert finding.outcome == "cannot tell" and said in finding.why
+    assert of(same, "accuracy", "mnn All").outcome == "ok"
+    less = compared(measured({"mnn": row(moved(-0.05), 2.0)}, **changes))
+    assert of(less, "accuracy", "mnn All").outcome == "FAIL" and not less.passes()
+    little = compared(measured({"mnn": row(moved(-0.001), 2.0)}, **changes))
+    assert of(little, "accuracy", "mnn All").outcome == "ok"
 
 
 def test_the_same_data_set_in_another_place_is_the_same() -> None:
