@@ -565,7 +565,8 @@ def test_a_click_on_a_head_sorts_and_a_second_turns_it_round(drive: Callable[...
       }}"""
     before, fast, up, slow, down = drive(page([([done], table)]), script)["orders"]
     assert before == list(table.rows.index) and (up, down) == ("ascending", "descending")
-    assert fast == table.rows["ms/query p50"].sort_values(kind="stable").index.tolist() == slow[::-1] != before
+    # measured times may stand in the order of the table: of the two orders, one differs from it
+    assert fast == table.rows["ms/query p50"].sort_values(kind="stable").index.tolist() == slow[::-1] != slow
 
 
 def test_a_query_that_is_opened_shows_its_images_and_is_left_again(drive: Callable[..., dict], done: Run) -> None:
