@@ -15,7 +15,7 @@ import torch
 from bench.options import NoOptions, check_options
 from bench.reranker import Card
 
-__all__ = ["About", "Card", "LocalFeatures", "extractor"]
+__all__ = ["About", "Card", "LocalFeatures", "extractor", "pixels_of"]
 Gives = Literal["local", "global", "both"]
 KNOWN_GIVES = get_args(Gives)
 
@@ -29,6 +29,17 @@ class LocalFeatures:
     scales: np.ndarray  # (n,) pixels; 1 where the detector has a single scale
     orientations: np.ndarray  # (n,) radians; 0 where the detector has none
     scores: np.ndarray  # (n,)
+
+    @staticmethod
+    def none(dim: int) -> LocalFeatures:
+        """Of an image in which nothing was found: n is 0, `dim` the values of a descriptor."""
+        empty = np.zeros(0, dtype=np.float32)
+        return LocalFeatures(np.zeros((0, dim), np.float32), np.zeros((0, 2), np.float32), empty, empty, empty)
+
+
+def pixels_of(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """(1, 3, h, w) float32 in [0, 1] on `device`, of an (h, w, 3) uint8 image."""
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device, torch.float32) / 255
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of
 
 DIMS = {"t16": 64, "n16": 128, "n16rot": 128, "n32": 128}
 SMALLEST = 8  # pixels of a side: the detector leaves out two at each edge, and the sampled patches need some
@@ -56,9 +56,8 @@ class Aliked:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         if min(image.shape[:2]) < SMALLEST:
-            none = np.zeros(0, dtype=np.float32)
-            return LocalFeatures(np.zeros((0, self._dim), np.float32), np.zeros((0, 2), np.float32), none, none, none)
-        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32) / 255
+            return LocalFeatures.none(self._dim)
+        pixels = pixels_of(image, self._device)
         found = self._model(pixels.contiguous(memory_format=torch.channels_last))[0]
         scores, order = found.keypoint_scores.cpu().sort(descending=True, stable=True)
         return LocalFeatures(

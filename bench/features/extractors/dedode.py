@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of
 
 DIM = 256
 SMALLEST = 15  # pixels of the shorter side: it is filled up to a multiple of 14, and four poolings need 16
@@ -65,9 +65,8 @@ class DeDoDe:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         if min(image.shape[:2]) < SMALLEST:
-            none = np.zeros(0, dtype=np.float32)
-            return LocalFeatures(np.zeros((0, DIM), np.float32), np.zeros((0, 2), np.float32), none, none, none)
-        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32) / 255
+            return LocalFeatures.none(DIM)
+        pixels = pixels_of(image, self._device)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         (keypoints,), (scores,), (descriptors,) = self._model(pixels, n=self._descriptors)
         return LocalFeatures(

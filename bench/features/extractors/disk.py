@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of
 
 DIM = 128
 SMALLEST = 8  # pixels of the shorter side: a maximum needs a whole window of five
@@ -53,9 +53,8 @@ class Disk:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         if min(image.shape[:2]) < SMALLEST or max(image.shape[:2]) <= CELL:
-            none = np.zeros(0, dtype=np.float32)
-            return LocalFeatures(np.zeros((0, DIM), np.float32), np.zeros((0, 2), np.float32), none, none, none)
-        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32) / 255
+            return LocalFeatures.none(DIM)
+        pixels = pixels_of(image, self._device)
         found = self._model(pixels, n=self._descriptors, pad_if_not_divisible=True)[0]
         scores, order = found.detection_scores.cpu().sort(descending=True, stable=True)  # they come row by row
         return LocalFeatures(

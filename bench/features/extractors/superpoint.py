@@ -48,8 +48,7 @@ class SuperPoint:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:
         if min(image.shape[:2]) < CELL:
-            none = np.zeros(0, dtype=np.float32)
-            return LocalFeatures(np.zeros((0, 256), np.float32), np.zeros((0, 2), np.float32), none, none, none)
+            return LocalFeatures.none(256)
         grey = torch.from_numpy(image.astype(np.float32) @ np.array(GREY, dtype=np.float32) / 255)
         found = self._model(grey.expand(1, 3, *grey.shape).to(self._device))
         scores, order = found.scores[0].cpu().sort(descending=True, stable=True)

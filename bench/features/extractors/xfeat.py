@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of
 
 
 @extractor(
@@ -39,7 +39,7 @@ class XFeat:
         return (weights_file("xfeat.pt"),)
 
     def __call__(self, image: np.ndarray) -> LocalFeatures:
-        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32) / 255
+        pixels = pixels_of(image, self._device)
         found = self._model.detectAndCompute(pixels)[0]
         scores = found["scores"].cpu().numpy()
         return LocalFeatures(
