@@ -64,18 +64,19 @@ def replay(runs: Sequence[Run], text: str) -> Replay | None:
         raise UserError(
             f"--gate {text}: {gate.judge} scores whole lists", hint="take a method that scores pairs, such as ransac"
         )
-    asked, lists = 0, 0
+    rankings, shortlist = judge[0].rankings(), judge[0].shortlist
+    numbers = range(len(shortlist.queries))
+    firsts = [rankings.scores(judge[1], name, query)[0] for query in numbers for name in shortlist.lists]
+    opens = sum(first <= gate.most for first in firsts)
 
     def decide(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
-        nonlocal asked, lists
         first, others = scores[0][0], scores[1]
-        opens = bool(first <= gate.most)
-        asked, lists = asked + opens, lists + 1
-        order = np.argsort(-others, kind="stable") if opens else np.arange(len(others))
-        return order, [1, len(others) if opens else 0]
+        if first <= gate.most:
+            return np.argsort(-others, kind="stable"), [1, len(others)]
+        return np.arange(len(others)), [1, 0]
 
-    found = replayed(REPLAYED, {"gate": text}, [judge, reranker], decide, "")
-    return found.noted(
-        f"replayed from stored scores; {gate.reranker} reorders {asked} of {lists} lists, those whose first candidate "
-        f"has at most {gate.most:g} by {gate.judge}; its times are implied, not measured"
+    paper = (
+        f"replayed from stored scores; {gate.reranker} reorders {opens} of {len(firsts)} lists, those whose first "
+        f"candidate has at most {gate.most:g} by {gate.judge}; its times are implied, not measured"
     )
+    return replayed(REPLAYED, {"gate": text}, [judge, reranker], decide, paper)

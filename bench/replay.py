@@ -57,11 +57,6 @@ class Replay(Run):
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
         return evaluate(self.rankings(blend))
 
-    def noted(self, paper: str) -> Replay:
-        """The same, whose card says where it comes from."""
-        cards = {name: replace(card, paper=paper) for name, card in self.record.cards.items()}
-        return replace(self, record=replace(self.record, cards=cards))
-
 
 def newest_row(runs: Sequence[Run], text: str) -> tuple[Run, str] | None:
     """The last of `runs` that has the row which METHOD[@FEATURES] names, and the row's name; None if there is none."""
