@@ -57,7 +57,7 @@ def test_a_method_that_imports_none_is_its_file_alone() -> None:
         ("methods/asmk/codebook.py", {"asmk"}),
         ("third_party/efficientnet_lite.py", {"rrt-sop"}),
         ("third_party/checkpoints.py", {"rrt", "rrt-sop", "superglue", "lightglue", "ames", "elvis"}),
-        ("methods/rrt/training/bank.py", set()),
+        ("methods/_views/bank.py", set()),
         ("methods/rrt_sop/training/sop.py", set()),
         ("methods/asmk/training/kmeans.py", set()),
     ],

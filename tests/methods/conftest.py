@@ -1,14 +1,16 @@
 """Real features of small pictures, and a trunk small enough to train in a test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.datasets.views.render import GRID
 from bench.features import Features
 from bench.features.sets import ExtractOptions, FeatureExtractor
+from methods._views.bank import KEPT, Bank
 from methods.rrt_sop import model as product
 
 
@@ -54,3 +56,29 @@ def tiny() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(product.TRUNKS, "tiny", kind)  # type: ignore[arg-type]
         yield "tiny"
+
+
+def _views_bank(scenes: int = 12, views: int = 3) -> Bank:
+    """Scenes of 20 descriptors each, seen with noise and in another order; the last quarter is held out."""
+    rng = np.random.default_rng(0)
+    n = scenes * views
+    groups = np.repeat(np.arange(scenes), views)
+    parts, wholes = rng.normal(size=(scenes, KEPT, 64)), rng.normal(size=(scenes, 8))
+    local = np.stack([rng.permutation(parts[g] + 0.1 * rng.normal(size=(KEPT, 64))) for g in groups])
+    local /= np.linalg.norm(local, axis=-1, keepdims=True)
+    return Bank(
+        global_=wholes[groups].astype(np.float16),
+        local=local.astype(np.float16),
+        xy=np.full((n, KEPT, 2), np.nan, np.float32),
+        counts=np.full(n, 20, np.int32),
+        coverage=np.ones((n, GRID * GRID), bool),
+        groups=groups,
+        shows=np.repeat(groups[:, None], 3, axis=1),
+        held_out=groups >= scenes * 3 // 4,
+    )
+
+
+@pytest.fixture
+def views_bank() -> Callable[..., Bank]:
+    """Makes a bank of so many scenes, each of so many views."""
+    return _views_bank

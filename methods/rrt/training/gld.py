@@ -26,10 +26,10 @@ from bench.device import resolve_device
 from bench.errors import UserError
 from bench.features.store import FeatureStore
 from bench.training import LoopOptions, Progress, Recipe, fingerprint, fit, move
+from methods._views.matches import has_match
 from methods.rrt import RELEASED, scale_ids
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
 from methods.rrt.training.start import start_searching
-from methods.rrt.training.views import has_match
 
 READ = frozenset({"global", "local"})
 BLOCK = (4096, 16384)  # images, and images they are compared with, of one step of the neighbour search

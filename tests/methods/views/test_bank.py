@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from methods.rrt.training import bank
-from methods.rrt.training.bank import KEPT, BankOptions, build_bank
+from methods._views import bank
+from methods._views.bank import KEPT, BankOptions, build_bank
 
 
 @pytest.fixture
