@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods._local_weights import load_checkpoint
-from methods._parallel import each
+from methods._parallel import each, together
 from methods._transformer import Attention, EncoderConfig
 
 FORMAT = "rerankbench-ames-1"
@@ -88,28 +89,48 @@ class Ames(nn.Module):
         self.classifier = nn.Linear(config.dim, 1)
 
     def embed(self, descriptors: Tensor, stored: bool = False) -> Tensor:
-        """(n, local_dim) unit descriptors -> (n, dim) tokens; `stored`: in half precision, as the authors keep them."""
+        """(…, n, local_dim) unit descriptors -> (…, n, dim) tokens; `stored`: halves, as the authors keep."""
         tokens = self.remap_local(descriptors)
         return tokens.half().float() if stored and not self.config.binary else tokens
 
     def forward(self, query: Tensor, candidate: Tensor) -> Tensor:
         """(b,) logits of (b, n, dim) and (b, m, dim) tokens of the two images."""
+        return self._read(query, candidate)[1]
+
+    def encode(self, query: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, n + m, dim) tokens before the last layer, and (b,) logits, of b pairs of n and m descriptors."""
+        tokens, logits = self._read(self.embed(query), self.embed(candidate))
+        return tokens[:, 1:], logits
+
+    def _read(self, query: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 1 + n + m, dim) tokens before the last layer, the match token first, and (b,) logits."""
         own, other = masks(query.shape[1], candidate.shape[1], query.device)
         x = torch.cat([self.mtc_token.expand(len(query), 1, -1), query, candidate], dim=1)
         for layer in self.decoder.layers[:-1]:
             x = layer(x, own, other)
-        return self.classifier(self.decoder.layers[-1](x, own, other, first_only=True)[:, 0])[:, 0]
+        return x, self.classifier(self.decoder.layers[-1](x, own, other, first_only=True)[:, 0])[:, 0]
 
     @torch.inference_mode()
     def score(self, query: Tensor, candidates: Sequence[Tensor]) -> Tensor:
-        """(k,) logits of the query's (n, local_dim) descriptors with each candidate's, one unpadded pair at a time."""
+        """(k,) logits of the query's (n, local_dim) descriptors with each candidate's, unpadded.
+
+        On a CPU one pair at a time, elsewhere equally long candidates together.
+        """
         source = self.embed(query)[None]
+        if not candidates:
+            return query.new_zeros(0)
+        if query.device.type != "cpu":
+            return together(partial(self._stack, source), candidates)
 
         @torch.inference_mode()  # thread-local
         def one(candidate: Tensor) -> Tensor:
             return self(source, self.embed(candidate, stored=True)[None])[0]
 
         return torch.stack(each(one, candidates))
+
+    def _stack(self, source: Tensor, stack: Tensor) -> Tensor:
+        """(b,) logits of the query's tokens (1, n, dim) with each of a stack (b, m, local_dim)."""
+        return self(source.expand(len(stack), -1, -1), self.embed(stack, stored=True))
 
 
 def masks(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -121,7 +142,8 @@ def masks(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:
     >>> other.int().tolist()
     [[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
     """
-    image = torch.tensor([0, *[1] * n, *[2] * m], device=device)
+    image = torch.arange(1 + n + m, device=device)
+    image = (image > 0).int() + (image > n).int()  # 0: the match token; 1, 2: the images
     match = (image[:, None] == 0) | (image == 0)
     return match | (image[:, None] == image), match | (image[:, None] != image)
 

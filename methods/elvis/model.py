@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods._local_weights import load_checkpoint
-from methods._parallel import each
+from methods._parallel import each, together
 from methods._sinkhorn import transport
 
 FORMAT = "rerankbench-elvis-1"
@@ -61,42 +62,64 @@ class Elvis(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def embed(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, local_dim) descriptors of one image -> (n, 128) unit tokens and (n,) scores of the dustbin in (-1, 1)."""
+        """(…, n, local_dim) descriptors -> (…, n, 128) unit tokens and (…, n) scores of the dustbin in (-1, 1)."""
         tokens = F.normalize(self.remap(descriptors), dim=-1)
-        return tokens, self.dustbin(tokens)[:, 0]
+        return tokens, self.dustbin(tokens)[..., 0]
 
     def assign(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor, Tensor]) -> Tensor:
-        """(n, m) share of each query token that goes to each candidate token, without the dustbins' part."""
+        """(…, n, m) share of each query token that goes to each candidate token, without the dustbins' part."""
         (one, bin_one), (other, bin_other) = query, candidate
-        n, m = len(one), len(other)
-        inner = torch.cat([one @ other.T, bin_one[:, None]], dim=1)
-        last = torch.cat([bin_other, self.corner[None]])[None]
-        return transport(torch.cat([inner, last]) / TEMPERATURE, ITERATIONS)[:n, :m].exp()
+        n, m = one.shape[-2], other.shape[-2]
+        inner = torch.cat([one @ other.transpose(-1, -2), bin_one[..., None]], dim=-1)
+        corner = self.corner.expand(*bin_other.shape[:-1], 1)
+        last = torch.cat([bin_other, corner], dim=-1)[..., None, :]
+        return transport(torch.cat([inner, last], dim=-2) / TEMPERATURE, ITERATIONS)[..., :n, :m].exp()
 
     def votes(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """(n,) and (m,) votes in (0, 1) of the tokens of both images, which have at least one each."""
+        """(…, n) and (…, m) votes in (0, 1) of the tokens of both images, which have at least one each."""
+        votes = self._votes(self._strengths(query, candidate))
+        n = query[0].shape[-2]
+        return votes[..., :n], votes[..., n:]
+
+    def _strengths(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor, Tensor]) -> Tensor:
+        """(…, n + m) largest share of each token of both images."""
         assignment = self.assign(query, candidate)
-        strengths = torch.cat([assignment.amax(dim=1), assignment.amax(dim=0)])
-        votes = torch.sigmoid(self.vote(strengths[:, None])[:, 0])
-        return votes[: len(query[0])], votes[len(query[0]) :]
+        return torch.cat([assignment.amax(dim=-1), assignment.amax(dim=-2)], dim=-1)
+
+    def _votes(self, strengths: Tensor) -> Tensor:
+        return torch.sigmoid(self.vote(strengths[..., None])[..., 0])
+
+    def encode(self, query: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, n + m, 1) strengths of all tokens, and (b,) logits to train by, of b pairs of n and m descriptors."""
+        strengths = self._strengths(self.embed(query), self.embed(candidate))
+        return strengths[..., None], self.logit(self._votes(strengths).sum(dim=-1, keepdim=True))[..., 0]
 
     def forward(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """() sum of the votes of (n, local_dim) and (m, local_dim) descriptors, n and m at least 1."""
-        return torch.cat(self.votes(self.embed(query), self.embed(candidate))).sum()
+        """(…,) sums of the votes of (…, n, local_dim) and (…, m, local_dim) descriptors, n and m at least 1."""
+        return torch.cat(self.votes(self.embed(query), self.embed(candidate)), dim=-1).sum(dim=-1)
 
     @torch.inference_mode()
     def score(self, query: Tensor, candidates: Sequence[Tensor]) -> Tensor:
-        """(k,) sums of votes, one unpadded pair at a time: padding would count as tokens. 0 without descriptors."""
+        """(k,) sums of votes; 0 without descriptors. Pairs are unpadded: padding would count as tokens.
+
+        On a CPU one pair at a time, elsewhere equally long candidates together.
+        """
         none = query.new_zeros(())
-        if not len(query):
+        if not len(query) or not candidates:
             return none.repeat(len(candidates))
         source = self.embed(query)
+        if query.device.type != "cpu":
+            return together(partial(self._stack, query), candidates)
 
         @torch.inference_mode()  # thread-local
         def one(candidate: Tensor) -> Tensor:
             return torch.cat(self.votes(source, self.embed(candidate))).sum() if len(candidate) else none
 
         return torch.stack(each(one, candidates))
+
+    def _stack(self, query: Tensor, stack: Tensor) -> Tensor:
+        """(b,) sums of votes of the query (n, local_dim) with each of a stack (b, m, local_dim)."""
+        return self(query.expand(len(stack), -1, -1), stack) if stack.shape[1] else query.new_zeros(len(stack))
 
 
 def load(path: Path) -> tuple[Elvis, Mapping[str, Any]]:

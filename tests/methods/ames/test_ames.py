@@ -170,3 +170,12 @@ def test_odd_images_have_finite_scores(weights: Path) -> None:
     scores = method.score(query, batch_of([many, one, same, none]))
     assert torch.isfinite(scores).all() and int(scores.argmin()) == 3
     assert torch.isfinite(method.score(none, batch_of([many, one]))).all()
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_pairs_together_are_scored_as_they_are_alone(binary: bool) -> None:
+    model = a_network(AmesConfig(depth=2, feedforward=32, heads=2, dim=16, local_dim=8, binary=binary))
+    query, candidates = unit(5, 8, 0), torch.stack([unit(7, 8, seed) for seed in (1, 2, 3)])
+    with torch.inference_mode():
+        together = model._stack(model.embed(query)[None], candidates)
+    assert torch.allclose(together, model.score(query, list(candidates)), atol=1e-5)

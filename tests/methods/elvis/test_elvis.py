@@ -234,3 +234,17 @@ def test_odd_images_have_finite_scores(weights: Path) -> None:
     scores = method.score(query, batch_of([many, one, same, none]))
     assert torch.isfinite(scores).all() and int(scores.argmin()) == 3
     assert torch.isfinite(method.score(none, batch_of([many, one]))).all()
+
+
+def test_pairs_together_are_scored_as_they_are_alone() -> None:
+    model = a_network()
+    query, candidates = unit(5, 8, 0), torch.stack([unit(7, 8, seed) for seed in (1, 2, 3)])
+    together = model(query.expand(3, -1, -1), candidates)
+    assert torch.allclose(together, model.score(query, list(candidates)), atol=1e-5)
+    assert torch.allclose(model._stack(query, candidates), together)
+    assert model._stack(query, torch.empty(2, 0, 8)).tolist() == [0.0, 0.0]
+
+
+def test_a_gradient_goes_through_the_assignment_and_matches_finite_differences() -> None:
+    couplings = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: transport(x, 10), (couplings,))

@@ -1,0 +1,1 @@
+"""The trainings of RRT, one file each: `TrainOptions` and `train(options, out, progress)` on `bench.training`."""
