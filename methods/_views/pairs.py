@@ -26,7 +26,7 @@ class PairOptions(LoopOptions):
     checked_on: tuple[int, ...] = ()  # seeds of generated buildings that only validate
     views: int = 6  # per photograph
     landmarks: int = 60  # generated buildings per seed
-    bank: Path = Path("build/rrt-bank")  # where extracted views are kept
+    bank: Path = Path("build/views-bank")  # where extracted views are kept
     features: str = "xfeat"
     pairs: int = 300_000
     descriptors: int = 100  # local descriptors per image the weights are meant for

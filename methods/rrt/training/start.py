@@ -36,17 +36,22 @@ def fits(model: RRT) -> bool:
     return config.local_dim != config.dim >= needed and config.heads == len(HEADS) and config.depth >= 2
 
 
-def start(model: RRT, locals_: np.ndarray, globals_: np.ndarray) -> None:
+@torch.no_grad()
+def begin(model: RRT, init: str, locals_: np.ndarray, globals_: np.ndarray) -> None:
     """Set the weights of `model` from samples of what it will read; torch's generator decides the rest.
 
-    `locals_` (m, local_dim) and `globals_` (n, global_dim), unit vectors, give the principal axes.
+    `locals_` (m, local_dim) and `globals_` (n, global_dim), unit vectors, give the principal axes. `init`: matching
+    (searching where tokens have no room for it), searching, or xavier, which reads no samples.
     """
-    if fits(model):
+    if init == "xavier":
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+    elif init == "matching" and fits(model):
         start_matching(model, locals_, globals_)
     else:
         start_searching(model)
-        with torch.no_grad():
-            _set_components(model.remap, slice(0, model.config.dim), _Components.of(globals_), 0.25)
+        _set_components(model.remap, slice(0, model.config.dim), _Components.of(globals_), 0.25)
 
 
 @torch.no_grad()
@@ -68,7 +73,7 @@ def start_searching(model: RRT) -> None:
 
 @torch.no_grad()
 def start_matching(model: RRT, locals_: np.ndarray, globals_: np.ndarray) -> None:
-    """As `start`, for a model that `fits`."""
+    """A match counter in the first two layers, for a model that `fits`."""
     local, global_ = _Components.of(locals_), _Components.of(globals_)
     places = _Places(model.config.local_dim, model.config.dim)
     _start_tokens(model, places, local, global_)

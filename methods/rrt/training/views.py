@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from methods._views.matches import has_match
 from methods._views.pairs import PairOptions, Pairs, Sampler, Views, bank_of
 from methods._views.shortlists import Shortlists, View
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens, load_checkpoint, save_checkpoint
-from methods.rrt.training.start import start
+from methods.rrt.training.start import begin
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class TrainOptions(PairOptions):
 
     depth: int = 3
     feedforward: int = 256
+    dim: int = 128  # width of a token
+    init: Literal["matching", "searching", "xavier"] = "matching"  # see start.py; matching: where the tokens have room
     auxiliary: float = 1.0  # weight of the auxiliary loss
     hide_global: float = 0.25  # probability that a pair's global descriptors are hidden
-    start: Path | None = None  # weights to go on from (then depth and feedforward must be theirs)
+    start: Path | None = None  # weights to go on from (then depth, feedforward and dim must be theirs)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,7 +49,7 @@ class TrainOptions(PairOptions):
         if not 0 <= self.hide_global <= 1:
             raise UserError(f"hide_global {self.hide_global}: expected a fraction from 0 to 1")
         try:
-            RRTConfig(depth=self.depth, feedforward=self.feedforward)
+            RRTConfig(depth=self.depth, feedforward=self.feedforward, dim=self.dim)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -57,6 +59,7 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
     config = RRTConfig(
         depth=options.depth,
         feedforward=options.feedforward,
+        dim=options.dim,
         global_dim=bank.global_.shape[1],
         local_dim=bank.local.shape[2],
     )
@@ -65,7 +68,7 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
         if model.config != config:
             raise UserError(
                 f"{options.start}: has {model.config}, expected {config}",
-                hint="set depth and feedforward to those of the weights to start from",
+                hint="set depth, feedforward and dim to those of the weights to start from",
             )
     else:
         model = RRT(config)
@@ -73,7 +76,7 @@ def _initial(options: TrainOptions, bank: Bank) -> tuple[RRT, nn.Linear]:
         rng = np.random.default_rng(options.seed)
         some = np.sort(rng.choice(views, min(500, len(views)), replace=False))
         local = bank.local[some, : bank.counts[some].min()]
-        start(model, local.reshape(-1, local.shape[2]), bank.global_[views])
+        begin(model, options.init, local.reshape(-1, local.shape[2]), bank.global_[views])
     return model.train(), nn.Linear(config.dim, 3)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens
-from methods.rrt.training.start import fits, start, start_matching
+from methods.rrt.training.start import begin, fits, start_matching
 
 XFEAT = RRTConfig(depth=3, feedforward=64, global_dim=96, local_dim=64)
 
@@ -37,7 +37,7 @@ def test_pairs_with_matches_score_above_pairs_without_before_any_training(seed: 
     torch.manual_seed(seed)
     model = RRT(XFEAT).eval()
     assert fits(model)
-    start(model, locals_.reshape(-1, 64), globals_.reshape(-1, 96))
+    begin(model, "matching", locals_.reshape(-1, 64), globals_.reshape(-1, 96))
     for scene in range(12):
         others = [_tokens(locals_[other, 1], globals_[other, 1]) for other in range(12)]
         scores = model.score(_tokens(locals_[scene, 0], globals_[scene, 0]), others)
@@ -50,7 +50,7 @@ def test_a_start_depends_on_what_will_be_read_and_on_torchs_generator_alone() ->
     def made(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
         model = RRT(XFEAT)
-        start(model, locals_.reshape(-1, 64), globals_.reshape(-1, 96))
+        begin(model, "matching", locals_.reshape(-1, 64), globals_.reshape(-1, 96))
         return model.state_dict()
 
     assert all(torch.equal(a, b) for a, b in zip(made(0).values(), made(0).values(), strict=True))
@@ -73,7 +73,7 @@ def test_networks_without_room_start_as_a_search_with_centred_globals(config: RR
     globals_ = _unit(rng.normal(size=(200, 96)) + 2)
     model = RRT(config)
     assert not fits(model)
-    start(model, _unit(rng.normal(size=(50, config.local_dim))), globals_)
+    begin(model, "matching", _unit(rng.normal(size=(50, config.local_dim))), globals_)
     for layer in model.encoder.layers[:-1]:
         query, key, _ = layer.self_attn.in_proj_weight.split(config.dim)
         assert torch.equal(query, key)
@@ -93,3 +93,16 @@ def test_notes_tell_matched_tokens_from_others() -> None:
         x = model._join(model.embed(batches[0], "src"), model.embed(batches[1], "tgt"))
         note = model.encoder.layers[0](x, None)[0, 2:32, 64 + 4]
     assert note[:20].median() > 4 and note[20:].max() < 0.5
+
+
+def test_a_plain_start_reads_no_samples_and_finds_nothing() -> None:
+    locals_, globals_ = _scenes(np.random.default_rng(0), 12, 2)
+    made = []
+    for samples in (locals_, locals_[::-1]):
+        torch.manual_seed(0)
+        model = RRT(XFEAT)
+        begin(model, "xavier", samples.reshape(-1, 64), globals_.reshape(-1, 96))
+        made.append(model)
+    assert all(torch.equal(a, b) for a, b in zip(made[0].parameters(), made[1].parameters(), strict=True))
+    query, key, _ = made[0].encoder.layers[0].self_attn.in_proj_weight.split(128)
+    assert not torch.equal(query, key)
