@@ -27,7 +27,7 @@ from bench.features.sets import Stores, part_folder
 from bench.features.store import FeatureStore
 from bench.names import Names
 from bench.places import Places
-from bench.reranker import Explanation, Reranker, Scored, parse_options
+from bench.reranker import Explanation, Reranker, Saliency, Scored, parse_options
 from bench.results import Run
 from bench.rows import Asked, Row, opened, same_row, wanted
 from bench.shortlist import UNION
@@ -51,7 +51,7 @@ class Pair:
     before: int | None  # its place in the first stage's list, from 1; None: it is not in it
     after: int | None  # its place in the row's ranking; None: not in it, or that was of other options
     of: int  # candidates in the list
-    explanation: Explanation | None = None  # None: the score is made of no pairs of descriptors
+    explanation: Explanation | Saliency | None = None  # None: the method says nothing of descriptors
     features: tuple[Features, Features] | None = None  # query and candidate, with the keypoints of the explained rows
     notes: tuple[str, ...] = ()
 
@@ -62,15 +62,14 @@ class Pair:
             return
         if self.features is None:
             raise ValueError("an explanation of rows of no features")
-        for rows, image in zip((self.explanation.query, self.explanation.candidate), self.features, strict=True):
-            if len(rows) and int(rows.max()) >= len(image):
-                raise ValueError(f"{self.row} explains row {int(rows.max())} of {len(image)} local descriptors")
+        for rows, image in zip(self.explanation.rows, self.features, strict=True):
+            if rows > len(image):
+                raise ValueError(f"{self.row} explains row {rows - 1} of {len(image)} local descriptors")
 
     @property
     def placed(self) -> bool:
         """Whether descriptors have keypoints of their own; those of some other programs have none."""
-        images = self.features or ()
-        return all(len(image) < 2 or bool((image.keypoints != image.keypoints[0]).any()) for image in images)
+        return _have_places(self.features or ())
 
 
 def pair(
@@ -109,6 +108,7 @@ def pair(
         notes.append(f"The run has {stored:.6g}: code, weights, features or device are others now.")
     if not explains:
         notes.append(f"{row} scores no pairs of local descriptors, so there are no matches to show.")
+    notes += _about(explanation, features)
     return Pair(
         shown,
         run.dataset.queries[number],
@@ -251,7 +251,27 @@ class _Image:
     placed: Features
 
 
-def _scored(method: Reranker, query: Features, candidate: Features) -> tuple[float, Explanation | None]:
+def _have_places(images: Sequence[Features]) -> bool:
+    return all(len(image) < 2 or bool((image.keypoints != image.keypoints[0]).any()) for image in images)
+
+
+def _about(explanation: Explanation | Saliency | None, features: tuple[Features, Features] | None) -> Iterator[str]:
+    """What must be known to read an explanation, or to know why there is none."""
+    if features is None:
+        return
+    if explanation is None:
+        for name, image in zip(("query", "candidate"), features, strict=True):
+            if not len(image):
+                yield f"The {name} has no local descriptors."
+        return
+    if isinstance(explanation, Saliency) and not explanation.adds_up:
+        weights = ", ".join(f"{name} {weight:.3g}" for name, weight in explanation.elsewhere.items())
+        yield f"{explanation.what.capitalize()}, not a share of the score{weights and f'; elsewhere: {weights}'}."
+    if not _have_places(features):
+        yield "These features have no keypoints, so that no descriptor can be drawn."
+
+
+def _scored(method: Reranker, query: Features, candidate: Features) -> tuple[float, Explanation | Saliency | None]:
     method.load()
     batch = FeatureBatch((candidate,), torch.ones(1, device=method.device))
     on = query.to(method.device), candidate.to(method.device)

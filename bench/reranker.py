@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,6 +22,7 @@ __all__ = [
     "FeatureCard",
     "Features",
     "Reranker",
+    "Saliency",
     "Scored",
     "Seed",
     "apply_preset",
@@ -105,6 +107,55 @@ class Explanation:
     def score(self) -> float:
         return float(self.adds.double().sum())
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many descriptors the query and the candidate must have, so that these pairs are of them."""
+        first, second = (int(rows.max()) + 1 if len(rows) else 0 for rows in (self.query, self.candidate))
+        return first, second
+
+
+@dataclass(frozen=True, eq=False)
+class Saliency:
+    """What one score leans on where it is made of no pairs: a weight for each local descriptor that is read.
+
+    The weights of an image are those of its first rows, which `score` is given as the best ones.
+    """
+
+    query: Tensor  # (n,) finite, at least 0
+    candidate: Tensor  # (m,) finite, at least 0
+    what: str  # what a method calls the weights
+    adds_up: bool  # whether the weights of both images add up to the score
+    elsewhere: Mapping[str, float] = field(default_factory=dict)  # the weight of what else is read, by its name
+
+    def __post_init__(self) -> None:
+        for name in ("query", "candidate"):
+            weights = getattr(self, name)
+            if weights.ndim != 1 or not weights.is_floating_point():
+                raise ValueError(f"{name} is {weights.dtype} {tuple(weights.shape)}, expected a float per descriptor")
+            if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+                raise ValueError(f"{name} has weights that are negative or not finite")
+        for name, weight in self.elsewhere.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} has the weight {weight}, expected a finite one of at least 0")
+        if self.adds_up and self.elsewhere:
+            others = ", ".join(self.elsewhere)
+            raise ValueError(f"the weights of descriptors add up to the score, and {others} has some of it")
+
+    @property
+    def score(self) -> float | None:
+        """What the weights add up to, if that is the score."""
+        return sum(self.totals) if self.adds_up else None
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many descriptors of the query and of the candidate have a weight."""
+        return len(self.query), len(self.candidate)
+
+    @property
+    def totals(self) -> tuple[float, float]:
+        """The weight of all descriptors of the query, and of the candidate."""
+        return float(self.query.double().sum()), float(self.candidate.double().sum())
+
 
 class Reranker:
     """Scores the candidates of one query; higher is better. Everything else is the harness's.
@@ -143,9 +194,10 @@ class Reranker:
         """(k,) one finite score a candidate, in the order given. The only timed call."""
         raise NotImplementedError
 
-    def explain(self, query: Features, candidate: Features) -> Explanation | None:
-        """The pairs of descriptors that the score of this candidate is made of; None: it is not made of such.
+    def explain(self, query: Features, candidate: Features) -> Explanation | Saliency | None:
+        """The pairs of descriptors that the score of this candidate is made of, or the weights that it leans on.
 
+        None: there are none of both, for this method or for these images, one of which may have no descriptors.
         Never timed. The images are those that `score` is given, after `load`.
         """
         return None

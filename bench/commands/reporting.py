@@ -281,7 +281,8 @@ def show(
 ) -> None:
     """Draw a query beside a candidate: which local descriptors a method matches, the score, the places, the label.
 
-    The matches are those that the score counts. Methods without any, such as rrt, show the two images and the score.
+    The matches are those that the score counts. Methods without any show what each descriptor weighs for them, such as
+    rrt its attention, or the two images and the score alone, such as aqe.
     """
     from bench.pair import pair
     from bench.report.matches import draw, file_name, places_of, said

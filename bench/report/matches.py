@@ -1,7 +1,9 @@
-"""A picture of one pair: query and candidate side by side, and the descriptors that a method finds in both."""
+"""A picture of one pair: query and candidate side by side, and the descriptors that a method matches or leans on."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from bench.names import shown
 from bench.pair import Pair
 from bench.places import slug
 from bench.report.plots import saved
+from bench.reranker import Explanation, Saliency
 
 WIDTH, HIGHEST = 1200, 800  # pixels of the picture's width, and of the images at most
 GAP, HEAD, FOOT, MARGIN = 16, 84, 62, 12  # pixels between the images, above, below and beside them
@@ -23,6 +26,10 @@ LINES = 200  # drawn at most
 CHARACTERS = 44  # of a name
 # told apart by hue, lightness and style, on any photograph
 COUNTS, OTHERS = "#56b4e9", "#d55e00"
+LIGHTNESS = "plasma"  # the colours of weights: evenly from dark to light, none of them grey as stones are
+BIGGEST, COVERED = 400, 0.2  # pixels of a disc, and the share of an image that all its discs may cover
+OPAQUE = 0.75  # of a disc
+STRONGEST = 0.1  # share of the descriptors that are outlined
 COLOURS = {"easy": "#0072b2", "hard": "#0072b2", "junk": "0.5", "negative": "#d55e00"}
 
 
@@ -62,9 +69,12 @@ def draw(pair: Pair, path: Path) -> Path:
     axes.axis("off")
     for image in (one, other):
         axes.imshow(image.pixels, extent=(image.left, image.left + image.pixels.shape[1], height, 0), aspect="auto")
-    count = _lines(axes, pair, one, other)
     _text(figure, pair, size)
-    _legend(figure, pair, count, size)
+    if isinstance(pair.explanation, Saliency):
+        handles, notes = _discs(axes, pair, pair.explanation, (one, other))
+    else:
+        handles, notes = _lines(axes, pair, pair.explanation, (one, other))
+    _foot(figure, handles, [*pair.notes, *notes], size)
     return saved(figure, path.parent, path.stem, DPI)
 
 
@@ -105,21 +115,36 @@ def chosen(adds: np.ndarray, most: int = LINES) -> np.ndarray:
     return np.sort(np.concatenate([above, equal[np.arange(room) * len(equal) // room]]))
 
 
-def _lines(axes: Any, pair: Pair, one: _Placed, other: _Placed) -> int:
-    """Draw the pairs; how many are left out."""
+Images = tuple[_Placed, _Placed]
+
+
+def _lines(axes: Any, pair: Pair, found: Explanation | None, images: Images) -> tuple[list[Any], list[str]]:
+    """Draw the pairs: the legend's entries, and notes."""
+    from matplotlib.lines import Line2D
+
+    if found is None:
+        return [], []
+    counts = int((found.adds != 0).sum())
+    handles = [Line2D([], [], color=COUNTS, label=f"{counts} {found.what if found.inliers is None else 'inliers'}")]
+    if len(found) > counts:
+        text = f"{len(found) - counts} other {found.what}"
+        handles.append(Line2D([], [], color=OTHERS, linestyle=(0, (4, 3)), label=text))
+    left_out = len(found) - _drawn(axes, pair, found, images)
+    return handles, [f"{left_out} of {len(found)} {found.what} are not drawn."] if left_out else []
+
+
+def _drawn(axes: Any, pair: Pair, found: Explanation, images: Images) -> int:
+    """Draw the pairs that there is room for: how many."""
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
-    if pair.explanation is None or pair.features is None or not len(pair.explanation):
+    if pair.features is None or not len(found) or not pair.placed:
         return 0
-    if not pair.placed:
-        return len(pair.explanation)
-    found = pair.explanation
     adds = found.adds.double().numpy(force=True)
     kept = chosen(adds)
     starts, ends = (
         image.at(features.keypoints[rows.to(features.keypoints.device)].numpy(force=True)[kept])
-        for image, features, rows in zip((one, other), pair.features, (found.query, found.candidate), strict=True)
+        for image, features, rows in zip(images, pair.features, (found.query, found.candidate), strict=True)
     )
     segments, weights = np.stack([starts, ends], axis=1), np.abs(adds[kept])
     counts = weights > 0
@@ -138,18 +163,83 @@ def _lines(axes: Any, pair: Pair, one: _Placed, other: _Placed) -> int:
             axes.add_collection(lines)
             for points in (starts[which], ends[which]):
                 axes.scatter(*points.T, s=9, color=colour, edgecolors="black", linewidths=0.4, zorder=3)
-    return len(found) - len(kept)
+    return len(kept)
+
+
+def areas(weights: Sequence[np.ndarray], rooms: Sequence[float]) -> list[np.ndarray]:
+    """Pixels of each disc, in proportion to the weights of several images, which are at least 0 and not all 0.
+
+    The largest disc has `BIGGEST`, or less so that the discs of no image cover more than `COVERED` of its room.
+
+    >>> [few.tolist() for few in areas([np.array([1.0, 0.5]), np.array([0.0])], [1e5, 1e5])]
+    [[400.0, 200.0], [0.0]]
+    >>> [many.tolist() for many in areas([np.ones(2), np.ones(1)], [1000, 1000])]
+    [[125.0, 125.0], [125.0]]
+    """
+    most = [COVERED * room / each.sum() for each, room in zip(weights, rooms, strict=True) if each.any()]
+    scale = min(BIGGEST / max(each.max(initial=0) for each in weights), *most)
+    return [each * scale for each in weights]
+
+
+def _discs(axes: Any, pair: Pair, found: Saliency, images: Images) -> tuple[list[Any], list[str]]:
+    """Draw a disc at each descriptor, larger and lighter where it weighs more: the legend's entries, and notes."""
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    weights = [of.double().numpy(force=True) for of in (found.query, found.candidate)]
+    every = np.concatenate(weights)
+    if not every.any():
+        return [], [f"No descriptor has any {found.what}."]
+    if pair.features is None or not pair.placed:
+        return [], []
+    strong = np.zeros(len(every), dtype=bool)
+    strong[chosen(every, math.ceil(STRONGEST * len(every)))] = True
+    strong &= every > 0
+    sizes = areas(weights, [image.pixels.shape[0] * image.pixels.shape[1] for image in images])
+    colour, largest = colormaps[LIGHTNESS], float(every.max())
+    outline = [withStroke(linewidth=2.6, foreground="white")]
+    for image, features, of, size, ringed in zip(
+        images, pair.features, weights, sizes, np.split(strong, [len(weights[0])]), strict=True
+    ):
+        points = image.at(features.keypoints[: len(of)].numpy(force=True))
+        for which, edge in ((~ringed, {"linewidths": 0}), (ringed, {"edgecolors": "black", "path_effects": outline})):
+            rows = np.flatnonzero(which)[np.argsort(of[which], kind="stable")]  # the strongest on top
+            style = {"s": _marker(size[rows]), "facecolors": colour(of[rows] / largest, alpha=OPAQUE), "linewidths": 1}
+            if len(rows):
+                axes.scatter(*points[rows].T, zorder=3, **{**style, **edge})
+
+    def disc(share: float, label: str, **edge: Any) -> Any:
+        size = float(np.sqrt(_marker(share * max(each.max(initial=0) for each in sizes))))
+        return Line2D([], [], ls="", marker="o", ms=size, mfc=colour(share), label=label, **{"mew": 0, **edge})
+
+    many = f"the strongest {int(strong.sum())} of {len(every)}: {every[strong].sum():.3g} of {every.sum():.3g}"
+    handles = [
+        disc(1.0, f"{found.what} {largest:.3g}"),
+        disc(0.25, f"{largest / 4:.3g}"),
+        disc(0.5, many, mew=1, mec="black", path_effects=outline),
+    ]
+    return handles, []
+
+
+def _marker(pixels: np.ndarray | float) -> Any:
+    """The size that the library has for a disc of so many pixels: the square of its diameter in points."""
+    return 4 / math.pi * pixels * (72 / DPI) ** 2
 
 
 def said(pair: Pair) -> str:
-    """Score and counts in a sentence."""
-    score = "not scored" if pair.score is None else f"score {pair.score:.6g}"
-    if pair.explanation is None:
+    """Score and counts, or weights, in a sentence."""
+    score, found = "not scored" if pair.score is None else f"score {pair.score:.6g}", pair.explanation
+    if found is None:
         return score
-    many, inliers = len(pair.explanation), pair.explanation.inliers
-    if inliers is None:
-        return f"{score}, {many} {pair.explanation.what}"
-    return f"{score}, {many} {pair.explanation.what}, {int(inliers.sum())} inliers"
+    if isinstance(found, Saliency):
+        weights = {"query": found.totals[0], "candidate": found.totals[1]}
+        if found.elsewhere:
+            weights["elsewhere"] = sum(found.elsewhere.values())
+        sums = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+        return f"{score}, {'the sum of ' if found.adds_up else ''}{found.what}: {sums}"
+    inliers = "" if found.inliers is None else f", {int(found.inliers.sum())} inliers"
+    return f"{score}, {len(found)} {found.what}{inliers}"
 
 
 def places_of(pair: Pair) -> str:
@@ -178,24 +268,16 @@ def _short(name: str) -> str:
     return text if len(text) <= CHARACTERS else f"…{text[1 - CHARACTERS :]}"
 
 
-def _legend(figure: Any, pair: Pair, left_out: int, size: tuple[int, int]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles, found = [], pair.explanation
-    if found is not None:
-        counts = int((found.adds != 0).sum())
-        name = found.what if found.inliers is None else "inliers"
-        handles.append(Line2D([], [], color=COUNTS, label=f"{counts} {name}"))
-        if len(found) > counts:
-            others = Line2D(
-                [], [], color=OTHERS, linestyle=(0, (4, 3)), label=f"{len(found) - counts} other {found.what}"
-            )
-            handles.append(others)
-    many = 0 if found is None else len(found)
-    notes = [*pair.notes, *([f"{left_out} of {many} {found.what} are not drawn."] if found and left_out else [])]
+def _foot(figure: Any, handles: list[Any], notes: list[str], size: tuple[int, int]) -> None:
+    """The legend, and notes below it."""
     if handles:
         figure.legend(
-            handles=handles, loc="lower left", bbox_to_anchor=(0, 24 / size[1]), ncols=2, frameon=False, fontsize=10
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 24 / size[1]),
+            ncols=len(handles),
+            frameon=False,
+            fontsize=10,
         )
     if notes:
         text = " ".join(notes).replace("$", r"\$")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
-from bench.reranker import Card, register
+import torch
+
+from bench.reranker import Card, Features, Saliency, register
 from methods._descriptor_network import DescriptorNetwork
-from methods.ames.model import HINT, load
+from methods.ames.model import HINT, Ames, load
 
 
 @register(
@@ -28,6 +31,18 @@ class AsymmetricSimilarity(DescriptorNetwork):
         if self.options.weights is None:
             return card
         return replace(card, trained_on=f"{card.trained_on}, {'binary' if self.binary else 'full precision'}")
+
+    @torch.inference_mode()
+    def explain(self, query: Features, candidate: Features) -> Saliency | None:
+        """The last layer's attention of the match token: the mean of its self- and its cross-attention.
+
+        None for a candidate without local descriptors: no network scores it.
+        """
+        one, other = (image.top(self._descriptors).descriptors for image in (query, candidate))
+        if not len(other):
+            return None
+        match, first, second = cast(Ames, self._model).attention(one, other).cpu().split([1, len(one), len(other)])
+        return Saliency(first, second, "attention", adds_up=False, elsewhere={"the match token": float(match)})
 
     @property
     def binary(self) -> bool:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods._attention import first_attention
 from methods._local_weights import load_checkpoint
 from methods._parallel import each, together
 from methods._transformer import Attention, EncoderConfig
@@ -109,6 +110,23 @@ class Ames(nn.Module):
         for layer in self.decoder.layers[:-1]:
             x = layer(x, own, other)
         return x, self.classifier(self.decoder.layers[-1](x, own, other, first_only=True)[:, 0])[:, 0]
+
+    @torch.inference_mode()
+    def attention(self, query: Tensor, candidate: Tensor) -> Tensor:
+        """(1 + n + m,) attention of the match token to itself, to the query's and to the candidate's descriptors.
+
+        Of the last layer: the mean of self- and cross-attention and of their heads, in sum 1. `query` (n, local_dim)
+        and `candidate` (m, local_dim) are as `score` is given them. It is not what the logit is made of.
+        """
+        one, other = self.embed(query), self.embed(candidate, stored=True)
+        own, across = masks(len(one), len(other), one.device)
+        x = torch.cat([self.mtc_token[None], one, other])[None]
+        *layers, last = cast(Sequence[AmesLayer], self.decoder.layers)
+        for layer in layers:
+            x = layer(x, own, across)
+        seen = last.norm1(x + last.self_attn(x, own, False))  # what cross-attention reads
+        both = [first_attention(last.self_attn, x[0]), first_attention(last.cross_attn, seen[0])]
+        return torch.cat(both).mean(dim=0)
 
     @torch.inference_mode()
     def score(self, query: Tensor, candidates: Sequence[Tensor]) -> Tensor:

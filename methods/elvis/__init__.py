@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from bench.reranker import Card, register
+from typing import cast
+
+import torch
+
+from bench.reranker import Card, Features, Saliency, register
 from methods._descriptor_network import DescriptorNetwork
-from methods.elvis.model import HINT, load
+from methods.elvis.model import HINT, Elvis, load
 
 
 @register(
@@ -23,3 +27,13 @@ class ElvisVotes(DescriptorNetwork):
     """
 
     hint, read = HINT, staticmethod(load)
+
+    @torch.inference_mode()
+    def explain(self, query: Features, candidate: Features) -> Saliency | None:
+        """The votes of all descriptors. None where an image has no descriptors, so that nothing votes."""
+        one, other = (image.top(self._descriptors).descriptors for image in (query, candidate))
+        if not len(one) or not len(other):
+            return None
+        model = cast(Elvis, self._model)
+        first, second = model.votes(model.embed(one), model.embed(other))
+        return Saliency(first.cpu(), second.cpu(), "votes", adds_up=True)

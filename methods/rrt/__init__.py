@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, given_file, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Saliency, given_file, register
 from methods.rrt.engine import Precision
 from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, RRTConfig, Tokens, load_checkpoint
 
@@ -116,6 +116,18 @@ class RerankingTransformer(Reranker):
         scores = self._model.score(self._tokens(query), pairs, precision=self.options.precision)
         empty = torch.tensor([len(pair.local) == 0 for pair in pairs], device=scores.device)
         return torch.where(empty, torch.finfo(torch.float32).min, scores)
+
+    @torch.inference_mode()
+    def explain(self, query: Features, candidate: Features) -> Saliency | None:
+        """The last layer's attention of CLS. None for a candidate without local descriptors: no network scores it."""
+        one, other = self._tokens(query), self._tokens(candidate)
+        if not len(other.local):
+            return None
+        sizes = [1, 1, len(one.local), 1, 1, len(other.local)]
+        cls, source, first, sep, target, second = self._model.attention(one, other).cpu().split(sizes)
+        others = {"CLS": cls, "SEP": sep, "the query's global": source, "the candidate's global": target}
+        elsewhere = {name: float(weight) for name, weight in others.items()}
+        return Saliency(first, second, "attention", adds_up=False, elsewhere=elsewhere)
 
     def _tokens(self, image: Features) -> Tokens:
         image = image.top(self._descriptors)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
+from methods._attention import first_attention
 from methods._transformer import Encoder, EncoderConfig, Layer
 from methods.rrt.engine import Precision, matmul_precision, pair_logits
 from third_party.checkpoints import check, read_safetensors, read_torch, require
@@ -132,6 +133,17 @@ class RRT(nn.Module):
                 chosen = candidates[start : start + batch]
                 scores.append(self.encode(pad([query] * len(chosen), device), pad(chosen, device))[1])
         return torch.cat(scores)
+
+    @torch.inference_mode()
+    def attention(self, query: Tokens, candidate: Tokens) -> Tensor:
+        """(4 + n + m,) attention of CLS to [CLS, g_s, L_s, SEP, g_t, L_t] in the last layer: the mean of all heads.
+
+        In sum 1. It says what the last layer looks at, which earlier layers have mixed, and not what the logit is of.
+        In fp32, whatever the precision of scores.
+        """
+        device = self.classifier.weight.device
+        x, _ = self.encode(pad([query], device), pad([candidate], device))
+        return first_attention(cast(Layer, self.encoder.layers[-1]).self_attn, x[0]).mean(dim=0)
 
 
 def pad(images: Sequence[Tokens], device: torch.device) -> TokenBatch:

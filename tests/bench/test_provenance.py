@@ -53,6 +53,7 @@ def test_a_method_that_imports_none_is_its_file_alone() -> None:
         ("methods/rrt/model.py", {"rrt"}),
         ("methods/rrt_sop/matcher.py", {"rrt-sop"}),
         ("methods/_transformer.py", {"rrt", "rrt-sop", "ames"}),
+        ("methods/_attention.py", {"rrt", "ames"}),
         ("methods/_verification/colmap.py", {"ransac", "lightglue"}),
         ("methods/asmk/codebook.py", {"asmk"}),
         ("third_party/efficientnet_lite.py", {"rrt-sop"}),

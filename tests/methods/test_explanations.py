@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from bench import registry
 from bench.conformance import batch_of, check_reranker, scores_of
 from bench.features import Features
-from bench.reranker import Card, Explanation, Reranker, parse_options, register
+from bench.reranker import Card, Explanation, Reranker, Saliency, parse_options, register
+from methods.rrt.model import load_checkpoint
 
 
 def made(name: str, **options: str) -> Reranker:
@@ -77,7 +80,39 @@ def test_pairs_are_of_the_same_place_of_a_shifted_picture(images: list[Features]
         assert right[found.adds > 0].float().mean() > 0.9, name
 
 
-@pytest.mark.parametrize("name", ["rrt", "identity", "aqe"])
+def test_rrt_attends_to_all_descriptors_that_it_reads_and_to_four_other_tokens(images: list[Features]) -> None:
+    method = made("rrt", descriptors="100")
+    found = method.explain(images[0], images[1])
+    assert isinstance(found, Saliency) and not found.adds_up and found.score is None
+    assert found.rows == tuple(method.descriptors_used(len(image)) for image in images[:2]) == (100, 100)
+    assert list(found.elsewhere) == ["CLS", "SEP", "the query's global", "the candidate's global"]
+    assert sum(found.totals) + sum(found.elsewhere.values()) == pytest.approx(1, abs=1e-5)
+    assert all(total > 0.1 for total in found.totals)
+
+
+def test_rrt_attends_to_each_of_its_tokens_by_name(images: list[Features]) -> None:
+    """As torch's own attention does, whatever the order in which they are handed on."""
+    method = made("rrt", descriptors="3")
+    model = load_checkpoint(method.weights())  # type: ignore[arg-type]
+    tokens = [method._tokens(image) for image in images[:2]]  # type: ignore[attr-defined]
+    cls, source, *first, sep, target, a, b, c = model.attention(*tokens).tolist()
+    found = method.explain(images[0], images[1])
+    assert isinstance(found, Saliency) and found.query.tolist() == first and found.candidate.tolist() == [a, b, c]
+    assert found.elsewhere == dict(
+        zip(("CLS", "the query's global", "SEP", "the candidate's global"), (cls, source, sep, target), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (1, 1), (3, 0), (0, 0)])
+def test_rrt_says_what_it_attends_to_wherever_its_network_scores(images: list[Features], n: int, m: int) -> None:
+    found = made("rrt").explain(images[0].top(n), images[1].top(m))
+    if m == 0:
+        assert found is None
+    else:
+        assert isinstance(found, Saliency) and found.rows == (n, m)
+
+
+@pytest.mark.parametrize("name", ["identity", "aqe"])
 def test_a_method_whose_score_is_of_no_pairs_says_so(images: list[Features], name: str) -> None:
     assert made(name).explain(images[0], images[1]) is None
 
@@ -101,6 +136,56 @@ def test_an_explanation_of_bad_rows_is_refused(changed: dict[str, torch.Tensor],
     with pytest.raises(ValueError) as error:
         Explanation(**{"query": ROWS, "candidate": ROWS, "adds": torch.ones(2), **changed})  # type: ignore[arg-type]
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"query": torch.ones(2, 1)}, "query is torch.float32 (2, 1), expected a float per descriptor"),
+        ({"candidate": torch.tensor([1, 2])}, "candidate is torch.int64 (2,)"),
+        ({"query": torch.tensor([0.5, -0.5])}, "query has weights that are negative or not finite"),
+        ({"candidate": torch.tensor([torch.nan])}, "candidate has weights"),
+        ({"candidate": torch.tensor([torch.inf])}, "candidate has weights"),
+        ({"elsewhere": {"CLS": -0.1}}, "CLS has the weight -0.1"),
+        ({"elsewhere": {"CLS": float("nan")}}, "CLS has the weight nan"),
+        ({"elsewhere": {"CLS": 0.1}, "adds_up": True}, "CLS has some of it"),
+    ],
+)
+def test_bad_weights_of_descriptors_are_refused(changed: dict[str, Any], said: str) -> None:
+    good = {"query": torch.ones(2), "candidate": torch.ones(0), "what": "votes", "adds_up": False}
+    assert Saliency(**good).rows == (2, 0)
+    with pytest.raises(ValueError) as error:
+        Saliency(**{**good, **changed})
+    assert said in str(error.value)
+
+
+def test_weights_add_up_to_a_score_where_they_say_so() -> None:
+    weights = torch.tensor([0.5, 0.25]), torch.tensor([1.0])
+    assert Saliency(*weights, "votes", adds_up=True).score == 1.75
+    assert Saliency(*weights, "attention", adds_up=False).score is None
+    assert Saliency(*weights, "attention", adds_up=False).totals == (0.75, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "weight", "adds_up", "said"),
+    [(100, 0.0, False, "what is not there"), (1, 0.5, True, "explains 0.5, scored 0"), (1, 0.5, False, None)],
+)
+def test_conformance_finds_weights_that_are_of_nothing_or_do_not_add_up(
+    count: int, weight: float, adds_up: bool, said: str | None
+) -> None:
+    @register("leaning", needs={"local"}, card=Card(paper=None, licence="Apache-2.0"))
+    class Leaning(Reranker):
+        def score(self, query, candidates):
+            return torch.zeros(len(candidates))
+
+        def explain(self, query, candidate):
+            return Saliency(torch.full((count,), weight), torch.zeros(0), "votes", adds_up)
+
+    if said is None:
+        check_reranker(Leaning)
+        return
+    with pytest.raises(AssertionError, match=said):
+        check_reranker(Leaning)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,11 @@ def unit(n: int, dim: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def naive(model: Ames, one: Tensor, other: Tensor) -> float:
-    """With `torch.nn.MultiheadAttention`, whose masks say what is NOT attended to."""
+def naive(model: Ames, one: Tensor, other: Tensor) -> tuple[float, Tensor]:
+    """The logit, and the mean attention of the match token in the last layer's two attentions and their heads.
+
+    With `torch.nn.MultiheadAttention`, whose masks say what is NOT attended to.
+    """
     w, config = model.state_dict(), model.config
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -60,23 +63,27 @@ def naive(model: Ames, one: Tensor, other: Tensor) -> float:
     own[1 : 1 + n, 1 : 1 + n] = own[1 + n :, 1 + n :] = False
     across[1 : 1 + n, 1 + n :] = across[1 + n :, 1 : 1 + n] = False
     for i in range(config.depth):
+        looked = []
         for number, (name, mask) in enumerate((("self_attn", own), ("cross_attn", across)), 1):
             attention = nn.MultiheadAttention(config.dim, config.heads, batch_first=True)
             prefix = f"decoder.layers.{i}.{name}."
             attention.load_state_dict({k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)})
-            seen = attention(x[None], x[None], x[None], attn_mask=mask, need_weights=False)[0][0]
-            x = norm(f"decoder.layers.{i}.norm{number}", x + seen)
+            seen, weights = attention(x[None], x[None], x[None], attn_mask=mask)
+            looked.append(weights[0, 0])
+            x = norm(f"decoder.layers.{i}.norm{number}", x + seen[0])
         hidden = torch.relu(linear(f"decoder.layers.{i}.linear1", x))
         x = norm(f"decoder.layers.{i}.norm3", x + linear(f"decoder.layers.{i}.linear2", hidden))
-    return float(linear("classifier", x[0]))
+    return float(linear("classifier", x[0])), torch.stack(looked).mean(dim=0)
 
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(5, 7), (1, 1), (9, 2)])
-def test_scores_are_those_of_torchs_own_attention(n: int, m: int, binary: bool) -> None:
+def test_scores_and_attention_are_those_of_torchs_own_attention(n: int, m: int, binary: bool) -> None:
     model = a_network(AmesConfig(depth=2, feedforward=32, heads=2, dim=16, local_dim=8, binary=binary))
     one, other = unit(n, 8, 1), unit(m, 8, 2)
-    assert float(model.score(one, [other])[0]) == pytest.approx(naive(model, one, other), abs=1e-5)
+    logit, attention = naive(model, one, other)
+    assert float(model.score(one, [other])[0]) == pytest.approx(logit, abs=1e-5)
+    torch.testing.assert_close(model.attention(one, other), attention, atol=1e-5, rtol=0)
 
 
 def test_pairs_of_one_batch_score_as_they_do_alone() -> None:
@@ -158,6 +165,31 @@ def test_without_weights_or_with_those_of_other_descriptors_it_says_so(weights: 
     assert "reads 64-d descriptors, sift" in str(method.skip(card_of("sift")))
     assert method.made_for() == "xfeat" and method.descriptors_used(500) == 40
     assert "full precision" in str(method.card().trained_on)
+
+
+def test_its_explanation_is_the_attention_to_the_descriptors_that_it_reads(weights: Path) -> None:
+    method = AsymmetricSimilarity(AsymmetricSimilarity.Options(weights=weights))
+    method.load()
+    query, candidate = example(60, card_of("xfeat"), 0), example(7, card_of("xfeat"), 1)
+    found = method.explain(query, candidate)
+    expected = naive(load(weights)[0], query.descriptors[:40], candidate.descriptors)[1]
+    assert found is not None and not found.adds_up and found.what == "attention"
+    torch.testing.assert_close(torch.cat([found.query, found.candidate]), expected[1:], atol=1e-5, rtol=0)
+    assert found.elsewhere == {"the match token": pytest.approx(float(expected[0]), abs=1e-5)}
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (1, 1), (3, 0), (0, 0)])
+def test_images_of_one_descriptor_or_none_are_explained_where_the_network_scores_them(
+    weights: Path, n: int, m: int
+) -> None:
+    method = AsymmetricSimilarity(AsymmetricSimilarity.Options(weights=weights))
+    method.load()
+    found = method.explain(example(n, card_of("xfeat"), 0), example(m, card_of("xfeat"), 1))
+    if m == 0:
+        assert found is None
+    else:
+        assert found is not None and found.rows == (n, m)
+        assert sum(found.totals) + sum(found.elsewhere.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_odd_images_have_finite_scores(weights: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,41 @@ def test_without_weights_or_with_those_of_other_descriptors_it_says_so(weights: 
     assert method.made_for() == "xfeat" and method.descriptors_used(500) == 40
     with pytest.raises(UserError, match="no such file"):
         ElvisVotes(ElvisVotes.Options(weights=weights.with_name("none.pt"))).skip(card_of("xfeat"))
+
+
+def test_its_explanation_is_the_votes_of_the_descriptors_that_it_reads(weights: Path) -> None:
+    method = ElvisVotes(ElvisVotes.Options(weights=weights))
+    method.load()
+    query, candidate = example(60, card_of("xfeat"), 0), example(7, card_of("xfeat"), 1)
+    found, score = method.explain(query, candidate), float(method.score(query, batch_of([candidate]))[0])
+    assert found is not None and found.adds_up and found.what == "votes" and found.rows == (40, 7)
+    assert found.score == pytest.approx(score, rel=1e-5)
+    every = torch.cat([found.query, found.candidate])
+    assert 0 < float(every.min()) < float(every.max()) < 1
+    turned = method.explain(query.top(40), replace(candidate, descriptors=candidate.descriptors.flip(0)))
+    assert turned is not None
+    torch.testing.assert_close(turned.candidate, found.candidate.flip(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(turned.query, found.query, atol=1e-5, rtol=0)
+
+
+def test_votes_of_a_network_that_ignores_strengths_are_all_alike(tmp_path: Path) -> None:
+    model = a_network(64)
+    with torch.no_grad():
+        model.vote[3].weight.zero_()
+        model.vote[3].bias.fill_(math.log(3))
+    save_checkpoint(model, FORMAT, tmp_path / "w.safetensors", {"descriptors": 40})
+    method = ElvisVotes(ElvisVotes.Options(weights=tmp_path / "w.safetensors"))
+    method.load()
+    found = method.explain(example(3, card_of("xfeat"), 0), example(1, card_of("xfeat"), 1))
+    assert found is not None and found.score == pytest.approx(3.0)
+    assert found.query.tolist() == pytest.approx([0.75] * 3) and found.candidate.tolist() == pytest.approx([0.75])
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_votes_where_an_image_has_no_descriptors(weights: Path, n: int, m: int) -> None:
+    method = ElvisVotes(ElvisVotes.Options(weights=weights))
+    method.load()
+    assert method.explain(example(n, card_of("xfeat"), 0), example(m, card_of("xfeat"), 1)) is None
 
 
 def test_odd_images_have_finite_scores(weights: Path) -> None:
