@@ -174,11 +174,12 @@ def areas(weights: Sequence[np.ndarray], rooms: Sequence[float]) -> list[np.ndar
     >>> [few.tolist() for few in areas([np.array([1.0, 0.5]), np.array([0.0])], [1e5, 1e5])]
     [[400.0, 200.0], [0.0]]
     >>> [many.tolist() for many in areas([np.ones(2), np.ones(1)], [1000, 1000])]
-    [[125.0, 125.0], [125.0]]
+    [[100.0, 100.0], [100.0]]
     """
-    most = [COVERED * room / each.sum() for each, room in zip(weights, rooms, strict=True) if each.any()]
-    scale = min(BIGGEST / max(each.max(initial=0) for each in weights), *most)
-    return [each * scale for each in weights]
+    largest = max(each.max(initial=0) for each in weights)
+    sizes = [each / largest * BIGGEST for each in weights]
+    shrink = max(1.0, *(size.sum() / (COVERED * room) for size, room in zip(sizes, rooms, strict=True)))
+    return [size / shrink for size in sizes]
 
 
 def _discs(axes: Any, pair: Pair, found: Saliency, images: Images) -> tuple[list[Any], list[str]]:

@@ -16,9 +16,14 @@ from bench.evaluation import main_difficulty
 from bench.features import sets
 from bench.pair import Pair, pair
 from bench.places import Places
-from bench.reranker import Explanation
+from bench.reranker import Explanation, Saliency
 from bench.results import Run
 from bench.run import Outcome
+from methods._local_weights import save_checkpoint
+from methods.ames.model import FORMAT as AMES
+from methods.ames.model import Ames, AmesConfig
+from methods.elvis.model import FORMAT as ELVIS
+from methods.elvis.model import Elvis, ElvisConfig
 
 Go = Callable[..., Outcome]
 PAIRS = [("query0", "landmark0_2"), ("query1", "landmark1_0"), ("query0", "other2"), ("query1", "landmark0_3")]
@@ -98,7 +103,72 @@ def test_a_query_that_is_a_gallery_image_is_one_image(run: Go, instances: Path, 
     assert found.score == scores["score"].item() and found.kind in ("easy", "hard")
 
 
-@pytest.mark.parametrize("row", ["rrt", "identity", "oracle", "aqe"])
+def test_what_rrt_attends_to_is_shown_and_said_to_be_no_share_of_the_score(done: Run, places: Places) -> None:
+    found = pair([done], *PAIRS[0], "rrt", {}, places)
+    stored = done.scores[done.scores["method"] == "rrt"].set_index(["query", "candidate"])["score"]
+    assert found.score == pytest.approx(stored[PAIRS[0]], abs=1e-5) and found.placed
+    assert isinstance(found.explanation, Saliency) and found.features is not None
+    assert found.explanation.rows == tuple(len(image) for image in found.features)
+    (note,) = found.notes
+    assert note.startswith("Attention, not a share of the score; elsewhere: CLS 0.")
+    assert note.count(",") == 4 and "the candidate's global 0." in note
+
+
+@pytest.fixture
+def given_weights(tmp_path: Path) -> dict[str, dict[str, str]]:
+    """Options of `ames` and `elvis`: random weights for XFeat's descriptors."""
+    torch.manual_seed(0)
+    sizes = {"depth": 1, "feedforward": 8, "dim": 16, "local_dim": 64}
+    for name, network, form in (
+        ("ames", Ames(AmesConfig(**sizes)), AMES),  # type: ignore[arg-type]
+        ("elvis", Elvis(ElvisConfig(64)), ELVIS),
+    ):
+        save_checkpoint(network.eval(), form, tmp_path / f"{name}.safetensors", {"descriptors": 50})
+    return {name: {"weights": str(tmp_path / f"{name}.safetensors")} for name in ("ames", "elvis")}
+
+
+def test_weights_of_descriptors_are_of_those_that_the_method_reads(
+    run: Go, buildings: Path, places: Places, given_weights: dict[str, dict[str, str]]
+) -> None:
+    done = run(buildings, "ames,elvis", top_k=12, options=given_weights).run
+    stored = done.scores.set_index(["method", "query", "candidate"])["score"]
+    attention, votes = (pair([done], *PAIRS[0], row, {}, places) for row in ("ames", "elvis"))
+    for found, row in ((attention, "ames"), (votes, "elvis")):
+        assert isinstance(found.explanation, Saliency) and found.explanation.rows == (50, 50)
+        assert found.score == pytest.approx(stored[(row, *PAIRS[0])], rel=1e-5)
+    assert votes.explanation is not None and votes.explanation.score == pytest.approx(votes.score, rel=1e-5)
+    assert votes.notes == () and attention.explanation is not None and attention.explanation.score is None
+    assert [note.partition("; elsewhere: the match token 0.")[0] for note in attention.notes] == [
+        "Attention, not a share of the score"
+    ]
+
+
+@pytest.mark.parametrize("row", ["ransac", "rrt"])
+def test_features_without_keypoints_are_said_to_have_none(
+    done: Run, places: Places, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_all = sets.FeatureSet.read_all
+
+    def without(*asked, **more):
+        images = read_all(*asked, **more)
+        return [replace(image, keypoints=torch.zeros_like(image.keypoints)) for image in images]
+
+    monkeypatch.setattr(sets.FeatureSet, "read_all", without)
+    found = pair([done], *PAIRS[0], row, {}, places)
+    assert not found.placed and "These features have no keypoints" in found.notes[-1]
+
+
+def test_images_without_descriptors_are_said_to_have_none(
+    done: Run, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_all = sets.FeatureSet.read_all
+    monkeypatch.setattr(sets.FeatureSet, "read_all", lambda *asked: [image.top(0) for image in read_all(*asked)])
+    found = pair([done], *PAIRS[0], "rrt", {}, places)
+    assert found.explanation is None
+    assert found.notes[-2:] == ("The query has no local descriptors.", "The candidate has no local descriptors.")
+
+
+@pytest.mark.parametrize("row", ["identity", "oracle", "aqe"])
 def test_a_method_of_no_pairs_has_the_score_of_the_run_and_says_that_it_has_none(
     done: Run, places: Places, row: str
 ) -> None:
@@ -202,6 +272,11 @@ def test_a_pair_is_of_rows_that_its_images_have(done: Run, places: Places) -> No
     rows = torch.tensor([10**6])
     with pytest.raises(ValueError, match="explains row 1000000 of"):
         replace(found, explanation=Explanation(rows, rows, torch.ones(1)))
+    assert found.features is not None
+    one, other = (torch.ones(len(image)) for image in found.features)
+    assert replace(found, explanation=Saliency(one, other, "votes", adds_up=False)).explanation is not None
+    with pytest.raises(ValueError, match=f"explains row {len(other)} of {len(other)}"):
+        replace(found, explanation=Saliency(one, torch.ones(len(other) + 1), "votes", adds_up=False))
     with pytest.raises(ValueError, match="no features"):
         replace(found, features=None)
     with pytest.raises(ValueError, match="expected one of easy"):

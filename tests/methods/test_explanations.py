@@ -166,12 +166,25 @@ def test_weights_add_up_to_a_score_where_they_say_so() -> None:
     assert Saliency(*weights, "attention", adds_up=False).totals == (0.75, 1.0)
 
 
+def test_conformance_finds_explanations_of_images_without_descriptors() -> None:
+    @register("inventive", needs={"local"}, card=Card(paper=None, licence="Apache-2.0"))
+    class Inventive(Reranker):
+        def score(self, query, candidates):
+            return torch.zeros(len(candidates))
+
+        def explain(self, query, candidate):
+            return Saliency(torch.ones(len(query)), torch.ones(max(1, len(candidate))), "attention", adds_up=False)
+
+    with pytest.raises(AssertionError, match="what is not there"):
+        check_reranker(Inventive)
+
+
 @pytest.mark.parametrize(
-    ("count", "weight", "adds_up", "said"),
-    [(100, 0.0, False, "what is not there"), (1, 0.5, True, "explains 0.5, scored 0"), (1, 0.5, False, None)],
+    ("more", "weight", "adds_up", "said"),
+    [(1, 0.0, False, "what is not there"), (0, 0.5, True, "explains 0.5, scored 0"), (0, 0.5, False, None)],
 )
 def test_conformance_finds_weights_that_are_of_nothing_or_do_not_add_up(
-    count: int, weight: float, adds_up: bool, said: str | None
+    more: int, weight: float, adds_up: bool, said: str | None
 ) -> None:
     @register("leaning", needs={"local"}, card=Card(paper=None, licence="Apache-2.0"))
     class Leaning(Reranker):
@@ -179,7 +192,9 @@ def test_conformance_finds_weights_that_are_of_nothing_or_do_not_add_up(
             return torch.zeros(len(candidates))
 
         def explain(self, query, candidate):
-            return Saliency(torch.full((count,), weight), torch.zeros(0), "votes", adds_up)
+            weights = torch.zeros(len(query) + more)
+            weights[:1] = weight
+            return Saliency(weights, torch.zeros(0), "votes", adds_up)
 
     if said is None:
         check_reranker(Leaning)
