@@ -195,9 +195,9 @@ class Reranker:
         raise NotImplementedError
 
     def explain(self, query: Features, candidate: Features) -> Explanation | Saliency | None:
-        """The pairs of descriptors that the score of this candidate is made of, or the weights that it leans on.
+        """The pairs of descriptors that the score of this candidate is made of, or how much each descriptor weighs.
 
-        None: there are none of both, for this method or for these images, one of which may have no descriptors.
+        None: neither is there for this method, or for these images, one of which may have no descriptors.
         Never timed. The images are those that `score` is given, after `load`.
         """
         return None
