@@ -23,7 +23,7 @@ from bench.features.imports.delg import check_delg, import_delg, import_listed
 from bench.features.items import Item, items, query_key
 from bench.features.shards import Entry
 from bench.features.store import FeatureStore
-from methods.rrt.training import gld
+from methods._landmarks import triplets
 
 GALLERY = ("a", "b", "c", "d", "e")
 QUERIES = ("q", "r")
@@ -345,7 +345,7 @@ def test_the_images_of_a_list_are_imported_and_found_by_training(
     assert done.exit_code == 0 and "5 images imported" in done.output
     folder = Path(re.findall(r"--store (\S+) --list", done.output)[0])
     store = FeatureStore(folder)
-    images = gld.images_of(store, read_list(labels))
+    images = triplets.images_of(store, read_list(labels))
     assert images.labels.tolist() == [0, 0, 0, 1, 1]
     for key, name in zip(images.keys, GALLERY, strict=True):
         assert np.array_equal(store.read(key).descriptors.numpy(), values(name)[1])

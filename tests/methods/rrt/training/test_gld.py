@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from bench.features.fill import fill
 from bench.features.items import Item
 from bench.features.shards import Entry
 from bench.features.store import FeatureStore
-from methods.rrt.model import RRT, RRTConfig, load_checkpoint, save_checkpoint
+from methods._landmarks import triplets
+from methods.rrt.model import RRT, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
 from methods.rrt.training import gld
 from methods.rrt.training.gld import TrainOptions
 
@@ -87,9 +89,9 @@ def options(made: Path, cache: Path, **more: object) -> TrainOptions:
     return TrainOptions(**{"store": made / "store", "list": made / "list.txt", "cache": cache, **SMALL, **more})
 
 
-def images_in(made: Path) -> tuple[FeatureStore, gld.Images]:
+def images_in(made: Path) -> tuple[FeatureStore, triplets.Images]:
     store = FeatureStore(made / "store")
-    return store, gld.images_of(store, read_list(made / "list.txt"))
+    return store, triplets.images_of(store, read_list(made / "list.txt"))
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -98,30 +100,32 @@ def images_in(made: Path) -> tuple[FeatureStore, gld.Images]:
 def test_an_image_stored_once_and_listed_with_two_labels_is_refused(made: Path) -> None:
     store = FeatureStore(made / "store")
     with pytest.raises(UserError, match=r"stored as 'i000_0', which is listed twice, with labels '7' and '9'"):
-        gld.images_of(store, {"one/i000_0.jpg": "7", "two/i000_0.jpg": "9"})
+        triplets.images_of(store, {"one/i000_0.jpg": "7", "two/i000_0.jpg": "9"})
 
 
 @pytest.mark.parametrize("form", ["{}", "{}.jpg", "jpg/{}.jpg", "a/b/{}"])
 def test_stored_images_are_found_under_their_listed_names(form: str, made: Path) -> None:
     store = FeatureStore(made / "store")
-    found = gld.images_of(store, {form.format("i001_2"): "b", form.format("i000_1"): "c", "absent": "a", ".": "a"})
+    found = triplets.images_of(store, {form.format("i001_2"): "b", form.format("i000_1"): "c", "absent": "a", ".": "a"})
     assert list(found.keys) == ["i000_1", "i001_2"]  # in the store's order
     assert found.labels[0] != found.labels[1]
 
 
 def test_a_list_of_other_images_is_refused(made: Path) -> None:
     with pytest.raises(UserError, match=r"none of the 1 listed images .*\(listed: 'jpg/z\.jpg'; stored: 'i000_0'\)"):
-        gld.images_of(FeatureStore(made / "store"), {"jpg/z.jpg": "1"})
+        triplets.images_of(FeatureStore(made / "store"), {"jpg/z.jpg": "1"})
 
 
 def test_no_label_is_in_both_parts(made: Path) -> None:
     _, images = images_in(made)
     for seed in (0, 1):
-        train, held = gld.split(images, 0.25, seed)
+        train, held = triplets.split(images, 0.25, seed)
         assert len(set(held.labels.tolist())) == 10 and not set(held.labels) & set(train.labels)
         assert sorted([*train.keys, *held.keys]) == sorted(images.keys)
-    assert list(gld.split(images, 0.25, 0)[1].keys) != list(held.keys)
-    assert len(set(gld.split(images, 1e-6, 0)[1].labels)) == len(set(gld.split(images, 0.999, 0)[0].labels)) == 1
+    assert list(triplets.split(images, 0.25, 0)[1].keys) != list(held.keys)
+    assert (
+        len(set(triplets.split(images, 1e-6, 0)[1].labels)) == len(set(triplets.split(images, 0.999, 0)[0].labels)) == 1
+    )
 
 
 # --- neighbours ---------------------------------------------------------------------------------------------------
@@ -129,7 +133,7 @@ def test_no_label_is_in_both_parts(made: Path) -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gld, "BLOCK", (7, 11))
+    monkeypatch.setattr(triplets, "BLOCK", (7, 11))
 
 
 @pytest.mark.parametrize("n,k", [(50, 9), (23, 22), (11, 3), (7, 6)])
@@ -138,18 +142,18 @@ def test_nearest_are_those_of_brute_force(n: int, k: int, small_blocks: None) ->
     similar = _unit(vectors.astype(np.float64)) @ _unit(vectors.astype(np.float64)).T
     np.fill_diagonal(similar, -np.inf)
     found = np.full((n, k), -1, np.int32)
-    gld.nearest(vectors, k, found, torch.device("cpu"))
+    triplets.nearest(vectors, k, found, torch.device("cpu"))
     assert np.array_equal(found, np.argsort(-similar, axis=1)[:, :k])
 
 
 def test_a_search_goes_on_with_the_blocks_that_are_left(small_blocks: None) -> None:
     vectors = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
     whole = np.full((30, 4), -1, np.int32)
-    gld.nearest(vectors, 4, whole, torch.device("cpu"))
+    triplets.nearest(vectors, 4, whole, torch.device("cpu"))
     begun = np.full((30, 4), -1, np.int32)
     begun[:7] = 99  # a block that is done is not searched again
     begun[7] = whole[7]  # one that broke off is
-    gld.nearest(vectors, 4, begun, torch.device("cpu"))
+    triplets.nearest(vectors, 4, begun, torch.device("cpu"))
     assert (begun[:7] == 99).all() and np.array_equal(begun[7:], whole[7:])
 
 
@@ -158,7 +162,7 @@ def test_neighbours_are_kept_and_an_interrupted_search_goes_on(
 ) -> None:
     store, images = images_in(made)
     cpu = torch.device("cpu")
-    whole = np.array(gld.neighbours(store, images, 5, tmp_path / "whole", cpu))
+    whole = np.array(triplets.neighbours(store, images, 5, tmp_path / "whole", cpu))
     seen: list[int] = []
 
     def stop(what: str, done: int, total: int) -> None:
@@ -166,44 +170,48 @@ def test_neighbours_are_kept_and_an_interrupted_search_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        gld.neighbours(store, images, 5, tmp_path / "cut", cpu, stop)
+        triplets.neighbours(store, images, 5, tmp_path / "cut", cpu, stop)
     part = np.load(next((tmp_path / "cut").glob("*.part.npy")))
     assert np.array_equal(part[:21], whole[:21]) and (part[21:] == -1).all()
-    assert np.array_equal(gld.neighbours(store, images, 5, tmp_path / "cut", cpu), whole)
+    assert np.array_equal(triplets.neighbours(store, images, 5, tmp_path / "cut", cpu), whole)
     assert [path.suffixes for path in (tmp_path / "cut").iterdir()] == [[".npy"]]
-    monkeypatch.setattr(gld, "nearest", None)  # not called again
-    assert np.array_equal(gld.neighbours(store, images, 5, tmp_path / "cut", cpu), whole)
+    monkeypatch.setattr(triplets, "nearest", None)  # not called again
+    assert np.array_equal(triplets.neighbours(store, images, 5, tmp_path / "cut", cpu), whole)
     with pytest.raises(TypeError):
-        gld.neighbours(store, images, 6, tmp_path / "cut", cpu)
+        triplets.neighbours(store, images, 6, tmp_path / "cut", cpu)
     with pytest.raises(TypeError):
-        gld.neighbours(store, images.take(np.arange(320) > 0), 5, tmp_path / "cut", cpu)
+        triplets.neighbours(store, images.take(np.arange(320) > 0), 5, tmp_path / "cut", cpu)
 
 
 def test_an_image_alone_has_no_neighbours(made: Path, tmp_path: Path) -> None:
     store, images = images_in(made)
     with pytest.raises(UserError, match="1 images are too few"):
-        gld.neighbours(store, images.take(np.arange(320) == 3), 5, tmp_path, torch.device("cpu"))
+        triplets.neighbours(store, images.take(np.arange(320) == 3), 5, tmp_path, torch.device("cpu"))
 
 
 # --- triplets -----------------------------------------------------------------------------------------------------
 
 
+def _read(store: FeatureStore, chosen: TrainOptions, keys: list[str], step: int) -> TokenBatch:
+    return gld.tokens(store, keys, chosen)
+
+
 @pytest.fixture(scope="module")
-def drawn(made: Path, tmp_path_factory: pytest.TempPathFactory) -> gld.Triplets:
+def drawn(made: Path, tmp_path_factory: pytest.TempPathFactory) -> triplets.Triplets:
     store, images = images_in(made)
     chosen = options(made, Path("unused"), neighbours=30, least_positives=4, triplets=10)
-    near = gld.neighbours(store, images, 30, tmp_path_factory.mktemp("near"), torch.device("cpu"))
-    return gld.Triplets(store, images, near, chosen, "train")
+    near = triplets.neighbours(store, images, 30, tmp_path_factory.mktemp("near"), torch.device("cpu"))
+    return triplets.Triplets(partial(_read, store, chosen), images, near, chosen, "train")
 
 
-def test_anchors_have_enough_positives_among_their_neighbours(drawn: gld.Triplets) -> None:
+def test_anchors_have_enough_positives_among_their_neighbours(drawn: triplets.Triplets) -> None:
     labels = drawn.images.labels
     expected = [i for i, row in enumerate(drawn.near) if (labels[row] == labels[i]).sum() >= 4]
     assert drawn.anchors.tolist() == expected and 0 < len(expected) < len(labels)
     assert drawn.epoch == len(expected) // 10
 
 
-def test_positives_and_negatives_are_neighbours_and_an_epoch_has_each_anchor_once(drawn: gld.Triplets) -> None:
+def test_positives_and_negatives_are_neighbours_and_an_epoch_has_each_anchor_once(drawn: triplets.Triplets) -> None:
     labels, orders = drawn.images.labels, []
     for epoch in range(2):
         steps = np.concatenate([drawn.choose(epoch * drawn.epoch + s) for s in range(drawn.epoch)], axis=1)
@@ -215,7 +223,7 @@ def test_positives_and_negatives_are_neighbours_and_an_epoch_has_each_anchor_onc
     assert orders[0] != orders[1]
 
 
-def test_every_positive_and_negative_is_drawn_about_equally_often(drawn: gld.Triplets) -> None:
+def test_every_positive_and_negative_is_drawn_about_equally_often(drawn: triplets.Triplets) -> None:
     anchor = drawn.anchors[0]
     rows = [drawn.choose(step) for step in range(1200)]
     of_anchor = np.concatenate([row[:, row[0] == anchor] for row in rows], axis=1)
@@ -227,28 +235,28 @@ def test_every_positive_and_negative_is_drawn_about_equally_often(drawn: gld.Tri
         assert (abs(counts - len(drawn_ones) / len(possible)) < 5 * spread).all()
 
 
-def test_a_step_depends_on_the_seed_and_its_number_alone(drawn: gld.Triplets) -> None:
-    again = gld.Triplets(drawn.store, drawn.images, drawn.near, drawn.options, "train")
+def test_a_step_depends_on_the_seed_and_its_number_alone(drawn: triplets.Triplets) -> None:
+    again = triplets.Triplets(drawn.read, drawn.images, drawn.near, drawn.options, "train")
     for step in (50, 3, 0):
         assert np.array_equal(again.choose(step), drawn.choose(step))
-    other = gld.Triplets(drawn.store, drawn.images, drawn.near, replace(drawn.options, seed=1), "train")
+    other = triplets.Triplets(drawn.read, drawn.images, drawn.near, replace(drawn.options, seed=1), "train")
     assert not np.array_equal(other.choose(3), drawn.choose(3))
 
 
-def test_too_few_anchors_are_reported(drawn: gld.Triplets) -> None:
+def test_too_few_anchors_are_reported(drawn: triplets.Triplets) -> None:
     hungry = replace(drawn.options, least_positives=29)
     with pytest.raises(UserError, match=r"to train on: of 320 images of 40 labels, 0 have 29 of their label"):
-        gld.Triplets(drawn.store, drawn.images, drawn.near, hungry, "train")
+        triplets.Triplets(drawn.read, drawn.images, drawn.near, hungry, "train")
 
 
-def test_a_batch_holds_the_stored_tokens_and_both_sides_of_each_pair(drawn: gld.Triplets) -> None:
+def test_a_batch_holds_the_stored_tokens_and_both_sides_of_each_pair(drawn: triplets.Triplets) -> None:
     batch, chosen = drawn.draw(3), drawn.choose(3)
     query, candidate, labels = gld.pairs(batch)
     assert labels.tolist() == [1.0] * 10 + [0.0] * 10
     rows = [*zip(*chosen[[0, 1]], strict=True), *zip(*chosen[[0, 2]], strict=True)]
     for pair, both in enumerate(rows):
         for side, image in zip((query, candidate), both, strict=True):
-            stored = drawn.store.read(drawn.images.keys[image])
+            stored = FeatureStore(drawn.options.store).read(drawn.images.keys[image])
             n = len(stored)
             assert torch.equal(side.local[pair, :n], stored.descriptors) and not side.local[pair, n:].any()
             assert side.mask[pair].tolist() == [False] * n + [True] * (side.mask.shape[1] - n)
@@ -258,15 +266,15 @@ def test_a_batch_holds_the_stored_tokens_and_both_sides_of_each_pair(drawn: gld.
 
 
 @pytest.mark.parametrize("how,ids", [("fixed", {0, 1, 2, 3, 4, 5, 6}), ("released", {0, 2, 4, 6}), (None, {3})])
-def test_scale_ids_are_those_asked_for(how: str | None, ids: set[int], drawn: gld.Triplets) -> None:
-    batch = gld.tokens(drawn.store, drawn.images.keys[:40], replace(drawn.options, scale_ids=how))
+def test_scale_ids_are_those_asked_for(how: str | None, ids: set[int], drawn: triplets.Triplets) -> None:
+    batch = gld.tokens(FeatureStore(drawn.options.store), drawn.images.keys[:40], replace(drawn.options, scale_ids=how))
     assert set(batch.scale_ids[~batch.mask].tolist()) == ids
 
 
-def test_only_the_best_descriptors_are_read(drawn: gld.Triplets) -> None:
-    batch = gld.tokens(drawn.store, drawn.images.keys[:4], replace(drawn.options, descriptors=3))
+def test_only_the_best_descriptors_are_read(drawn: triplets.Triplets) -> None:
+    batch = gld.tokens(FeatureStore(drawn.options.store), drawn.images.keys[:4], replace(drawn.options, descriptors=3))
     assert batch.local.shape == (4, 3, LOCAL) and not batch.mask.any()
-    assert torch.equal(batch.local[1], drawn.store.read(drawn.images.keys[1]).descriptors[:3])
+    assert torch.equal(batch.local[1], FeatureStore(drawn.options.store).read(drawn.images.keys[1]).descriptors[:3])
 
 
 # --- training -----------------------------------------------------------------------------------------------------
