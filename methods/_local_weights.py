@@ -17,9 +17,16 @@ from third_party.checkpoints import check, read_safetensors, read_torch, require
 N = TypeVar("N", bound=nn.Module)
 
 
-def save_checkpoint(model: nn.Module, form: str, path: Path, card: Mapping[str, Any] | None = None) -> None:
-    """Write the weights (float32, safetensors) with the config and card of `model`, whole or not at all."""
+def save_checkpoint(
+    model: nn.Module, form: str, path: Path, card: Mapping[str, Any] | None = None, half: bool = False
+) -> None:
+    """Write the weights (safetensors) with the config and card of `model`, whole or not at all.
+
+    In float32, or with `half` in float16, of which about three digits remain.
+    """
     state = {name: tensor.detach().float().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    if half:
+        state = {name: tensor.half() for name, tensor in state.items()}
     metadata = {
         "format": form,
         "config": json.dumps(asdict(model.config)),  # type: ignore[call-overload]
@@ -57,3 +64,13 @@ def load_checkpoint(
     check(model.state_dict(), state, path)
     model.load_state_dict(state)
     return model.eval(), card
+
+
+def go_on(path: Path, load: Callable[[Path], tuple[N, Mapping[str, Any]]], config: Any) -> N:
+    """The network of weights that a training goes on from; UserError where its sizes are not those of `config`."""
+    model = load(path)[0]
+    if model.config != config:
+        raise UserError(
+            f"{path}: has {model.config}, expected {config}", hint="set the sizes to those of the weights to start from"
+        )
+    return model

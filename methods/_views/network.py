@@ -110,15 +110,3 @@ def recipe(
             "views": len(bank),
         },
     )
-
-
-def started(load: Callable[[Path], tuple[nn.Module, Mapping[str, Any]]], config: Any, options: NetworkOptions) -> Any:
-    """The network of the weights to go on from; UserError where its sizes are not those of `config`."""
-    assert options.start is not None
-    model: Any = load(options.start)[0]
-    if model.config != config:
-        raise UserError(
-            f"{options.start}: has {model.config}, expected {config}",
-            hint="set the sizes to those of the weights to start from",
-        )
-    return model

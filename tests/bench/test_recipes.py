@@ -18,7 +18,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_the_shipped_recipes_are_found_and_can_be_imported() -> None:
-    shipped = {"ames": ["views"], "asmk": ["kmeans"], "elvis": ["views"], "rrt": ["gld", "views"], "rrt-sop": ["sop"]}
+    shipped = {
+        "ames": ["gld", "views"],
+        "asmk": ["kmeans"],
+        "elvis": ["gld", "views"],
+        "rrt": ["gld", "views"],
+        "rrt-sop": ["sop"],
+    }
     assert {method: list(of) for method, of in recipes().items()} == shipped
     for method, names in shipped.items():
         for name in names:

@@ -1,6 +1,7 @@
 """Real features of small pictures, and a trunk small enough to train in a test."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from torch import Tensor, nn
 
 from bench.datasets.views.render import GRID
 from bench.features import Features
+from bench.features.fill import fill
+from bench.features.items import Item
 from bench.features.sets import ExtractOptions, FeatureExtractor
+from bench.features.shards import Entry
 from methods._views.bank import KEPT, Bank
 from methods.rrt_sop import model as product
 
@@ -82,3 +86,44 @@ def _views_bank(scenes: int = 12, views: int = 3) -> Bank:
 def views_bank() -> Callable[..., Bank]:
     """Makes a bank of so many scenes, each of so many views."""
     return _views_bank
+
+
+LOCAL, GLOBAL, SCALE = 32, 16, (0.5, 0.70710677, 1, 1.4142135, 2, 2.828427, 4)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def _write_landmarks(folder: Path, labels: int, images: int, parts: int = 8, noise: float = 0.2, seed: int = 0) -> Path:
+    """A store and `list.txt`: of each image 6 to 8 parts of its label among clutter; globals that tell little."""
+    rng = np.random.default_rng(seed)
+    wholes, pieces = rng.normal(size=(labels, GLOBAL)), _unit(rng.normal(size=(labels, parts, LOCAL)))
+    made: dict[str, Entry] = {}
+    for label in range(labels):
+        for image in range(images):
+            shown = rng.permutation(parts)[: int(rng.integers(parts - 2, parts + 1))]
+            own = pieces[label, shown] + noise * _unit(rng.normal(size=(len(shown), LOCAL)))
+            local = _unit(np.concatenate([own, rng.normal(size=(4, LOCAL))]))
+            n = len(local)
+            arrays = {
+                "global_descriptor": _unit(wholes[label] + 2 * rng.normal(size=GLOBAL)),
+                "descriptors": local[rng.permutation(n)],
+                "keypoints": np.zeros((n, 2)),
+                "scales": rng.choice(SCALE, n),
+                "orientations": np.zeros(n),
+                "scores": np.linspace(1, 0, n),
+                "image_size": np.array([64, 48]),
+            }
+            made[f"i{label:03d}_{image}"] = Entry(f"{label} {image}", arrays)
+    items = [Item(key, ()) for key in made]
+    fill(items, folder / "store", lambda: lambda item: made[item.key], {"features": "made"}, exact=True)
+    lines = [f"jpg/{key}.jpg,{key[:4]},64,48" for key in made]
+    (folder / "list.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_landmarks() -> Callable[..., Path]:
+    """Writes features of so many labels and images of each, and the list of them, into a folder."""
+    return _write_landmarks

@@ -40,6 +40,12 @@ AMES, ELVIS = ames.TrainOptions(**SMALL, depth=2, feedforward=32), elvis.TrainOp
 BOTH = pytest.mark.parametrize(("recipe", "options"), [(ames, AMES), (elvis, ELVIS)], ids=["ames", "elvis"])
 
 
+def _initial(recipe: ModuleType, local_dim: int, weights: Path | None = None) -> Any:
+    if recipe is elvis:
+        return elvis.initial(ELVIS, local_dim, 80, weights)
+    return ames.initial(AMES if weights else ames.TrainOptions(), local_dim, weights)
+
+
 def _same(one: Path, two: Path) -> bool:
     first, second = load_file(one), load_file(two)
     return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
@@ -99,13 +105,11 @@ def test_training_goes_on_from_weights_of_the_same_sizes_alone(
     first = tmp_path / "a.safetensors"
     recipe.train_on(views_bank(), options, first)
     assert torch.equal(
-        recipe.initial(replace(options, start=first), 64).state_dict()[
-            "remap.0.weight" if recipe is elvis else "mtc_token"
-        ],
+        _initial(recipe, 64, first).state_dict()["remap.0.weight" if recipe is elvis else "mtc_token"],
         load_file(first)["remap.0.weight" if recipe is elvis else "mtc_token"],
     )
     with pytest.raises(UserError, match=r"expected .*local_dim=128"):
-        recipe.initial(replace(options, start=first), 128)
+        _initial(recipe, 128, first)
 
 
 @BOTH
@@ -161,7 +165,7 @@ def test_a_few_pairs_can_be_learned_by_heart(recipe: ModuleType, options: Any, v
 @pytest.mark.parametrize("seed", range(5))
 def test_votes_count_matches_before_any_training(seed: int) -> None:
     torch.manual_seed(seed)
-    model = elvis.initial(elvis.TrainOptions(), 64).eval()
+    model = _initial(elvis, 64).eval()
     one, other = (torch.nn.functional.normalize(torch.randn(40, 64), dim=1) for _ in range(2))
     scores = [model(one, torch.cat([one[:same], other[same:]])).item() for same in (0, 10, 20, 40)]
     assert scores == sorted(scores) and scores[3] > scores[0] + 20
@@ -171,7 +175,7 @@ def test_votes_count_matches_before_any_training(seed: int) -> None:
 
 def test_attention_across_images_prefers_the_like_before_any_training() -> None:
     torch.manual_seed(0)
-    model = ames.initial(ames.TrainOptions(), 64)
+    model = _initial(ames, 64)
     query, key, _ = model.decoder.layers[0].cross_attn.in_proj_weight.detach().chunk(3)  # type: ignore[union-attr]
     tokens = model.embed(torch.nn.functional.normalize(torch.randn(30, 64), dim=1))
     for head in range(2):

@@ -18,9 +18,6 @@ from click.testing import Result
 
 from bench.datasets.gldv2 import read_list
 from bench.errors import UserError
-from bench.features.fill import fill
-from bench.features.items import Item
-from bench.features.shards import Entry
 from bench.features.store import FeatureStore
 from methods._landmarks import triplets
 from methods.rrt.model import RRT, RRTConfig, TokenBatch, load_checkpoint, save_checkpoint
@@ -28,39 +25,11 @@ from methods.rrt.training import gld
 from methods.rrt.training.gld import TrainOptions
 
 REPOSITORY = Path(__file__).resolve().parents[4]
-LOCAL, GLOBAL, SCALE = 32, 16, (0.5, 0.70710677, 1, 1.4142135, 2, 2.828427, 4)
+LOCAL, GLOBAL, SCALE = 32, 16, (0.5, 0.70710677, 1, 1.4142135, 2, 2.828427, 4)  # as the fixture makes them
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
-def write_set(folder: Path, labels: int, images: int, parts: int = 8, noise: float = 0.2, seed: int = 0) -> Path:
-    """A store and `list.txt`: of each image 6 to 8 parts of its label among clutter; globals that tell little."""
-    rng = np.random.default_rng(seed)
-    wholes, pieces = rng.normal(size=(labels, GLOBAL)), _unit(rng.normal(size=(labels, parts, LOCAL)))
-    made: dict[str, Entry] = {}
-    for label in range(labels):
-        for image in range(images):
-            shown = rng.permutation(parts)[: int(rng.integers(parts - 2, parts + 1))]
-            own = pieces[label, shown] + noise * _unit(rng.normal(size=(len(shown), LOCAL)))
-            local = _unit(np.concatenate([own, rng.normal(size=(4, LOCAL))]))
-            n = len(local)
-            arrays = {
-                "global_descriptor": _unit(wholes[label] + 2 * rng.normal(size=GLOBAL)),
-                "descriptors": local[rng.permutation(n)],
-                "keypoints": np.zeros((n, 2)),
-                "scales": rng.choice(SCALE, n),
-                "orientations": np.zeros(n),
-                "scores": np.linspace(1, 0, n),
-                "image_size": np.array([64, 48]),
-            }
-            made[f"i{label:03d}_{image}"] = Entry(f"{label} {image}", arrays)
-    items = [Item(key, ()) for key in made]
-    fill(items, folder / "store", lambda: lambda item: made[item.key], {"features": "made"}, exact=True)
-    lines = [f"jpg/{key}.jpg,{key[:4]},64,48" for key in made]
-    (folder / "list.txt").write_text("\n".join(lines))
-    return folder
 
 
 SMALL = {
@@ -80,9 +49,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(write_landmarks: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store and its list: 40 labels of 8 images. Read only."""
-    return write_set(tmp_path_factory.mktemp("landmarks"), 40, 8)
+    return write_landmarks(tmp_path_factory.mktemp("landmarks"), 40, 8)
 
 
 def options(made: Path, cache: Path, **more: object) -> TrainOptions:
