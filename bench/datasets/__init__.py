@@ -21,7 +21,9 @@ INSTANCE: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "All": (frozenset({"easy", "hard"}), frozenset({"junk"})),
 }
 GRADES = ("easy", "hard", "junk")
-PROTOCOLS = {"revisited": REVISITED} | dict.fromkeys(("instance", "sop", "gldv2", "vpr", "gpr1200", "ilias"), INSTANCE)
+PROTOCOLS = {"revisited": REVISITED} | dict.fromkeys(
+    ("instance", "sop", "gldv2", "vpr", "gpr1200", "ilias", "met"), INSTANCE
+)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def test_every_protocol_has_its_measures_and_a_primary_one() -> None:
     assert names == {"revisited": "mAP", "instance": "mAP", "sop": "R@1", "gldv2": "mAP@100", "vpr": "Recall@1"} | {
         "gpr1200": "mAP with query",
         "ilias": "mAP@1000",
+        "met": "mAP@100",
     }
     assert INSTANCE["All"][0] == {"easy", "hard"}
 

@@ -257,6 +257,12 @@ def _boxes(path: Path) -> object:
     return read_box(path)
 
 
+def _exhibits(path: Path) -> object:
+    from bench.datasets.met import read_list
+
+    return read_list(path, "MET_id")
+
+
 def _groups(path: Path) -> object:
     """A groups.json of three images."""
     from bench.datasets.listed import Finder, read_groups
@@ -450,6 +456,7 @@ TARGETS: Mapping[str, Target] = {
     "groups": Target(_groups, lambda: b'{"x": ["a", "b"], "y": ["c"]}'),
     "instre": Target(_instre, _instre_seed, ".mat"),
     "ilias-boxes": Target(_boxes, lambda: b"5 4 10 8\n12 2 8 20\n"),
+    "met": Target(_exhibits, lambda: b'[{"path": "test_met/a.jpg", "MET_id": 34}, {"path": "test_other/b.jpg"}]'),
     "candidates-npz": Target(_candidates, _candidates_seed, ".npz"),
     "candidates-pickle": Target(_candidates, lambda: pickle.dumps(np.arange(3).reshape(1, 3), 4), ".pkl"),
     "candidates-npy": Target(_candidates, _candidates_npy_seed, ".npy"),

@@ -25,7 +25,7 @@ from bench.places import Places
 REPOSITORY = Path(bench.__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "data-sets.md"
 OFFICIAL = ["gldv2", "gldv2-private", "gldv2-public", "roxford", "roxford+1m", "rparis", "rparis+1m", "sop"]
-SHIPPED = ["demo", "folder", *OFFICIAL, "views", "vpr", "gpr1200", "ilias", "instre"]
+SHIPPED = ["demo", "folder", *OFFICIAL, "views", "vpr", "gpr1200", "ilias", "instre", "met"]
 FILE = """
 from pathlib import Path
 from bench.datasets.dataset import Dataset, File, Place, Query, Source, dataset

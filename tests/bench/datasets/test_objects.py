@@ -1,7 +1,8 @@
-"""GPR1200, ILIAS and INSTRE: small trees of the official layouts are read, and values are those worked by hand."""
+"""GPR1200, ILIAS, INSTRE and The Met: small official trees are read, and values are those worked by hand."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bench.datasets import Dataset, catalogue
 from bench.datasets.dataset import Place
 from bench.datasets.ilias import read_box
 from bench.datasets.instre import read_truth
+from bench.datasets.met import read_list
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, Rankings, evaluate
 from bench.metrics import precision_with_query, truncated_precision
@@ -284,3 +286,125 @@ def test_a_query_that_the_lists_name_twice_is_refused(objects: Path) -> None:
 def test_a_file_is_read_without_its_images(objects: Path) -> None:
     truth = read_truth(objects / "gnd_instre.mat")
     assert truth.right == ((0, 1), (2,)) and truth.corners and truth.images == tuple(DATABASE)
+
+
+# --- The Met ------------------------------------------------------------------------------------------------------
+
+EXHIBITS = [  # as MET_database.json has them
+    {"id": 34, "path": "MET/34/0.jpg"},
+    {"id": 34, "path": "MET/34/1.jpg"},
+    {"id": 7, "path": "MET/7/0.jpg"},
+    {"id": 901, "path": "MET/901/0.jpg"},
+]
+VISITORS: list[dict[str, Any]] = [  # as testset.json has them
+    {"path": "test_met/a.jpg", "MET_id": 34, "photographer": "x", "url": "http://localhost/a"},
+    {"path": "test_other/b.jpg", "category": "Paintings", "url": "http://localhost/b"},
+    {"path": "test_met/c.jpg", "MET_id": 7},
+    {"path": "test_noart/d.jpg", "category": "Trains"},
+]
+
+
+@pytest.fixture
+def museum(tmp_path: Path) -> Path:
+    """The folders that the official code reads: data/ground_truth and data/images."""
+    root = tmp_path / "data"
+    lists = {"MET_database": EXHIBITS, "testset": VISITORS, "valset": [{"path": "test_met/e.jpg", "MET_id": 901}]}
+    lists["mini_MET_database"] = EXHIBITS[2:]
+    for name, entries in lists.items():
+        (root / "ground_truth").mkdir(parents=True, exist_ok=True)
+        (root / "ground_truth" / f"{name}.json").write_text(json.dumps(entries))
+        for entry in entries:
+            dot(root / "images" / entry["path"])
+    return root
+
+
+def test_images_of_a_querys_exhibit_are_right_and_queries_of_none_are_left_out(museum: Path, tmp_path: Path) -> None:
+    dataset = load(f"met:{museum}")
+    assert list(dataset.gallery) == [entry["path"] for entry in EXHIBITS]
+    assert [query.id for query in dataset.queries] == ["test_met/a.jpg", "test_met/c.jpg"]
+    assert {query.box for query in dataset.queries} == {None}
+    assert dataset.grades == {
+        "test_met/a.jpg": {"MET/34/0.jpg": "easy", "MET/34/1.jpg": "easy"},
+        "test_met/c.jpg": {"MET/7/0.jpg": "easy"},
+    }
+    assert dataset.notes == ("2 queries that show no exhibit are left out; GAP counts them, and is not computed",)
+    assert not any(dataset.without_positives(name) for name in dataset.difficulties)
+    check_dataset("met", Place(tmp_path, tmp_path, museum))
+
+
+def test_the_lists_may_lie_beside_the_images(museum: Path) -> None:
+    before = load(f"met:{museum}")
+    for file in (museum / "ground_truth").iterdir():
+        file.rename(museum / "images" / file.name)
+    (museum / "ground_truth").rmdir()
+    after = load(f"met:{museum / 'images'}")
+    assert after.grades == before.grades and dict(after.gallery) == dict(before.gallery)
+    assert after.image_set == before.image_set
+
+
+def test_another_split_or_database_is_asked_for_and_is_part_of_the_name(museum: Path) -> None:
+    asked = load(f"met:{museum}:split=val")
+    assert asked.name == f"met:{museum}:split=val" and asked.grades == {"test_met/e.jpg": {"MET/901/0.jpg": "easy"}}
+    small = load(f"met:{museum}:database=mini")
+    assert small.name == f"met:{museum}:database=mini" and list(small.gallery) == ["MET/7/0.jpg", "MET/901/0.jpg"]
+    assert [query.id for query in small.queries] == ["test_met/c.jpg"]
+    assert "1 queries of exhibits without an image in the database are left out" in small.notes
+
+
+def test_precisions_are_summed_over_the_exhibits_images(museum: Path) -> None:
+    """By hand: exhibit 34 in places 1 and 3 is (1 + 2/3) / 2, exhibit 7 in place 2 is 1/2."""
+    similarities = np.array([[0.9, 0.7, 0.8, 0.1], [0.9, 0.1, 0.5, 0.2]])
+    found = measured(load(f"met:{museum}"), similarities, 4)
+    assert found == {
+        "mAP@100": pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2),
+        "R@1": 0.5,
+        "R@10": 1.0,
+        "R@100": 1.0,
+    }
+
+
+def test_photographs_of_the_museum_that_are_missing_are_named(museum: Path) -> None:
+    before = load(f"met:{museum}")
+    (museum / "images" / "MET" / "7" / "0.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 photographs are missing.*0\.jpg"):
+        load(f"met:{museum}")
+    assert load(f"met:{museum}", images=False).grades == before.grades
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("MET_database", [*EXHIBITS, EXHIBITS[0]], r"MET_database\.json names the image 'MET/34/0\.jpg' twice"),
+        ("MET_database", [{"path": "a.jpg"}], "entry 0: no id, expected the number of an exhibit"),
+        ("MET_database", [{"id": 1, "path": "../a.jpg"}], "entry 0: found .* an object with the path of an image"),
+        ("testset", [*VISITORS, VISITORS[0]], r"testset\.json names the query 'test_met/a\.jpg' twice"),
+        ("testset", VISITORS[1:2], "no query whose MET_id is an id of MET_database"),
+        ("testset", [{"path": "a.jpg", "MET_id": 1.5}], "entry 0: MET_id is '1.5', expected a number"),
+        ("testset", [{"path": "a.jpg", "MET_id": True}], "entry 0: MET_id is 'True', expected a number"),
+        ("testset", [*VISITORS, "a.jpg"], "entry 4: found 'a.jpg', expected an object"),
+        ("testset", {"a.jpg": 34}, "expected a list of objects, one an image"),
+        ("testset", [], "expected a list of objects, one an image"),
+    ],
+)
+def test_lists_of_another_form_are_refused_with_file_and_entry(
+    museum: Path, name: str, content: object, says: str
+) -> None:
+    (museum / "ground_truth" / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=says) as refusal:
+        load(f"met:{museum}")
+    assert f"{name}.json" in refusal.value.message
+
+
+def test_a_list_that_is_missing_or_cut_short_is_named(museum: Path) -> None:
+    file = museum / "ground_truth" / "testset.json"
+    file.write_text(file.read_text()[:-5])
+    with pytest.raises(UserError, match=r"testset\.json: cannot be read"):
+        load(f"met:{museum}")
+    file.unlink()
+    with pytest.raises(UserError, match=r"missing testset\.json"):
+        load(f"met:{museum}")
+
+
+def test_numbers_of_exhibits_may_be_text(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text('[{"path": "a.jpg", "MET_id": "34"}, {"path": "b.jpg", "MET_id": null}]')
+    assert [each.exhibit for each in read_list(tmp_path / "list.json", "MET_id")] == [34, None]
