@@ -195,6 +195,15 @@ def write_arrays(place: Path, names: Sequence[str]) -> None:
         np.savez(place / f"{name}.npz", **of_image(draw, 256, 16))
 
 
+def write_matrices(log: Path, city: Path) -> None:
+    """Global descriptors of a place-recognition tool, a row a file."""
+    log.mkdir(parents=True)
+    draw = np.random.default_rng(3)
+    for part in ("database", "queries"):
+        files = [path for path in (city / "images" / "test" / part).rglob("*") if path.is_file()]
+        np.save(log / f"{part}_descriptors.npy", unit(draw.normal(size=(len(files), 16))))
+
+
 def write_city(place: Path, photographs: Sequence[Path]) -> None:
     """Database and queries of a street, ten metres from one to the next; and a list of other places by degrees."""
     for part in ("database", "queries", "queries_night"):
@@ -300,6 +309,7 @@ def workplace(
         write_colmap(Path("DATABASE"), objects)
         write_arrays(Path("FOLDER"), objects)
         write_city(Path("CITY"), sorted(Path("TRAIN").rglob("*.png")))
+        write_matrices(Path("logs", "RUN"), Path("CITY"))
         made = demo.load(place.places.cache)
         write_arrays(Path("MINE"), [*made.gallery, *(query.id for query in made.queries)])
         write_delg(Path("DIR"), roxford, delg)

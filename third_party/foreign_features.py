@@ -5,6 +5,8 @@ hloc (cvg/Hierarchical-Localization, Apache-2.0): an HDF5 file of groups /<image
 AMES (pavelsuma/ames, Apache-2.0): HDF5 files whose `features` (N, m, 5 + d) hold x, y, scale, mask (1: padding),
 weight and descriptor, images in the order of the data set's lists: one file, or the gallery's and the queries'. Global
 descriptors (N, D) in a `.npy`, in a tensor that torch saved, or as its extraction writes its `.pt`: bare float32.
+VPR-methods-evaluation (gmberton/VPR-methods-evaluation, MIT): `database_descriptors.npy` and `queries_descriptors.npy`,
+(images, D) in the order of the sorted files.
 COLMAP (BSD-3-Clause): an SQLite database with the tables images, keypoints and descriptors.
 arrays: an `.npz` or `.safetensors` an image, named as the image, with the arrays of `bench.features.Features`.
 docs/protocols.md has these formats.
@@ -355,6 +357,62 @@ def _matrix(path: Path, count: int, local: Path) -> np.ndarray:
         raise UserError(f"{path}: {found.dtype} {found.shape}, expected floating-point numbers (images, D)")
     if len(found) != count:
         raise UserError(f"{path}: {len(found)} global descriptors for {count} images of {local}")
+    return found
+
+
+class Matrices:
+    """Images are named by the row that they have: `database row 0`, `database row 1`, …, `queries row 0`, …"""
+
+    scored = "given"
+    PARTS = ("database", "queries")
+
+    def __init__(self, path: Path, queries: Path | None = None):
+        if path.is_dir():
+            if queries is not None:
+                raise UserError(f"{path}: a folder has its own queries", hint="give the database's file with --queries")
+            path, queries = (path / f"{part}_descriptors.npy" for part in self.PARTS)
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no such file", hint="VPR-methods-evaluation writes it with --save_descriptors"
+                )
+            queries = queries if queries.is_file() else None
+        self.files: tuple[Path, ...] = (path,) if queries is None else (path, queries)
+        self._rows = dict(zip(self.PARTS, map(_rows, self.files), strict=False))
+        sizes = {part: rows.shape[1] for part, rows in self._rows.items()}
+        if len(set(sizes.values())) > 1:
+            raise UserError(
+                shown(f"{queries}: {sizes['queries']} values a descriptor, and {path.name} has {sizes['database']}"),
+                hint="both must come from one model",
+            )
+        self.counts = [len(rows) for rows in self._rows.values()]
+
+    def names(self) -> list[str]:
+        return [f"{part} row {row}" for part, rows in self._rows.items() for row in range(len(rows))]
+
+    def contents(self, names: Sequence[str]) -> Contents:
+        return Contents({frozenset({"global_descriptor"}): len(names)})
+
+    def read(self, name: str) -> Arrays:
+        part, row = name.split(" row ")
+        return {"global_descriptor": np.asarray(self._rows[part][int(row)])}
+
+
+def _rows(path: Path) -> np.ndarray:
+    """(n, D) of a `.npy`, memory-mapped. UserError for another file, and for anything but floating-point rows."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("an archive of several arrays")
+    except Exception as error:  # numpy's header parser raises several kinds
+        raise UserError(
+            shown(f"{path}: not readable as a .npy ({str(error).splitlines()[0] if str(error) else error!r})"),
+            hint="expected an array (images, D) that numpy saved",
+        ) from error
+    if found.ndim != 2 or found.dtype.kind != "f" or 0 in found.shape:
+        raise UserError(
+            shown(f"{path}: {found.dtype} {found.shape}, expected floating-point numbers (images, D)"),
+            hint="a row is the global descriptor of an image",
+        )
     return found
 
 

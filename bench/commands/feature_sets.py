@@ -59,7 +59,9 @@ def features(ctx: click.Context) -> None:
 )
 @click.option("--globals", "globals_", type=click.Path(path_type=Path), help="Global descriptors, for hloc and ames.")
 @click.option(
-    "--queries", type=click.Path(path_type=Path), help="The queries' file, for ames with PLACE the gallery's."
+    "--queries",
+    type=click.Path(path_type=Path),
+    help="The queries' file, for ames and vpr-descriptors with PLACE the gallery's.",
 )
 @click.option("--query-globals", type=click.Path(path_type=Path), help="Global descriptors of --queries.")
 @click.option("--local", metavar="EXTRACTOR", help="What made the local descriptors: its methods then run on them.")

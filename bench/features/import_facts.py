@@ -32,10 +32,12 @@ class Facts:
     unknown: list[str]  # queries with a box whose files do not tell
 
     def add(self, given: Arrays, arrays: Arrays, lengths: Mapping[str, np.ndarray]) -> None:
-        points, scores = arrays["keypoints"], arrays["scores"]
         for name, norm in lengths.items():
             self._count(f"zero {name}", int((norm == 0).sum()))
             self._count(f"long {name}", int(((np.abs(norm - 1) > UNIT) & (norm != 0)).sum()))
+        if "keypoints" not in arrays:
+            return
+        points, scores = arrays["keypoints"], arrays["scores"]
         self._count("empty", int(len(points) == 0))
         self._count("one place", int(len(points) > 1 and (points == points[0]).all()))
         self._count("parts", int(len(points) > 1 and points.min() >= 0 and points.max() <= 1))
@@ -54,7 +56,7 @@ class Facts:
         x1, y1, x2, y2 = query.box
         side = np.array([x2 - x1, y2 - y1])
         size = given.get("image_size")
-        extent = np.asarray(given["keypoints"], np.float64).max(axis=0, initial=0)
+        extent = np.asarray(given.get("keypoints", np.zeros((0, 2))), np.float64).max(axis=0, initial=0)
         if shared or (extent > side + BEYOND).any() or (size is not None and (size > side + BEYOND).any()):
             self.whole.append(query.id)
         elif size is None or (size < side - BEYOND).any():

@@ -15,13 +15,15 @@ from bench.errors import UserError
 from bench.features.import_facts import some
 from bench.features.items import items, query_key
 from bench.names import shown
-from third_party.foreign_features import Ames, Foreign
+from third_party.foreign_features import Ames, Foreign, Matrices
 
 
 def matched(dataset: Dataset, listed: Sequence[str], foreign: Foreign, source: Path) -> dict[str, str]:
     """The store's key of each image -> the other program's name of it."""
     if isinstance(foreign, Ames):
         return _in_order(dataset, listed, foreign, source)
+    if isinstance(foreign, Matrices):
+        return _in_order_of_files(dataset, listed, foreign, source)
     files = {query_key(dataset, i): query.image for i, query in enumerate(dataset.queries)}
     found: dict[str, str] = {}
     owners: dict[str, Path] = {}
@@ -55,6 +57,36 @@ def _in_order(dataset: Dataset, listed: Sequence[str], foreign: Ames, source: Pa
         )
     pairs = dict(zip([*gallery, *queries], listed, strict=True))
     return {**pairs, **dict(zip(gallery, listed, strict=False))}  # a query that is a gallery image: the gallery's row
+
+
+def _in_order_of_files(dataset: Dataset, listed: Sequence[str], foreign: Matrices, source: Path) -> dict[str, str]:
+    """Rows are the sorted files of the gallery, and then those of the queries, each file once.
+
+    The images of a place-recognition set are in that order already, or in that of its own list, which counts then.
+    """
+    own = {query_key(dataset, i): query.image for i, query in enumerate(dataset.queries)}
+    asked = list(dict.fromkeys(own.values()))
+    gallery = list(dataset.gallery)
+    if dataset.protocol != "vpr":
+        asked.sort(key=Path.as_posix)
+        gallery.sort(key=lambda image: dataset.gallery[image].as_posix())
+    lacking = [key for key in own if key not in dataset.gallery]
+    expected = [len(gallery), len(asked)] if lacking or len(foreign.counts) > 1 else [len(gallery)]
+    if foreign.counts != expected:
+        rows = " and ".join(
+            f"{count} of the {part}" for part, count in zip(foreign.PARTS, foreign.counts, strict=False)
+        )
+        raise UserError(
+            f"{shown(source)}: rows {rows}; {dataset.name} has {len(gallery)} images of the gallery and {len(asked)} "
+            "of queries",
+            hint="its queries' file is queries_descriptors.npy beside the database's, or given with --queries"
+            if len(foreign.counts) < len(expected)
+            else "one row an image is expected: were files added, removed or left out since the descriptors were made?",
+        )
+    rows_of = dict(zip([*gallery, *asked], listed, strict=False))
+    queries = dict(zip(asked, listed[len(gallery) :], strict=False))
+    found = {image: rows_of[image] for image in gallery}
+    return found | {key: queries[own[key]] for key in lacking}
 
 
 def fitting(dataset: Dataset, listed: Sequence[str]) -> dict[str, list[str]]:

@@ -24,6 +24,7 @@ class Import:
     takes: tuple[str, ...] = ()  # options that name more files: globals, queries, query-globals
     expects: Literal["file", "folder", "either"] = "file"  # what PLACE must be
     always: tuple[str, ...] = ()  # what is so of every file of the kind
+    gives: Literal["both", "global"] = "both"  # what of local and global descriptors its files may hold
     licence: str = "of the features' maker"
     dims: tuple[int | None, int | None] = (None, None)  # values of a local and a global descriptor, where all have them
 
@@ -56,6 +57,9 @@ class Source:
                 raise UserError(
                     f"--{option}: {self.kind.name} does not take it", hint=f"{self.kind.name} takes {takes}"
                 )
+        for option, said in {"ordered": self.ordered, "local": self.local}.items():
+            if said and self.kind.gives == "global":
+                raise UserError(f"--{option}: {self.kind.name} has no local descriptors", hint=f"leave --{option} out")
         for path in (self.place, *given.values()):
             if path is not None and not path.exists():
                 raise UserError(f"{shown(path)}: no such file or folder")

@@ -72,8 +72,8 @@ def import_foreign(
     names = matched(dataset, listed, foreign, source)
     order = [_item(item, foreign, names) for item in items(dataset)]
     contents = foreign.contents([names[item.key] for item in order])
-    scored = _scored(contents, given, foreign.scored)
-    read = _Reader(foreign, source, names, dataset, order, scored)
+    scored = _scored(contents, given, foreign.scored) if declared.gives == "both" else foreign.scored
+    read = _Reader(foreign, source, names, dataset, order, declared.gives)
     if local is not None and local[1] not in (None, read.sizes["local_dim"]):
         raise UserError(
             f"--local {local[0]}: {shown(source)} has {read.sizes['local_dim']}-d descriptors, not {local[1]}-d ones",
@@ -132,9 +132,9 @@ class _Reader:
         names: Mapping[str, str],
         dataset: Dataset,
         order: Sequence[Item],
-        scored: str,
+        gives: str,
     ):
-        self._foreign, self._source, self._names, self._scored = foreign, source, names, scored
+        self._foreign, self._source, self._names, self._gives = foreign, source, names, gives
         self._queries = {query_key(dataset, i): query for i, query in enumerate(dataset.queries)}
         boxed = {query.image for query in dataset.queries if query.box is not None}
         files = {path: key for key, path in dataset.gallery.items() if path in boxed} if boxed else {}
@@ -148,23 +148,23 @@ class _Reader:
         self.sizes = {"global_dim": 0, "local_dim": 0}
         for item in order:
             given = foreign.read(names[item.key])
-            arrays, _ = _arranged(given, self._where(item.key), scored)
+            arrays, _ = _arranged(given, self._where(item.key), gives)
             self.sizes = {
                 "global_dim": len(arrays["global_descriptor"]) if "global_descriptor" in given else 0,
-                "local_dim": arrays["descriptors"].shape[1],
+                "local_dim": arrays["descriptors"].shape[1] if "descriptors" in arrays else 0,
             }
-            if len(arrays["descriptors"]):
+            if "descriptors" not in arrays or len(arrays["descriptors"]):
                 break
 
     def __call__(self, item: Item) -> Entry:
         given = self._foreign.read(self._names[item.key])
         where = self._where(item.key)
-        arrays, lengths = _arranged(given, where, self._scored)
-        if not len(arrays["descriptors"]):
+        arrays, lengths = _arranged(given, where, self._gives)
+        if "descriptors" in arrays and not len(arrays["descriptors"]):
             arrays["descriptors"] = np.zeros((0, self.sizes["local_dim"]), np.float32)
         expected = {"global_descriptor": self.sizes["global_dim"] or 1, "descriptors": self.sizes["local_dim"]}
         for name, size in expected.items():
-            if arrays[name].shape[-1] != size:
+            if name in arrays and arrays[name].shape[-1] != size:
                 raise UserError(f"{where}: {name} has {arrays[name].shape[-1]} values, others {size}")
         self.facts.add(given, arrays, lengths)
         if (query := self._queries.get(item.key)) is not None:
@@ -283,11 +283,15 @@ def without_order(store: FeatureStore, used: Mapping[str, Callable[[int], int]],
     }
 
 
-def _arranged(given: Arrays, where: str, scored: str) -> tuple[Arrays, dict[str, np.ndarray]]:
+def _arranged(given: Arrays, where: str, gives: str) -> tuple[Arrays, dict[str, np.ndarray]]:
     """Every array of Features, rows by descending score, descriptors of unit norm; and the norms that descriptors had.
 
+    Of a kind that `gives` the global descriptor alone there is that, and a size of the image that stands for none.
     UserError naming the array and what is wrong with it; `where` is the file and image.
     """
+    if gives == "global":
+        whole = {"global_descriptor": (np.asarray(given["global_descriptor"]).size,), "image_size": (2,)}
+        return _unit_norm(_numbers({**given, "image_size": np.ones(2)}, whole, where), given)
     for name in ("keypoints", "descriptors"):
         if name not in given:
             raise UserError(f"{where}: no {name}", hint="each image needs keypoints and descriptors")
@@ -306,16 +310,27 @@ def _arranged(given: Arrays, where: str, scored: str) -> tuple[Arrays, dict[str,
         "image_size": np.ceil(np.nan_to_num(extent, nan=1)).clip(1, 2**30),
         **given,
     }
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "global_descriptor": (np.asarray(filled["global_descriptor"]).size,),
         "descriptors": (n, np.asarray(given["descriptors"]).shape[1]),
         "keypoints": (n, 2),
         **dict.fromkeys(("scales", "orientations", "scores"), (n,)),
         "image_size": (2,),
     }
+    arrays = _numbers(filled, shapes, where)
+    if (arrays["image_size"] < 1).any() or (arrays["image_size"] > 2**30).any():
+        raise UserError(f"{where}: image_size is {arrays['image_size'].tolist()}, expected width and height in pixels")
+    best = np.argsort(-arrays["scores"].astype(np.float64), kind="stable")
+    for name in ("descriptors", "keypoints", "scales", "orientations", "scores"):
+        arrays[name] = arrays[name][best]
+    return _unit_norm(arrays, given)
+
+
+def _numbers(given: Arrays, shapes: Mapping[str, tuple[int, ...]], where: str) -> Arrays:
+    """The arrays of these shapes in float32. UserError for one of another shape or kind, or not finite."""
     arrays: Arrays = {}
     for name, shape in shapes.items():
-        array = np.asarray(filled[name])
+        array = np.asarray(given[name])
         if array.dtype.kind not in "fiub" or array.shape != shape or 0 in shape[-1:] * (name == "global_descriptor"):
             raise UserError(f"{where}: {name} is {array.dtype} {array.shape}, expected numbers {shape}")
         with np.errstate(over="ignore"):
@@ -325,13 +340,13 @@ def _arranged(given: Arrays, where: str, scored: str) -> tuple[Arrays, dict[str,
             raise UserError(
                 f"{where}: values of {name} are not finite: {len(bad)}, the first at {tuple(bad[0].tolist())}"
             )
-    if (arrays["image_size"] < 1).any() or (arrays["image_size"] > 2**30).any():
-        raise UserError(f"{where}: image_size is {arrays['image_size'].tolist()}, expected width and height in pixels")
-    best = np.argsort(-arrays["scores"].astype(np.float64), kind="stable")
-    for name in ("descriptors", "keypoints", "scales", "orientations", "scores"):
-        arrays[name] = arrays[name][best]
-    lengths = {}
-    for name in ("descriptors", "global_descriptor"):
+    return arrays
+
+
+def _unit_norm(arrays: Arrays, given: Arrays) -> tuple[Arrays, dict[str, np.ndarray]]:
+    """The arrays with descriptors of unit norm, and the norms that those that were given had."""
+    lengths: dict[str, np.ndarray] = {}
+    for name in [name for name in ("descriptors", "global_descriptor") if name in arrays]:
         norm = np.linalg.norm(arrays[name].astype(np.float64), axis=-1, keepdims=True)
         # what has unit norm but for rounding stays as it is, bit for bit
         arrays[name] = (arrays[name] / np.where((norm == 0) | (np.abs(norm - 1) < EXACT), 1, norm)).astype(np.float32)

@@ -217,7 +217,7 @@ def _part(text: str, where: str) -> Part | Import:
 
 
 def _gives(part: Part | Import) -> str:
-    return "both" if isinstance(part, Import) else part.spec.gives
+    return part.gives if isinstance(part, Import) else part.spec.gives
 
 
 def _declared(part: Part | Import | None, which: int) -> int | None:

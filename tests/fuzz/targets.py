@@ -381,6 +381,19 @@ def _ames(path: Path) -> object:
     return [features.read(name) for name in features.names()[:10]]
 
 
+def _matrices(path: Path) -> object:
+    from third_party.foreign_features import Matrices
+
+    features = Matrices(path)
+    return [features.read(name) for name in features.names()[:10]]
+
+
+def _matrices_seed() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.eye(3, dtype=np.float32))
+    return file.getvalue()
+
+
 def _ames_seed() -> bytes:
     import h5py
 
@@ -471,6 +484,7 @@ TARGETS: Mapping[str, Target] = {
     "hloc": Target(_hloc, _hloc_seed),
     "ames": Target(_ames, _ames_seed),
     "colmap": Target(_colmap, _colmap_seed),
+    "vpr-descriptors": Target(_matrices, _matrices_seed, ".npy"),
     "arrays-npz": Target(_arrays, _arrays_seed, ".npz"),
     "arrays-safetensors": Target(_arrays, _arrays_safetensors_seed, ".safetensors"),
 }
