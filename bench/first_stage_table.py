@@ -70,7 +70,7 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
     for one, stage in ready:
         try:
             opened = None if stage is None else stage.open(data.context)
-            shortlist, of_lists, cost = seal_shortlist(data.dataset, opened, one, notes, progress)
+            shortlist, of_lists, cost = seal_shortlist(data.dataset, opened, one, places, notes, progress)
         except UserError as error:
             missing.append((one.first_stage, error))
             continue

@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 
-from bench import registry
+from bench import approximate, registry
 from bench.candidates import imported_shortlist
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load as load_dataset
@@ -21,12 +21,13 @@ from bench.features.sets import FeatureSet, Progress, SetName, Stores
 from bench.first_stages.descriptors import Descriptors
 from bench.first_stages.stage import Context, Opened
 from bench.places import Places
-from bench.record import FirstStageCost
+from bench.record import Approximate, FirstStageCost
 from bench.reranker import parse_options
 from bench.rows import Asked, Row, Wanted, opened, wanted
 from bench.scores import Scorer
+from bench.search import Dense
 from bench.setup import Selection, Setup
-from bench.shortlist import Shortlist, first_stage
+from bench.shortlist import Order, Shortlist, first_stage, own_images
 from bench.timing import timed
 from bench.whitening import Whitening, learn
 
@@ -115,7 +116,7 @@ def prepare(setup: Setup, selections: Sequence[Selection], places: Places, progr
     sets = [*first, *(features for row in rows for features in row.sets)]
     parts = {part.key: part for features in sets for part in features.name.parts}
     opened_stage = None if stage is None else stage.open(context)
-    shortlist, of_lists, cost = seal_shortlist(dataset, opened_stage, setup, notes, progress)
+    shortlist, of_lists, cost = seal_shortlist(dataset, opened_stage, setup, places, notes, progress)
     times = {key: stores.part(part).times(context.queries) for key, part in parts.items()}
     names = [features.name for features in sets]
     return Ready(
@@ -260,7 +261,12 @@ def _with_features(asked: _Asked, stores: Stores, dataset: Dataset) -> Chosen:
 
 
 def seal_shortlist(
-    dataset: Dataset, stage: Opened | None, setup: Setup, notes: list[str], progress: Progress | None = None
+    dataset: Dataset,
+    stage: Opened | None,
+    setup: Setup,
+    places: Places,
+    notes: list[str],
+    progress: Progress | None = None,
 ) -> tuple[Shortlist, tuple[str, ...], FirstStageCost]:
     """The sealed candidates, what a table must say of them, and what they cost.
 
@@ -278,15 +284,17 @@ def seal_shortlist(
         theirs = f"Candidates are those of {setup.lists.name}; graded images it does not list are not retrieved."
         return imported.shortlist, (theirs, *imported.notes), FirstStageCost()
     told = None if progress is None else partial(progress, "searching")
+    index, build_ms = _index(stage, setup, places, progress)
     found, ms = timed(
         lambda: first_stage(
             dataset,
             stage.similarities,
-            name=stage.name,
+            name=stage.name if index is None else f"{stage.name}{approximate.BY}{index.kind.name}",
             content=stage.content,
             policy=setup.policy,
             k=k,
             engine=setup.search,
+            find=None if index is None else index.search,
             progress=told,
         ),
         torch.device("cpu"),
@@ -299,7 +307,46 @@ def seal_shortlist(
     cost = FirstStageCost(
         tuple(part.key for part in stage.parts), ms / len(dataset.queries), stage.bytes_per_image / 1024
     )
-    return found, (said,) if unranked else (), cost
+    notes_of_lists = (said,) if unranked else ()
+    if index is None:
+        return found, notes_of_lists, cost
+    assert isinstance(stage.similarities, Dense)
+    recall = index.recall(stage.similarities, k, own_images(dataset, Order.of(dataset.gallery)))
+    missed = (
+        f"Candidates are of an approximate search, which finds {100 * recall.share:.1f} % of the {recall.k} images of "
+        f"the exact lists, mean of {recall.queries} queries; graded images that it does not list are not retrieved."
+    )
+    cost = replace(
+        cost,
+        kib_per_image=(stage.bytes_per_image + index.bytes_per_image) / 1024,
+        approximate=Approximate(index.kind.name, recall, build_ms),
+    )
+    return found, (missed, *notes_of_lists), cost
+
+
+def _index(
+    stage: Opened, setup: Setup, places: Places, progress: Progress | None
+) -> tuple[approximate.Index | None, float | None]:
+    """The index that the setup searches by, and the ms that it took to build; None where the search is exact.
+
+    UserError for a first stage that is not one of global descriptors, and as `approximate.opened`.
+    """
+    kind = setup.index
+    if kind is None:
+        return None, None
+    source = stage.similarities
+    if not isinstance(source, Dense):
+        raise UserError(
+            f"--search {setup.search}: it searches global descriptors alone, and the first stage is {stage.name}",
+            hint="--search blocks, or a first stage of global descriptors: --first-stage gem-lite0",
+        )
+    told = None if progress is None else partial(progress, "indexing")
+    identity = f"{stage.name} {stage.content}"
+    index, ms = timed(
+        lambda: approximate.opened(kind, source, places.cache / approximate.FOLDER, identity, told),
+        torch.device("cpu"),
+    )
+    return index, ms if index.built else None
 
 
 def require_accepted(setup: Setup, searched: Iterable[SetName]) -> None:

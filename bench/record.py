@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from bench.approximate import Recall
 from bench.errors import UserError
 from bench.features.extract import ExtractOptions
 from bench.files import read_json, write_json
@@ -73,12 +74,22 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Approximate:
+    """An approximate search of a first stage."""
+
+    how: str  # its index and all options of it
+    recall: Recall  # against exact lists
+    build_ms: float | None  # wall ms to build the index; None: it was there already
+
+
+@dataclass(frozen=True)
 class FirstStageCost:
     """What the candidates of a run cost."""
 
     features: tuple[str, ...] = ()  # keys of the parts of features that the first stage reads
     search_ms: float | None = None  # wall ms of the search, of all queries at once, over their number
     kib_per_image: float | None = None  # KiB, mean over the gallery, of what it searches
+    approximate: Approximate | None = None  # None: the search was exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +148,7 @@ class Unfinished(ValueError):
 
 
 # what only some methods and runs have, and its empty value: absent, since folders' names hash what is there
-SELDOM = (("parts", ()), ("features", ()), ("contents", ()))
+SELDOM = (("parts", ()), ("features", ()), ("contents", ()), ("approximate", None))
 
 
 def as_json(value: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import approximate
 from bench.candidates import Meaning
 from bench.errors import UserError
 from bench.executor import Executor, Local
@@ -32,13 +33,19 @@ class Setup:
     device: str = "cpu"
     accept_licence: frozenset[str] = frozenset()
     trust_code: frozenset[str] = frozenset()  # foreign code that extractors may run
-    search: str = "blocks"  # how the first stage searches; it finds the same in any way
+    search: str = (
+        "blocks"  # how the first stage searches: exactly by blocks or faiss, or by an index that may miss some
+    )
     executor: Executor = Local()  # where images are extracted and queries scored
     shortlist: Path | None = None  # other people's candidate lists, instead of a first stage of our own
     skip_unreadable: bool = False  # leave out queries whose images cannot be read, instead of refusing the data set
     shortlist_order: Meaning | None = None  # what orders those lists; None: their numbers and ranks, which must agree
 
     def __post_init__(self) -> None:
+        if self.index is not None and self.lists is not None:
+            raise UserError(
+                f"--search {self.search}: with --shortlist the candidates are there already", hint="leave --search out"
+            )
         if self.shortlist is not None and self.first_stage is not None:
             raise UserError(
                 f"--first-stage {self.first_stage}: with --shortlist the candidates are there already",
@@ -63,6 +70,11 @@ class Setup:
         """The file of other people's candidate lists, if it is the first stage."""
         kind, colon, path = (self.first_stage or "").partition(":")
         return Path(path) if kind == LISTS and colon else self.shortlist
+
+    @property
+    def index(self) -> approximate.Kind | None:
+        """The index of an approximate search; None where it is exact. UserError for a name that is not known."""
+        return approximate.parse(self.search)
 
     @property
     def stage(self) -> FirstStage | None:

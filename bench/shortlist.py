@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -253,11 +253,13 @@ def first_stage(
     policy: Policy,
     k: int,
     engine: str = "blocks",
+    find: Callable[..., Found] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Shortlist:
     """Search the gallery for every query, seal k candidates each. Ties are in gallery order.
 
-    `progress` is told how many queries are searched, of how many.
+    `find` searches as `search_by` does; None: that does, by the `engine`. `progress` is told how many queries are
+    searched, of how many.
 
     UserError if there are fewer than k possible candidates.
     """
@@ -265,7 +267,8 @@ def first_stage(
     graded, own = graded_images(dataset, order), own_images(dataset, order)
     try:
         depth = depth_of(dataset, policy, max(k, 1))
-        found = search_by(similarities, depth, probes=graded, own=own, engine=engine, progress=progress)
+        searching = partial(search_by, engine=engine) if find is None else find
+        found = searching(similarities, depth, probes=graded, own=own, progress=progress)
     except NotFinite as error:
         image = dataset.queries[error.number].id if error.kind == "query" else order.id_at(error.number)
         raise NotFinite(error.kind, error.number, image, name) from error

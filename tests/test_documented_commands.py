@@ -73,6 +73,9 @@ NOT_TYPED: Mapping[str, Instead] = {
             "run -d demo --method identity --features hub:gmberton/MegaLoc --trust-code gmberton/MegaLoc",
         )
     },
+    "run -d folder:PATH --first-stage gem-lite0 -m identity,mnn --search ivfpq:probes=64": Instead(
+        "trains on a gallery of 9,984 images or more"
+    ),
     "export --to wandb --project NAME": Instead("sends what it says to a tracker", "export --help"),
     "datasets download roxford": Instead("asks servers for gigabytes", "datasets download roxford --dry-run"),
     "train rrt --recipe views --photos PHOTOS --out WEIGHTS.safetensors": Instead(

@@ -56,11 +56,11 @@ def set_up(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--search",
-        type=click.Choice(["blocks", "faiss"]),
+        metavar="NAME[:OPTION=VALUE…]",
         default="blocks",
         show_default=True,
-        help="How the first stage searches; both find the same. faiss searches global descriptors alone, holds them in "
-        "memory, and uses GPUs.",
+        help="How the first stage searches: by blocks or faiss, which find the same, or by ivfpq or hnsw, which may "
+        "miss some. All but blocks search global descriptors alone. faiss holds them in memory, and uses GPUs.",
     )
     @click.option("--whiten", metavar="DATASET", help="PCA-whiten the first stage, learned on another data set.")
     @click.option(

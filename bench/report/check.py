@@ -16,6 +16,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
+from bench import approximate
 from bench.errors import UserError, listed
 from bench.files import write_whole, writing
 from bench.first_stages.names import parse
@@ -188,11 +189,13 @@ def matching_run(runs: Sequence[Run], baseline: Baseline) -> Run:
 
 def _asking_for(first_stage: str) -> str:
     """The option that asks for it; nothing for lists and whitened ones, whose names do not say where they are from."""
+    name, by, index = first_stage.partition(approximate.BY)
     try:
-        parse(first_stage)
+        parse(name)
+        approximate.parse(index or "blocks")
     except UserError:
         return ""
-    return f" --first-stage {shlex.quote(first_stage)}"
+    return f" --first-stage {shlex.quote(name)}" + (f" --search {index}" if by else "")
 
 
 def reference_of(sides: Sequence[Measured], wanted: str | None = None) -> str | None:

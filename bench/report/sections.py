@@ -27,7 +27,7 @@ from bench.report.charts import Axis, front
 from bench.report.seeds import members, metrics_of
 from bench.report.sensitivity import MEANING, change, order, places, sensitivity, signed
 from bench.report.statistics import compare, holm, over_seeds, tied_with_best
-from bench.report.tables import Table, cells, newest_rows, per_query, to_csv, to_json
+from bench.report.tables import Table, cells, newest_rows, per_query, searched, to_csv, to_json
 from bench.report.thumbnails import Thumbnail
 from bench.report.verdict import SURE
 from bench.results import Run
@@ -212,7 +212,7 @@ class Section:
         header = self.runs[-1].shortlist.header
         return {
             "title": header.dataset,
-            "subtitle": f"first stage {header.first_stage} · top-{header.k} · policy {header.policy} · "
+            "subtitle": f"first stage {searched(self.runs[-1])} · top-{header.k} · policy {header.policy} · "
             f"seal {self.runs[-1].seal[:8]}",
             "answer": self.table.answer,
             "facts": self._facts(),
@@ -245,7 +245,7 @@ class Section:
             ("image set", header.image_set),
             ("queries", str(len(self.dataset.queries))),
             ("gallery", str(header.gallery_size)),
-            ("first stage", header.first_stage),
+            ("first stage", searched(self.runs[-1])),
             ("policy", header.policy),
             ("k", str(header.k)),
             ("query images", "cropped to their boxes" if header.query_crop else "whole"),

@@ -118,7 +118,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     order = sorted(rows.index, key=lambda name: (name not in controls, better * rows.loc[name, main.name]))
     title = (
         f"{header.dataset} ({header.image_set}) · {len(dataset.queries)} queries · gallery {header.gallery_size} · "
-        f"first stage {header.first_stage} · "
+        f"first stage {searched(runs[-1])} · "
         f"top-{header.k} · policy {header.policy} · seal {runs[-1].seal[:8]}"
     )
     return Table(
@@ -149,6 +149,13 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         answer="" if found is None else answer(found, rows, main.name, top),
         cards=_cards(latest, cards, controls),
     )
+
+
+def searched(run: Run) -> str:
+    """The first stage of a run, and how much of the exact lists it finds where its search is approximate."""
+    found = run.record.first_stage.approximate
+    recall = "" if found is None else f" (recall {100 * found.recall.share:.1f} %)"
+    return run.shortlist.header.first_stage + recall
 
 
 def label(run: Run, method: str, show: Collection[str] = ()) -> str:

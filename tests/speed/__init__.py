@@ -92,5 +92,5 @@ def demo_scorer(places: Places, top_k: int = 50) -> tuple[Scorer, FeatureSet] | 
     stage = stages.parse(DEFAULT_GLOBAL).open(
         Context(dataset, Stores(dataset, request.extract, device, places), places)
     )
-    shortlist, *_ = seal_shortlist(dataset, stage, request, [])
+    shortlist, *_ = seal_shortlist(dataset, stage, request, places, [])
     return Scorer(dataset, shortlist, device), store
