@@ -121,6 +121,22 @@ def _check_explanation(
         assert abs(found.score - score) <= tolerance, f"{name}: explains {found.score:g}, scored {score:g}"
 
 
+def _check_batch(extractor: PartExtractor, pictures: list[np.ndarray]) -> None:
+    """That pictures of one size give at once what each gives alone, where the extractor takes several."""
+    if not extractor.takes_several:
+        return
+    name = extractor.part.spec.name
+    shown = [extractor.shrunk(picture) for picture in pictures]
+    try:
+        together = extractor.together(shown, [picture.shape for picture in pictures])
+    except Exception as error:
+        raise AssertionError(f"{name}, on several pictures at once: {error}") from error
+    for alone, found in zip(map(extractor, pictures), together, strict=True):
+        for array in alone:
+            same = alone[array].shape == found[array].shape and np.allclose(alone[array], found[array], atol=1e-4)
+            assert same, f"{name}: several pictures at once give other {array}"
+
+
 PICTURES = {"wide": (120, 160), "tall": (160, 120), "small": (24, 20), "one pixel": (1, 1)}  # height, width
 
 
@@ -128,8 +144,8 @@ def check_extractor(cls: Any, options: Any = None, descriptors: int = 50) -> Non
     """Raise AssertionError, naming the extractor, if it breaks a promise that the harness relies on.
 
     On noise, on one colour, on small and upright pictures: finite values of the sizes declared; descriptors of unit
-    norm, sorted by descending score, with keypoints inside the picture; the same on a second call; inputs and torch's
-    global flags left as they were.
+    norm, sorted by descending score, with keypoints inside the picture; the same on a second call, and to 1e-4 of
+    several pictures at once where it takes them; inputs and torch's global flags left as they were.
     """
     name = cls.spec.name
     part = Part(cls, cls.Options() if options is None else options)
@@ -156,4 +172,5 @@ def check_extractor(cls: Any, options: Any = None, descriptors: int = 50) -> Non
             assert inside and len(first["scores"]) <= descriptors, f"{name}: keypoints outside of the picture, or more"
         sizes.add(tuple(first[array].shape[-1] for array in ("descriptors", "global_descriptor") if array in first))
     assert len(sizes) == 1, f"{name}: descriptors of several sizes: {sorted(sizes)}"
+    _check_batch(extractor, [pictures["wide"], pictures["grey"], pictures["wide"][::-1].copy()])
     assert torch_flags() == flags, f"{name}: changed torch's global flags"

@@ -98,6 +98,8 @@ class Extractor(Protocol):
     more than that is cut. `weights(options)`, where it is defined, names the files that decide its features;
     `waits(options)`, where it is defined, says what must be brought before it can run, or None;
     `about(options)`, where it is defined, tells more than the class declares, as `About`, and runs nothing.
+    `batch(images)`, where it is defined, takes several images of one size, and gives what `__call__` gives of each, to
+    1e-4.
     """
 
     spec: ExtractorSpec

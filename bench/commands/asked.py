@@ -87,6 +87,13 @@ def set_up(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Images of more are not read. Large JPEGs are decoded at a reduced size.",
     )
+    @click.option(
+        "--batch",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Images of one size that an extractor is given at once, where it takes several: for GPUs.",
+    )
     @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
     @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
     @click.option(
@@ -118,6 +125,7 @@ def set_up(command: Callable[..., Any]) -> Callable[..., Any]:
         keep_descriptors: int,
         descriptor_precision: str,
         max_megapixels: int,
+        batch: int,
         device: str,
         threads: int | None,
         executor: str,
@@ -138,7 +146,7 @@ def set_up(command: Callable[..., Any]) -> Callable[..., Any]:
             features=features,
             top_k=top_k,
             policy=policy,
-            extract=ExtractOptions(max_side, keep_descriptors, descriptor_precision, max_megapixels),
+            extract=ExtractOptions(max_side, keep_descriptors, descriptor_precision, max_megapixels, batch),
             whiten=whiten,
             device=device,
             accept_licence=frozenset(accept_licence),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -39,10 +39,16 @@ def normalised(image: np.ndarray, mean: Tensor, std: Tensor, device: torch.devic
     return ((pixels - mean) / std)[None].to(device)
 
 
-@torch.inference_mode()
 def seen(backbone: Backbone, image: np.ndarray, size: int | None, device: torch.device) -> Tokens:
     """What a backbone says of one image, made to fit its cells."""
-    return backbone(normalised(fitted(image, size, backbone.stride), backbone.mean, backbone.std, device))
+    return seen_together(backbone, [image], size, device)
+
+
+@torch.inference_mode()
+def seen_together(backbone: Backbone, images: Sequence[np.ndarray], size: int | None, device: torch.device) -> Tokens:
+    """What a backbone says of images of one size, made to fit its cells."""
+    fit = (fitted(image, size, backbone.stride) for image in images)
+    return backbone(torch.cat([normalised(image, backbone.mean, backbone.std, device) for image in fit]))
 
 
 def gem(maps: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from bench.errors import UserError, unknown
 from bench.executor import Executor, Local
-from bench.extractor import About, Extractor, ExtractorSpec, LocalFeatures, weights_of
+from bench.extractor import About, ExtractorSpec, LocalFeatures, weights_of
 from bench.features.fill import ExtractReport, fill
 from bench.features.items import Item
 from bench.features.precision import PRECISIONS
@@ -26,6 +27,7 @@ from bench.images import LARGEST, UnreadableImage, content_hash, read_bytes, rea
 
 FORMAT = 2  # of what is stored of an image; features of another are extracted again
 UNIT = 1e-2  # a descriptor whose norm is this near to 1 has unit norm: some extractors work in half precision
+HELD = 2**28  # bytes of images at most that wait for others of their size
 PROBE = 128  # pixels of the sides of the picture that tells how long descriptors are
 
 
@@ -37,6 +39,7 @@ class ExtractOptions:
     descriptors: int = 1000  # best-scored local descriptors stored per image
     precision: str = "float16"  # how their values are stored: a key of PRECISIONS
     max_megapixels: int = LARGEST  # of an image as its file declares it: a larger one is refused before it is decoded
+    batch: int = 1  # images of one size at once, where the extractor takes several; no part of the identity
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -46,6 +49,8 @@ class ExtractOptions:
                 f"max_side {self.max_side} and descriptors {self.descriptors}: "
                 "expected at least 32 pixels and 1 descriptor"
             )
+        if self.batch < 1:
+            raise UserError(f"batch {self.batch}: expected at least 1 image at once")
         if self.max_megapixels < 1:
             raise UserError(f"max_megapixels {self.max_megapixels}: expected at least 1")
 
@@ -146,7 +151,9 @@ class PartExtractor:
         own = part.options
         if "descriptors" in own.__dataclass_fields__:
             own = replace(own, descriptors=options.descriptors)
-        self._extractor: Extractor = part.cls(own, torch.device(device))
+        self._extractor: Any = part.cls(own, torch.device(device))
+        self.takes_several = hasattr(self._extractor, "batch")
+        self.batch = options.batch if self.takes_several else 1  # images of one size at once
 
     def __call__(self, image: np.ndarray, ratio: float = 1.0) -> dict[str, np.ndarray]:
         """Arrays named as the fields of `bench.features.Features`; keypoints and scales in pixels of `image`.
@@ -154,9 +161,24 @@ class PartExtractor:
         `ratio` scales the size limit: the crop's longer side over the whole image's. UserError for an extractor that
         breaks its promise.
         """
-        height, width = image.shape[:2]
-        small = image if self.part.spec.full_size else shrink(image, max(32.0, self.options.max_side * ratio))
-        found: Any = self._extractor(small)
+        small = self.shrunk(image, ratio)
+        return self._arrays(self._extractor(small), image.shape, small.shape)
+
+    def shrunk(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
+        """The image as the extractor is given it."""
+        return image if self.part.spec.full_size else shrink(image, max(32.0, self.options.max_side * ratio))
+
+    def together(self, images: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]) -> list[dict[str, np.ndarray]]:
+        """As `__call__`, of images of one size that are `shrunk` already; `shapes` are those that they had before."""
+        found = list(self._extractor.batch(images))
+        if len(found) != len(images):
+            raise self._fail(f"gave {len(found)} results for {len(images)} images at once")
+        given = zip(found, shapes, images, strict=True)
+        return [self._arrays(one, shape, image.shape) for one, shape, image in given]
+
+    def _arrays(self, found: Any, whole: tuple[int, ...], small: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """What is stored of what the extractor gave, of an image of the shape `whole` made `small`."""
+        height, width = whole[:2]
         gives = self.part.spec.gives
         if gives == "both" and not (isinstance(found, tuple) and len(found) == 2):
             raise self._fail(f"gave {type(found).__name__}, expected LocalFeatures and a global descriptor")
@@ -168,7 +190,7 @@ class PartExtractor:
             expected = self.part.spec.local_dim
             if expected is not None and local.descriptors.shape[1] != expected:
                 raise self._fail(f"gave {local.descriptors.shape[1]}-d local descriptors, and declares {expected}-d")
-            zoom = np.array([width / small.shape[1], height / small.shape[0]], dtype=np.float32)
+            zoom = np.array([width / small[1], height / small[0]], dtype=np.float32)
             arrays |= {
                 "descriptors": local.descriptors,
                 "keypoints": np.clip(local.keypoints * zoom, 0, [width - 1, height - 1]).astype(np.float32),
@@ -256,28 +278,101 @@ def extract(
 
 def _extracting(make_extractor: Callable[[], PartExtractor]) -> Callable[[Item], Entry]:
     extractor = make_extractor()
-    return lambda item: _extract_one(item, extractor)
+    return _Several(extractor) if extractor.batch > 1 else lambda item: _extract_one(item, extractor)
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """An image that is read."""
+
+    item: Item
+    image: np.ndarray  # the crop, maybe decoded at a reduced size
+    size: tuple[int, int]  # width and height that the crop has in the file
+    ratio: float  # as `PartExtractor` takes it
+    sha256: str
+    ms: float  # that reading it took
 
 
 def _extract_one(item: Item, extractor: PartExtractor) -> Entry:
     """The features of one image; an unreadable one has an error and empty arrays."""
+    picture = _picture(item, extractor)
+    return picture if isinstance(picture, Entry) else _extract_alone(picture, extractor)
+
+
+def _picture(item: Item, extractor: PartExtractor) -> _Picture | Entry:
+    """The image that an item is made from; of one that cannot be read, the entry."""
     (path,) = item.files
-    sha256, error, times = "", None, None
+    sha256, options = "", extractor.options
     try:
         began = time.perf_counter()
         data = read_bytes(path)
         sha256 = content_hash(data)
-        picture = read_picture(data, path, extractor.options.max_megapixels, extractor.options.max_side)
+        picture = read_picture(data, path, options.max_megapixels, options.max_side)
         image, size, ratio = picture.crop(item.box, path)
-        decoded = time.perf_counter()
-        found = extractor(image, ratio)
-        times = (1000 * (decoded - began), 1000 * (time.perf_counter() - decoded))
-        arrays = _in_pixels_of_the_file(found, image, size)
+        return _Picture(item, image, size, ratio, sha256, 1000 * (time.perf_counter() - began))
     except UnreadableImage as problem:
-        error, arrays = problem.message, extractor.empty()
+        return Entry(sha256, extractor.empty(), problem.message)
     except UserError as problem:
         raise UserError(f"{path}: {problem.message}", hint=problem.hint) from problem
-    return Entry(sha256, arrays, error, times)
+
+
+def _extract_alone(picture: _Picture, extractor: PartExtractor) -> Entry:
+    began = time.perf_counter()
+    with _naming(picture):
+        found = extractor(picture.image, picture.ratio)
+    times = (picture.ms, 1000 * (time.perf_counter() - began))
+    return Entry(picture.sha256, _in_pixels_of_the_file(found, picture.image, picture.size), None, times)
+
+
+@dataclass(frozen=True, eq=False)
+class _Several:
+    """Features of images, as many of one size at once as the extractor takes; together they have no time."""
+
+    extractor: PartExtractor
+
+    def __call__(self, item: Item) -> Entry:
+        return _extract_one(item, self.extractor)
+
+    def together(self, items: Sequence[Item]) -> list[Entry]:
+        entries: dict[int, Entry] = {}
+        waiting: dict[tuple[int, ...], list[tuple[int, _Picture, np.ndarray]]] = {}
+        for number, item in enumerate(items):
+            found = _picture(item, self.extractor)
+            if isinstance(found, Entry):
+                entries[number] = found
+            elif item.alone:
+                entries[number] = _extract_alone(found, self.extractor)
+            else:
+                small = self.extractor.shrunk(found.image, found.ratio)
+                waiting.setdefault(small.shape, []).append((number, found, small))
+                full = len(waiting[small.shape]) == self.extractor.batch
+                held = sum(one.image.nbytes for group in waiting.values() for _, one, _ in group)
+                if full or held > HELD:
+                    most = small.shape if full else max(waiting, key=lambda shape: len(waiting[shape]))
+                    entries |= self._at_once(waiting.pop(most))
+        for group in waiting.values():
+            entries |= self._at_once(group)
+        return [entries[number] for number in range(len(items))]
+
+    def _at_once(self, group: Sequence[tuple[int, _Picture, np.ndarray]]) -> dict[int, Entry]:
+        if len(group) == 1:
+            ((number, picture, _),) = group
+            return {number: _extract_alone(picture, self.extractor)}
+        with _naming(group[0][1]):
+            found = self.extractor.together([small for *_, small in group], [one.image.shape for _, one, _ in group])
+        return {
+            number: Entry(one.sha256, _in_pixels_of_the_file(arrays, one.image, one.size))
+            for (number, one, _), arrays in zip(group, found, strict=True)
+        }
+
+
+@contextmanager
+def _naming(picture: _Picture) -> Iterator[None]:
+    """A UserError inside names the image."""
+    try:
+        yield
+    except UserError as problem:
+        raise UserError(f"{picture.item.files[0]}: {problem.message}", hint=problem.hint) from problem
 
 
 def _in_pixels_of_the_file(

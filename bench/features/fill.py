@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +38,14 @@ class ExtractReport:
     caveats: tuple[str, ...] = ()  # what is so of the features themselves; said under every table made of them
 
 
+@runtime_checkable
+class Together(Protocol):
+    """What reads several images at once where it gains by it."""
+
+    def together(self, items: Sequence[Item]) -> Sequence[Entry]:
+        """The features of each image, in the order of the items."""
+
+
 def _unreadable_queries(reasons: Sequence[str]) -> UserError:
     shown = [*reasons[:NAMED], *([f"and {len(reasons) - NAMED} more"] if len(reasons) > NAMED else [])]
     return UserError(
@@ -57,8 +66,9 @@ def fill(
 ) -> ExtractReport:
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
-    `make_read` is called if any of them is new or changed, and what it gives reads an image's features. UserError for
-    query images that cannot be read, all of them named, and for a full disk.
+    `make_read` is called if any of them is new or changed, and what it gives reads an image's features, or those of
+    SHARD_IMAGES at once where it is `Together`. UserError for query images that cannot be read, all of them named, and
+    for a full disk.
 
     `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
     One process at a time writes to a store; a store that is up to date is not written to.
@@ -171,7 +181,14 @@ def _reading(
 ) -> Callable[[list[Item]], Iterator[tuple[tuple[int, ...], Entry]]]:
     """A worker's function: when each image was last changed, before it is read, and what is read of it."""
     read = make_read()
+    if isinstance(read, Together):
+        return partial(_reading_together, read)
     return lambda items: ((stamp(item.files), read(item)) for item in items)
+
+
+def _reading_together(read: Together, items: list[Item]) -> Iterator[tuple[tuple[int, ...], Entry]]:
+    stamps = [stamp(item.files) for item in items]
+    return zip(stamps, read.together(items), strict=True)
 
 
 def _described(items: list[Item]) -> str:

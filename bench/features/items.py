@@ -10,6 +10,8 @@ from pathlib import Path
 from bench.datasets import Dataset
 from bench.images import Box
 
+TIMED = 32  # queries that are extracted by themselves, whatever the others: their median is what a new query costs
+
 
 @dataclass(frozen=True)
 class Item:
@@ -19,6 +21,7 @@ class Item:
     files: tuple[Path, ...]  # the image; for imported features their files, or none where they are not at hand
     box: Box | None = None
     required: bool = False  # a query: if it cannot be read, nothing can be compared
+    alone: bool = False  # extracted by itself, so that the time of a single image is known
 
 
 def query_key(dataset: Dataset, query: int) -> str:
@@ -34,7 +37,7 @@ class Items(Iterable[Item]):
     def __init__(self, dataset: Dataset, required: bool = True):
         self._dataset = dataset
         self._queries = {
-            key: Item(key, (query.image,), query.box, required)
+            key: Item(key, (query.image,), query.box, required, i < TIMED)
             for i, query in enumerate(dataset.queries)
             for key in [query_key(dataset, i)]
         }

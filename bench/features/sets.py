@@ -430,6 +430,8 @@ def features_of(
 class FeatureExtractor:
     """A whole feature set ready to run on a device, for trainings: image in, arrays of one image out."""
 
+    batch = 1  # images at once
+
     def __init__(self, name: str, options: ExtractOptions = ExtractOptions(), device: torch.device | str = "cpu"):
         self.name, self.options = SetName.parse(name), options
         parts = [part for part in self.name.parts if isinstance(part, Part)]

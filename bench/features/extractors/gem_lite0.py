@@ -5,6 +5,7 @@ GeM: Radenovic, Tolias, Chum, TPAMI 2018. The sum of the L2-normalised descripto
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,14 @@ class GemLite0:
 
         return (weights_file(),)
 
-    @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self._device, torch.float32)
+        return self.batch([image])[0]
+
+    @torch.inference_mode()
+    def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self._device, torch.float32)
         pixels = ((pixels - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
-        total = torch.zeros(DIM, device=self._device)
+        total = torch.zeros((len(images), DIM), device=self._device)
         for scale in SCALES:
             size = [max(SMALLEST_SIDE, round(side * scale)) for side in pixels.shape[-2:]]
             scaled = (
@@ -55,6 +59,6 @@ class GemLite0:
                 if size != list(pixels.shape[-2:])
                 else pixels
             )
-            maps = self._trunk(scaled)[0]
-            total += F.normalize(maps.clamp(min=1e-6).pow(POWER).mean(dim=(1, 2)).pow(1 / POWER), dim=0)
-        return F.normalize(total, dim=0).cpu().numpy()
+            maps = self._trunk(scaled)
+            total += F.normalize(maps.clamp(min=1e-6).pow(POWER).mean(dim=(2, 3)).pow(1 / POWER))
+        return list(F.normalize(total).cpu().numpy())

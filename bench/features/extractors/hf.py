@@ -6,13 +6,14 @@ size. Prefix tokens (CLS, registers) are never pooled as patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bench.extractor import About, Card, extractor
-from bench.features.dense import Pooling, pooled, seen
+from bench.features.dense import Pooling, pooled, seen_together
 
 CARD = Card("that of the model; transformers: Wolf et al., EMNLP 2020", "that of the model")
 PACKAGES = ("transformers",)
@@ -64,8 +65,11 @@ class Hf:
         return about_model(options.model, False, options.size, options.pooling == "cls-gem")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        tokens = seen(self._backbone, image, self._options.size, self._device)
-        return pooled(tokens, self._options.pooling)[0].cpu().numpy()
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        tokens = seen_together(self._backbone, images, self._options.size, self._device)
+        return list(pooled(tokens, self._options.pooling).cpu().numpy())
 
 
 def check_size(size: int | None) -> None:

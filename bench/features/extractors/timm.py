@@ -6,6 +6,7 @@ while its paper uses the CLS token. Pixels are normalised as the model's configu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from bench.extractor import About, Card, extractor
-from bench.features.dense import Pooling, pooled, seen
+from bench.features.dense import Pooling, pooled, seen_together
 from bench.features.extractors.hf import check_size
 from bench.places import slug
 
@@ -57,5 +58,8 @@ class Timm:
         )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        tokens = seen(self._backbone, image, self._options.size, self._device)
-        return pooled(tokens, self._options.pooling)[0].cpu().numpy()
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        tokens = seen_together(self._backbone, images, self._options.size, self._device)
+        return list(pooled(tokens, self._options.pooling).cpu().numpy())
