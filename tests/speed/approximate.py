@@ -1,6 +1,6 @@
 """Approximate first stages against the exact one, on the global descriptors of views that photographs are cut into.
 
-`python -m tests.speed.approximate --photos PHOTOS --views 20` extracts 20 views of every photograph as the gallery, and
+`python -m tests.speed.approximate --photos PHOTOS --views 9` extracts 9 views of every photograph as the gallery, and
 one more of some as queries.
 """
 
@@ -22,15 +22,9 @@ from bench.features.sets import ExtractOptions, FeatureExtractor
 from bench.images import decode, read_bytes, shrink
 from bench.search import Dense, Vectors, search_by
 
-QUERIES, DEPTH, SIDE = 200, 100, 224
+QUERIES, DEPTH, SIDE = 200, 100, 128
 LEAST, MOST = 0.35, 0.8  # sides of a view, as parts of the photograph's
-KINDS: Sequence[Kind] = (
-    IvfPq(probes=4),
-    IvfPq(probes=32),
-    IvfPq(probes=128),
-    Hnsw(breadth=128),
-    Hnsw(breadth=512),
-)
+KINDS: Sequence[Kind] = (IvfPq(probes=8), IvfPq(), Hnsw())
 
 
 def views(image: np.ndarray, number: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
@@ -86,7 +80,7 @@ def bench_approximate(gallery: np.ndarray, queries: np.ndarray, kinds: Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.speed.approximate", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--views", type=int, default=20)
+    parser.add_argument("--views", type=int, default=9)
     given = parser.parse_args()
     photographs = sorted(look(given.photos).images.values())
     sys.exit(0 if bench_approximate(*extracted(photographs, given.views)) else 1)
