@@ -177,7 +177,7 @@ def report(
         if form == "terminal":
             if rows := beside.cells(listing):
                 print_listing(beside.COLUMNS, rows)
-            click.echo(listing.note)
+            click.echo("\n".join([listing.note, *beside.commands(listing)]))
         else:
             click.echo(beside.FORMATS[form](listing))
 

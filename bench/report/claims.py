@@ -59,13 +59,17 @@ class Claim:
     features: str = ""  # what the method reads, as a run names it
     descriptors: int | None = None  # local ones an image, at most; None: not said
     options: Mapping[str, Any] = field(default_factory=dict)  # of the method, where others give other numbers
+    blend: str = str(Blend())  # of scores and first-stage similarities
     variant: str = ""  # of the method, where a run does not tell which it is
     other_images: str = ""  # image sets whose name has this text are others than the published ones
+    unsaid: Sequence[str] = ()  # conditions that its source does not say; no row is then known to be comparable
+    command: str = ""  # that measures it
+    files: str = ""  # that the command needs, and where they come from
 
     def __post_init__(self) -> None:
         for name in ("paper", "table", "dataset", "first_stage", "model", "method"):
             _require(getattr(self, name), isinstance(getattr(self, name), str) and getattr(self, name), name, "text")
-        for name in ("features", "variant", "other_images"):
+        for name in ("features", "variant", "other_images", "command", "files"):
             _require(getattr(self, name), isinstance(getattr(self, name), str), name, "text")
         _require(self.dataset, ":" not in self.dataset, "dataset", "an official data set, not a folder")
         _require(self.grade, self.grade in get_args(Grade), "grade", " or ".join(get_args(Grade)))
@@ -79,8 +83,12 @@ class Claim:
             count = getattr(self, name)
             _require(count, count is None or (type(count) is int and count > 0), name, "a whole number above 0")
         _require(self.options, isinstance(self.options, Mapping), "options", "a table")
+        texts = not isinstance(self.unsaid, str) and all(isinstance(one, str) and one for one in self.unsaid)
+        _require(self.unsaid, texts, "unsaid", "a list of texts")
+        _require(self.blend, isinstance(self.blend, str) and _is_blend(self.blend), "blend", "one that `--blend` takes")
         alone = self.method == IDENTITY
-        _require(self.k, (self.k is None) == alone, "k", f"one for every method but {IDENTITY}, which has none")
+        no_k = alone or "k" in self.unsaid
+        _require(self.k, (self.k is None) == no_k, "k", f"one for every method but {IDENTITY}, which has none")
         wanted = f"what the method reads, and nothing for {IDENTITY}"
         _require(self.features, (not self.features) == alone, "features", wanted)
 
@@ -94,7 +102,15 @@ class Claim:
         which = f" ({self.variant})" if self.variant else ""
         reads = f" on {self.features}" if self.features else ""
         limit = f" {self.descriptors}" if self.descriptors else ""
-        return f"{self.method}{which}{reads}{limit}, {self.first_stage} of {self.model}"
+        blend = f" {self.blend}" if self.blend != str(Blend()) else ""
+        return f"{self.method}{which}{reads}{limit}{blend}, {self.first_stage} of {self.model}"
+
+
+def _is_blend(text: str) -> bool:
+    try:
+        return str(Blend.parse(text)) == text
+    except UserError:
+        return False
 
 
 def _require(value: object, right: object, name: str, expected: str) -> None:
@@ -105,7 +121,8 @@ def _require(value: object, right: object, name: str, expected: str) -> None:
 def read_claims(path: Path = SHIPPED) -> tuple[Claim, ...]:
     """The claims of a TOML file, in its order: a claim for each column of each row of each table.
 
-    Settings of a table hold for its rows, which may say others. A column is DATASET MEASURE DIFFICULTY.
+    Settings of a table hold for its rows, which may say others. A column is DATASET MEASURE DIFFICULTY; in a command,
+    DATASET stands for the column's.
     UserError that names the table and the row for what is not complete, not known or not a number from 0 to 100.
     """
     try:
@@ -160,7 +177,10 @@ def _claims(common: Mapping[str, Any], columns: Sequence[Any], row: Any) -> list
         if len(words) != len(of_column):
             raise ValueError(f"column {column!r}, expected DATASET MEASURE DIFFICULTY")
         of: dict[str, Any] = dict(zip(of_column, words, strict=True))
-        found.append(Claim(**said, **of, percent=percent))
+        command = said.get("command", "")
+        if isinstance(command, str):
+            of["command"] = command.replace("DATASET", of["dataset"])
+        found.append(Claim(**{**said, **of}, percent=percent))
     return found
 
 
@@ -179,6 +199,7 @@ class Ours:
     features: tuple[str, ...] = ()  # keys of the parts that the method reads
     descriptors: int = 0  # local ones that it used of the image that has most
     options: Mapping[str, Any] = field(default_factory=dict)
+    blend: str = str(Blend())
 
 
 def ours_of(run: Run, blend: Blend = Blend()) -> list[Ours]:
@@ -207,7 +228,8 @@ def ours_of(run: Run, blend: Blend = Blend()) -> list[Ours]:
         if name != IDENTITY and row in values:
             most = run.record.costs[row].descriptors_max
             used = 0 if math.isnan(most) else round(most)
-            found.append(made(name, row, methods[row].features, descriptors=used, options=methods[row].options))
+            row_of: dict[str, Any] = {"descriptors": used, "options": methods[row].options, "blend": str(blend)}
+            found.append(made(name, row, methods[row].features, **row_of))
     return found
 
 
@@ -283,13 +305,15 @@ def different(claim: Claim, ours: Ours, known: Floors) -> tuple[str, ...]:
         pairs += [
             ("features", reads or "none", claim.features, same),
             ("policy", ours.policy, claim.policy, claim.policy in (ANY, ours.policy)),
-            ("k", ours.k, claim.k, ours.k == claim.k),
+            ("k", ours.k, claim.k, claim.k in (None, ours.k)),
             ("descriptors", ours.descriptors, claim.descriptors, claim.descriptors in (None, ours.descriptors)),
+            ("blend", ours.blend, claim.blend, ours.blend == claim.blend),
             *((name, ours.options.get(name), value, ours.options.get(name) == value) for name, value in options),
         ]
     found = [f"{what} {here}, there {there}" for what, here, there, same in pairs if not same]
     if ours.dataset != claim.dataset:
         found.insert(0, f"data set {ours.dataset}, there {claim.dataset}")
+    found += [f"{what} not said there" for what in claim.unsaid]
     if claim.other_images and claim.other_images in ours.image_set:
         found.append(f"image set {ours.image_set}, there another")
     return tuple(found) if found else _of_other_model(claim, ours, known.get((claim.dataset, claim.first_stage), {}))
@@ -398,9 +422,21 @@ def _number(value: float, sign: str = "") -> str:
     return "–" if math.isnan(value) else f"{value:{sign}.1f}"
 
 
+def commands(found: Listing) -> list[str]:
+    """How claims are measured, a line each, of those that say so and are not reproduced."""
+    lines = []
+    for claim in (one.claim for one in found.judged if one.said != "reproduced" and one.claim.command):
+        blend = f"; `--blend {claim.blend}` for the report" if claim.blend != str(Blend()) else ""
+        needs = f"; needs {claim.files}" if claim.files else ""
+        lines.append(f"{claim.method} of {claim.model} on {claim.dataset}: `{claim.command}`{blend}{needs}.")
+    return list(dict.fromkeys(lines))
+
+
 def to_markdown(found: Listing) -> str:
     lines = [COLUMNS, ("---", "---", "---", *["---:"] * 4, "---"), *cells(found)]
-    return "\n".join(["### Published numbers", "", *(f"| {' | '.join(line)} |" for line in lines), "", found.note, ""])
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    how = [f"- {line}" for line in commands(found)]
+    return "\n".join(["### Published numbers", "", *table, "", found.note, "", *how, *[""] * bool(how)])
 
 
 def to_csv(found: Listing) -> str:
@@ -422,6 +458,7 @@ def _records(found: Listing) -> list[dict[str, object]]:
     return [
         {
             **{name: value for name, value in vars(one.claim).items() if name != "options"},
+            "unsaid": "; ".join(one.claim.unsaid),
             "ours": plain(one.ours),
             "difference": plain(one.difference),
             "low": plain(one.interval.low),

@@ -30,14 +30,18 @@ from bench.report.claims import (
     Grade,
     Listing,
     Ours,
+    commands,
     floors,
     judge,
     listing,
     ours_of,
     read_claims,
+    to_markdown,
 )
 from bench.results import Run
 from bench.run import Outcome
+from tests.test_readme import commands as typed
+from tests.test_readme import parsed, require_names
 
 MEDIUM = ("mAP", "Medium")
 CLAIM = Claim(
@@ -138,6 +142,7 @@ def test_queries_without_positives_are_in_no_mean() -> None:
         ({"policy": "blind"}, "policy blind, there paper"),
         ({"k": 50}, "k 50, there 100"),
         ({"descriptors": 1000}, "descriptors 1000, there 500"),
+        ({"blend": "add:1"}, "blend add:1, there replace"),
     ],
 )
 def test_another_condition_makes_a_row_no_test_of_a_claim(other: dict[str, Any], why: str) -> None:
@@ -151,6 +156,19 @@ def test_options_of_a_claim_must_be_those_of_the_row() -> None:
     claim = replace(CLAIM, options={"preset": "delg"})
     assert judge(claim, row(options={"preset": "delg", "seed": 3}), {}).said == "reproduced"
     assert judge(claim, row(options={"preset": "none"}), {}).why == "preset none, there delg"
+
+
+def test_a_claim_on_blended_scores_is_compared_with_scores_blended_so() -> None:
+    claim = replace(CLAIM, blend="sigmoid:0.5,0.2")
+    assert judge(claim, row(blend="sigmoid:0.5,0.2"), {}).said == "reproduced"
+    assert judge(claim, row(), {}).why == "blend replace, there sigmoid:0.5,0.2"
+
+
+def test_no_row_is_compared_with_a_claim_whose_source_does_not_say_all() -> None:
+    claim = replace(CLAIM, k=None, unsaid=("k", "backbone"))
+    for ours in (row(), row(k=7)):
+        found = judge(claim, ours, {})
+        assert (found.said, found.why) == ("not comparable", "k not said there; backbone not said there")
 
 
 def test_features_are_of_a_name_whatever_their_weights() -> None:
@@ -225,7 +243,21 @@ def test_all_claims_are_listed_where_no_row_comes_near_as_subsets_never_do(rows:
 
 def test_a_claim_is_named_by_method_variant_features_and_first_stage() -> None:
     assert replace(CLAIM, variant="frozen").name == "rrt (frozen) on delg 500, delg of R50"
+    assert replace(CLAIM, blend="add:2").name == "rrt on delg 500 add:2, delg of R50"
     assert ALONE.name == "identity, delg of R50"
+
+
+def test_how_a_claim_is_measured_is_said_once_unless_it_is_reproduced() -> None:
+    claim = replace(CLAIM, command="python cli.py run", files="W of its authors", blend="add:2")
+    both = [claim, replace(claim, difficulty="Hard")]
+    line = "rrt of R50 on roxford: `python cli.py run`; `--blend add:2` for the report; needs W of its authors."
+    assert commands(listing([*both, CLAIM], [])) == [line]
+    assert commands(listing([claim], [row()])) == [line]
+    assert commands(listing([claim], [row(blend="add:2")])) == []
+    assert commands(listing([replace(claim, blend="replace", files="")], [])) == [
+        "rrt of R50 on roxford: `python cli.py run`."
+    ]
+    assert to_markdown(listing([claim], [])).endswith(f"\n- {line}\n")
 
 
 def test_a_listing_of_nothing_says_so() -> None:
@@ -252,6 +284,11 @@ def test_a_listing_of_nothing_says_so() -> None:
         ({"features": ""}, "what the method reads"),
         ({"method": "identity"}, "k is 100"),
         ({"options": []}, "expected a table"),
+        ({"blend": "sigmoid"}, "blend is 'sigmoid', expected one that"),
+        ({"blend": "add:1.0"}, "blend is 'add:1.0', expected one that"),
+        ({"unsaid": "k"}, "unsaid is 'k', expected a list of texts"),
+        ({"unsaid": ["k"]}, "k is 100"),
+        ({"command": 3}, "command is 3, expected text"),
     ],
 )
 def test_a_claim_that_is_not_complete_is_refused(change: dict[str, Any], said: str) -> None:
@@ -270,6 +307,16 @@ def test_a_row_of_a_table_is_a_claim_for_each_column_and_may_say_otherwise(tmp_p
         ("mnn", 4, "Hard", 4),
     ]
     assert {one.grade for one in found} == {"secondary"}
+
+
+def test_a_command_is_of_the_data_set_of_its_column(tmp_path: Path) -> None:
+    path = tmp_path / "claims.toml"
+    path.write_text(
+        FILE.replace('model = "any"', 'model = "any"\ncommand = "run -d DATASET"').replace(
+            "roxford mAP H", "rparis mAP H"
+        )
+    )
+    assert [one.command for one in read_claims(path)] == ["run -d roxford", "run -d rparis"] * 2
 
 
 @pytest.mark.parametrize(
@@ -309,9 +356,10 @@ def test_the_shipped_claims_are_complete_and_on_official_data_sets() -> None:
     assert {one.grade for one in found} == set(get_args(Grade))
     official = {name for name in catalogue.names() if catalogue.get(name).sources}
     assert {one.dataset for one in found} <= official
+    alone = {"sop", "gldv2"}  # protocols of one data set and one difficulty
     for one in found:
-        assert one.measure in measures("sop" if one.dataset == "sop" else "revisited")
-        assert one.difficulty in (("All",) if one.dataset == "sop" else ("Easy", "Medium", "Hard"))
+        assert one.measure in measures(one.dataset if one.dataset in alone else "revisited")
+        assert one.difficulty in (("All",) if one.dataset in alone else ("Easy", "Medium", "Hard"))
 
 
 def test_no_shipped_claim_is_there_twice() -> None:
@@ -326,6 +374,45 @@ def test_the_shipped_claims_say_what_the_rrt_paper_says_of_its_best_model() -> N
         if (one.method, one.model, one.dataset, one.quality) == ("rrt", "R50 GLDv2-clean", "roxford", MEDIUM)
     ]
     assert (one.percent, one.policy, one.k, one.descriptors) == (78.1, "paper", 100, 500)
+
+
+def test_the_shipped_claims_say_what_the_authors_of_ames_say_of_their_models() -> None:
+    """README of pavelsuma/ames: mAP Medium and Hard on both data sets, lambda and gamma of the blend."""
+    ames = [one for one in read_claims() if one.method == "ames"]
+    found = {one.model: (one.blend, [each.percent for each in ames if each.model == one.model]) for one in ames}
+    assert found == {
+        "dinov2": ("sigmoid:0.5,0.2", [92.7, 83.7, 95.2, 90.6]),
+        "dinov2, distilled, binary": ("sigmoid:0.35,0.1", [91.1, 82.2, 95.2, 90.2]),
+        "cvnet": ("sigmoid:0.85,0.8", [89.2, 78.7, 93.4, 86.8]),
+        "cvnet, distilled, binary": ("sigmoid:0.65,0.2", [88.8, 77.5, 93.2, 86.3]),
+    }
+    assert {(one.grade, one.policy, one.k, one.descriptors, one.unsaid) for one in ames} == {
+        ("repository", "paper", 1600, 600, ())
+    }
+
+
+def test_what_is_of_second_hand_of_elvis_says_so_and_is_compared_with_nothing() -> None:
+    (one,) = [one for one in read_claims() if one.method == "elvis"]
+    assert (one.dataset, one.quality, one.percent, one.grade) == ("gldv2", ("mAP@100", "All"), 56.9, "secondary")
+    assert "k" in one.unsaid and one.k is None
+    ours = replace(row(), dataset="gldv2", method="elvis", values={one.quality: of_queries(56.9)})
+    assert judge(one, ours, {}).said == "not comparable"
+
+
+def test_a_shipped_command_measures_what_its_claim_says() -> None:
+    """It is a run of the method, data set, features, policy and k, with the weights that are named with it."""
+    shipped = [one for one in read_claims() if one.command]
+    assert {one.method for one in shipped} == {"ames", "elvis"}
+    for one in shipped:
+        (arguments,) = typed(f"`{one.command}`")
+        require_names(arguments)
+        given = parsed(arguments)
+        assert (given["method"], given["dataset"], given["features"]) == (one.method, one.dataset, one.features)
+        assert one.policy in ("any", given["policy"]) and one.k in (None, given["top_k"])
+        (weights,) = given["options"]
+        assert weights.startswith(f"{one.method}.weights=") and weights.partition("=")[2] in one.files
+        assert given["shortlist"].name in one.files
+        assert one.first_stage in (f"imported:{given['shortlist'].name}", "global descriptors of the backbone")
 
 
 Go = Callable[..., Outcome]
