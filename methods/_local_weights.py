@@ -44,11 +44,12 @@ def load_checkpoint(
     make: Callable[[Mapping[str, Any]], N],
     official: Callable[[Mapping[str, Tensor]], tuple[Mapping[str, Any], Mapping[str, Tensor]]],
     hint: str,
+    key: str = "state",
 ) -> tuple[N, Mapping[str, Any]]:
     """The network of a file in eval mode, and its card; every problem is a UserError that names the file.
 
     `make` builds the network of a config; `official` gives the config that the shapes of an authors' file imply, and
-    its weights under our names. Both raise ValueError for what is of another architecture.
+    its weights (there under `key`) under our names. Both raise ValueError for what is of another architecture.
     """
     require(path, hint)
     card: Mapping[str, Any] = {}
@@ -57,7 +58,7 @@ def load_checkpoint(
             state, config, card = read_safetensors(path, form, hint)
             model = make(config)
         else:
-            implied, weights = official(read_torch(path, hint))
+            implied, weights = official(read_torch(path, hint, key))
             state, model = dict(weights), make(implied)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: weights of another architecture ({error})", hint=hint) from error
