@@ -57,9 +57,10 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first_only: bool) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        seen = F.scaled_dot_product_attention(q[:, :, :1] if first_only else q, k, v)
+        return self.proj(seen.transpose(1, 2).flatten(2))
 
 
 class _Mlp(nn.Module):
@@ -82,9 +83,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.dim, eps=EPSILON)
         self.mlp = _Mlp(config.dim, config.feedforward)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, t, dim)"""
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        """(b, t, dim); `first_only` gives (b, 1, dim), the first token alone."""
+        x = (x[:, :1] if first_only else x) + self.attn(self.norm1(x), first_only)
         return x + self.mlp(self.norm2(x))
 
 
@@ -120,8 +121,8 @@ class R2Former(nn.Module):
 
     def _first(self, x: Tensor, blocks: nn.ModuleList) -> Tensor:
         """(b, dim), the first of (b, t, dim) tokens after the blocks."""
-        for block in blocks:
-            x = block(x)
+        for number, block in enumerate(blocks, 1):
+            x = block(x, first_only=number == len(blocks))
         return self.decoder_norm(x[:, 0])
 
     @torch.inference_mode()
