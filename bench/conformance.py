@@ -61,8 +61,9 @@ def check_reranker(
 
     k finite scores; the same scores on a second call, unless it says it is not `deterministic`; for a pairwise method
     the same whatever the order and number of candidates; explanations, if any, are of descriptors that the images have,
-    and add up to the score where they say so; an image without local descriptors scores lowest (where local descriptors
-    are read) and crashes nothing; inputs and torch's global flags are left as they were.
+    and add up to the score where they say so; the training of its weights names one of the options; an image without
+    local descriptors scores lowest (where local descriptors are read) and crashes nothing; inputs and torch's global
+    flags are left as they were.
     """
     card = features if isinstance(features, FeatureCard) else card_of(features)
     name = cls.spec.name
@@ -70,6 +71,8 @@ def check_reranker(
     reason = method.skip(card)
     assert reason is None, f"{name} cannot run on {card.name}: {reason}"
     method.bind(card)
+    how = method.trained()
+    assert how is None or hasattr(method.options, how.option), f"{name}: no option {how.option!r} names its weights"
     method.load()
     truth = "truth" in method.needs()
     query = example(60, card, 1)

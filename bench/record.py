@@ -21,6 +21,7 @@ from bench.files import read_json, write_json
 from bench.reranker import Card
 from bench.scores import ColdStart
 from bench.shortlist import Header
+from bench.trained import Training
 
 T = TypeVar("T")
 FORMAT = 3  # of a run's folder; folders of another format are left out of reports
@@ -112,12 +113,18 @@ class Begun:
     defaults: Mapping[str, Mapping[str, Any]]  # row -> option -> its value where none is given
     extract: ExtractOptions | None = None  # how images were extracted; None: not known
     seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # row -> its options that are seeds
+    trained: Mapping[str, Training] = field(default_factory=dict)  # row -> how its weights were, where they say so
     unreadable: Mapping[str, str]  # key of an image in the store -> why it has no features
     notes: tuple[str, ...] = ()  # sentences that stand under every table of the run
     features_noncommercial: str | None = None  # licence name of features that may not be used commercially
     first_stage: FirstStageCost
     extract_ms: Mapping[str, tuple[float, float]]  # part of features -> median ms to decode a query and extract from it
     cold: Mapping[str, ColdStart]  # row -> wall ms and MiB of its first query, where they were measured
+
+    def __post_init__(self) -> None:
+        for row, how in self.trained.items():
+            if row not in self.identity.methods or how.option not in self.identity.methods[row].options:
+                raise ValueError(f"trained.{row}: no row with an option {how.option!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +144,7 @@ class RunRecord(Begun):
         for method in self.costs:
             if method not in self.cards or method not in self.identity.methods:
                 raise ValueError(f"{method} has scores and is not described")
+        super().__post_init__()
 
 
 class Unfinished(ValueError):

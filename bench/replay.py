@@ -84,6 +84,7 @@ def replayed(name: str, options: Mapping[str, str], chosen: Chosen, decide: Deci
         extract_ms={key: ms for run, _ in chosen for key, ms in run.record.extract_ms.items()},
         defaults={name: {}},
         seeds={},
+        trained={},
         skipped={},
         failed={},
         cold={},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.features import FeatureBatch, FeatureCard, Features
 from bench.options import NoOptions, Seed, apply_preset, check_options, given_file, read_options
+from bench.trained import Training
 
 __all__ = [
     "Card",
@@ -25,6 +26,7 @@ __all__ = [
     "Saliency",
     "Scored",
     "Seed",
+    "Training",
     "apply_preset",
     "given_file",
     "register",
@@ -184,6 +186,10 @@ class Reranker:
 
     def weights(self) -> Path | None:
         """The file whose sha256 goes into the record, if there is one."""
+        return None
+
+    def trained(self) -> Training | None:
+        """How that file was trained, where its card says so: `report` has one row for seeds of one training."""
         return None
 
     def card(self) -> Card:

@@ -215,6 +215,7 @@ def _begin(
         defaults={row.name: _defaults(row.method.options) for row in chosen.rows},
         extract=setup.extract,
         seeds={row.name: found for row in chosen.rows if (found := seeds_of(type(row.method.options)))},
+        trained={row.name: how for row in chosen.rows if (how := row.method.trained()) is not None},
         unreadable=dict(ready.report.unreadable),
         notes=ready.said,
         features_noncommercial=ready.terms,

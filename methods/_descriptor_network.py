@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, given_file
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Training, given_file
 
 DESCRIPTORS = 600  # an image, where the weights do not say; as the authors of AMES and ELViS evaluate
 
@@ -59,6 +59,9 @@ class DescriptorNetwork(Reranker):
 
     def weights(self) -> Path:
         return given_file(f"{self.spec.name}.weights", self.options.weights, self.hint)
+
+    def trained(self) -> Training | None:
+        return None if self.options.weights is None else Training.of(self._weights[1])
 
     def card(self) -> Card:
         if self.options.weights is None:

@@ -442,7 +442,9 @@ class Section:
                     "weights": [
                         (part, sha)
                         for part, sha in (
-                            (row, identity.weights_sha256),
+                            *dict.fromkeys(
+                                (row, one.record.identity.methods[row].weights_sha256) for one in members(run)
+                            ),
                             *((part.method, part.weights_sha256) for part in identity.parts),
                         )
                         if sha

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Saliency, given_file, register
+from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Saliency, Training, given_file, register
 from methods.rrt.engine import Precision
 from methods.rrt.model import RRT, SCALES, SINGLE_SCALE, RRTConfig, Tokens, load_checkpoint
 
@@ -86,6 +86,9 @@ class RerankingTransformer(Reranker):
 
     def weights(self) -> Path:
         return given_file("rrt.weights", self.options.weights, "a .safetensors of `train rrt`, or a released RRT .pt")
+
+    def trained(self) -> Training | None:
+        return Training.of(self._weights_card[1])
 
     def card(self) -> Card:
         made_for = f", for {self._weights_card[1].get('descriptors', RELEASED['descriptors'])} descriptors an image"

@@ -28,6 +28,7 @@ from bench.record import (
 )
 from bench.scores import ColdStart
 from bench.shortlist import Header
+from bench.trained import Training
 
 HEADER = Header("folder:x", "files 1", "instance", "gem-lite0", "c0", "blind", 5, False, 9, "9c")
 MACHINE = {"cpu": "a processor", "threads": 2, "gpu": None, "workers": 2}
@@ -47,6 +48,7 @@ BEGUN = Begun(
     together=("one", "two"),
     skipped={"picky": "not on Mondays"},
     defaults={"cascade": {"stages": []}},
+    trained={"cascade": Training(3, "d1", "stages")},
     unreadable={"image": "no image"},
     notes=("A note.",),
     first_stage=FirstStageCost(("gem-lite0",), 0.5, 2.5),
@@ -98,13 +100,13 @@ def test_a_record_of_another_format_is_unfinished_whatever_it_holds(changed: Cal
 def test_a_record_need_not_say_what_is_as_a_rule_empty(changed: Callable) -> None:
 
     def older(content: dict) -> None:
-        for name in ("notes", "together", "features_noncommercial", "stored_bytes"):
+        for name in ("notes", "together", "features_noncommercial", "stored_bytes", "trained"):
             content.pop(name)
         for name in ("parts", "features", "contents"):
             content["identity"]["methods"]["cascade"].pop(name)
 
     record = read_record(changed(older))
-    assert record.notes == record.together == () and record.stored_bytes == {}
+    assert record.notes == record.together == () and record.stored_bytes == record.trained == {}
     assert record.identity.methods["cascade"].features == record.identity.methods["cascade"].parts == ()
 
 
@@ -117,6 +119,9 @@ DAMAGE: dict[str, tuple[Callable[[dict], object], str]] = {
     "a number": (lambda c: c["identity"].update(seal=3), "run.json: identity.seal is 3, expected text"),
     "no machine": (lambda c: c["identity"]["hardware"].pop("cpu"), "hardware.cpu is missing"),
     "another policy": (lambda c: c["identity"]["shortlist"].update(policy="fair"), "expected blind or paper"),
+    "a training of no row": (lambda c: c["trained"].update(mnn=c["trained"]["cascade"]), "trained.mnn: no row"),
+    "a training of no option": (lambda c: c["trained"]["cascade"].update(option="weights"), "no row with an option"),
+    "a training of no seed": (lambda c: c["trained"]["cascade"].update(seed=-1), "run.json: seed -1"),
     "no candidates": (lambda c: c["identity"]["shortlist"].update(k=0), "--top-k 0"),
     "true for a number": (lambda c: c["costs"]["cascade"].update(kib_per_image=True), "cascade.kib_per_image is true"),
     "text for a number": (lambda c: c["cold"]["cascade"].update(ms="12"), 'cold.cascade.ms is "12", expected a number'),
