@@ -31,7 +31,7 @@ from bench.features.sets import IMPORTS, ExtractOptions, part_folder
 from bench.places import Places
 from bench.results import read_runs
 from cli import main
-from methods.rrt.model import RRT
+from methods.rrt.model import RRT, load_checkpoint, save_checkpoint
 from tests.methods.test_lightglue import released as released_lightglue
 from tests.test_readme import PAGES, REPOSITORY, commands, parsed
 from third_party.superpoint_weights import NAMES
@@ -81,6 +81,12 @@ NOT_TYPED: Mapping[str, Instead] = {
     "train rrt --recipe views --photos PHOTOS --out WEIGHTS.safetensors": Instead(
         "renders and extracts thousands of views", "train rrt --recipe views --help"
     ),
+    **{
+        f"train rrt --recipe views --photos PHOTOS --seed {seed} --out s{seed}.safetensors": Instead(
+            "renders and extracts thousands of views"
+        )
+        for seed in (0, 1)
+    },
     "train rrt --photos PHOTOS --generated 1,3 --checked-on 2 --fewest 25 --most 120 --pairs 240000 --lr 1e-3 "
     "--warmup 200 --decay 0.6 --hide-global 0.4 --check-every 1000 --save-every 250 --out weights.safetensors": Instead(
         "trains for more than half an hour"
@@ -258,6 +264,10 @@ def write_weights() -> None:
         state[f"{theirs[layer]}.{part}"] = 3 * tensor  # so that scores differ
     torch.save(state, "WEIGHTS")
     shutil.copy(REPOSITORY / "methods" / "rrt" / "weights.safetensors", "WEIGHTS.safetensors")
+    shipped = load_checkpoint(Path("WEIGHTS.safetensors"))
+    for seed in (0, 1):
+        recipe = {**shipped.card["recipe"], "seed": seed}
+        save_checkpoint(shipped, Path(f"s{seed}.safetensors"), {**shipped.card, "recipe": recipe})
     released_lightglue("superpoint", Path("MATCHER"))
 
 
