@@ -51,6 +51,7 @@ class Seeds(Run):
             identity=replace(first.identity, methods={row: identity}),
             costs={row: first.costs[row]},
             cards={row: replace(first.cards[row], trained_on="; ".join(data) or None)},
+            trained={row: first.trained[row]} if row in first.trained else {},
         )
         return Seeds(ordered[0].folder, record, row, tuple(ordered))
 

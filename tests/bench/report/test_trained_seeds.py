@@ -130,6 +130,19 @@ def test_a_real_score_is_that_of_each_file(seeds: Callable[[int], Run]) -> None:
     assert row["mAP All"] == pytest.approx(np.mean(alone)) and row["sd seeds"] == pytest.approx(np.std(alone, ddof=1))
 
 
+def test_runs_of_several_trained_methods_are_pooled_row_by_row(
+    run: Callable, instances: Path, add_method: Callable, weights: Callable[..., Path]
+) -> None:
+    add_method("draws", LEARNED)
+    add_method("other", LEARNED)
+    runs = []
+    for number in (0, 1):
+        files = {name: {"weights": str(weights(f"{name}{number}", number))} for name in ("draws", "other")}
+        runs.append(run(instances, "identity,draws,other", top_k=5, options=files).run)
+    rows = compare(runs).rows
+    assert len(rows) == 3 and sum("2 seeds" in str(name) for name in rows.index) == 2
+
+
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(SHARES, min_size=3, max_size=3))
 def test_seeds_of_a_training_count_exactly_as_seeds_of_a_method_do(
