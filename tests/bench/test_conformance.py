@@ -10,7 +10,7 @@ from bench import registry
 from bench.conformance import batch_of, check_reranker, example
 from bench.features import FeatureBatch, Features
 from bench.features.sets import card_of
-from bench.reranker import Card, Reranker, register
+from bench.reranker import Card, Reranker, Training, register
 from bench.timing import kept_torch_flags
 
 
@@ -117,6 +117,11 @@ class RefusesToRun(Good):
         return "no weights"
 
 
+class TrainedByNoOption(Good):
+    def trained(self) -> Training | None:
+        return Training(0, "d1", "file")
+
+
 def declared(cls: type[Reranker]) -> type[Reranker]:
     return register(cls.__name__.lower(), needs={"local"}, card=Card(paper=None, licence="Apache-2.0"))(cls)
 
@@ -134,6 +139,7 @@ BAD = {
     Random: "second call",
     Noisy: "second call",
     RefusesToRun: "no weights",
+    TrainedByNoOption: "no option 'file'",
 }
 
 
