@@ -11,6 +11,7 @@ from bench.conformance_dataset import check_dataset as check_dataset
 from bench.features import FeatureBatch, FeatureCard, Features
 from bench.features.extract import ExtractOptions, Part, PartExtractor
 from bench.features.sets import card_of
+from bench.indexes import Indexes, keeps_index
 from bench.reranker import Reranker, Scored
 from bench.timing import torch_flags
 
@@ -60,7 +61,7 @@ def check_reranker(
     """Raise AssertionError, naming the method, if it breaks a promise that the harness relies on.
 
     k finite scores; the same scores on a second call, unless it says it is not `deterministic`; for a pairwise method
-    the same whatever the order and number of candidates; explanations, if any, are of descriptors that the images have,
+    the same whatever the order and number of candidates; the same from what it keeps of images; explanations, if any, are of descriptors that the images have,
     and add up to the score where they say so; the training of its weights names one of the options; an image without
     local descriptors scores lowest (where local descriptors are read) and crashes nothing; inputs and torch's global
     flags are left as they were.
@@ -91,14 +92,14 @@ def check_reranker(
     if cls.pairwise:
         whole = batch_of(images, truth)
         for chosen in ([5, 3, 1, 0, 2, 4], [2], [4, 0]):
-            part = FeatureBatch(
-                tuple(images[i] for i in chosen),
-                whole.similarities[chosen],
-                None if whole.positives is None else whole.positives[chosen],
-            )
-            found = scores_of(method, query, part)
+            found = scores_of(method, query, whole.at(chosen))
             gap = (found - scores[chosen]).abs().max().item()
             assert gap <= tolerance, f"{name}: scores depend on the other candidates (by {gap:g})"
+    if keeps_index(method):
+        keys = [str(i) for i in range(len(images))]
+        kept, _ = Indexes().batch(method, keys, batch_of(images, truth))
+        gap = (scores_of(method, query, kept) - scores).abs().max().item()
+        assert gap <= tolerance, f"{name}: scores depend on what it keeps of images (by {gap:g})"
     for image, score in zip(images, scores.tolist(), strict=True):
         _check_explanation(method, query, image, score, tolerance)
     if "local" in method.needs():

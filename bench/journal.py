@@ -24,6 +24,9 @@ class Record:
     transfer_ms: float  # memory to device
     score_ms: float  # the method's `score`
     details: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)  # list -> name -> values
+    indexed: int = 0  # candidates of which the method made what it keeps between queries
+    index_bytes: int = 0  # of what it made of them
+    index_ms: float = 0.0  # for making it; in none of the other times
 
     def __post_init__(self) -> None:
         for name, values in self.scores.items():

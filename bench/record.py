@@ -84,6 +84,14 @@ class Approximate:
 
 
 @dataclass(frozen=True)
+class IndexCost:
+    """What it costs to make what a method keeps of a gallery image; NaN where none was made."""
+
+    ms: float  # wall ms an image, mean over the candidates; in none of the ledger's times
+    kib: float  # KiB an image, mean over the candidates; a part of `Cost.kib_per_image`
+
+
+@dataclass(frozen=True)
 class FirstStageCost:
     """What the candidates of a run cost."""
 
@@ -135,6 +143,7 @@ class RunRecord(Begun):
     failed: Mapping[str, str]  # row -> why it stopped
     costs: Mapping[str, Cost]  # row -> what it costs; the rows that have scores
     cards: Mapping[str, MethodCard]  # row -> card
+    indexed: Mapping[str, IndexCost] = field(default_factory=dict)  # row -> what it keeps; none: rows that keep nothing
     others_busy: float | None = None  # cores that other programs kept busy while it was scored; None: not known
     # part of features -> need -> bytes an image, and bytes a local descriptor
     stored_bytes: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)

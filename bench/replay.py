@@ -13,7 +13,7 @@ from bench.blend import Blend
 from bench.datasets import Dataset
 from bench.evaluation import evaluate
 from bench.features.store import ALL
-from bench.record import Cost, MethodCard, MethodIdentity
+from bench.record import Cost, IndexCost, MethodCard, MethodIdentity
 from bench.results import Run
 from bench.rows import same_row
 from bench.shortlist import Shortlist
@@ -89,6 +89,7 @@ def replayed(name: str, options: Mapping[str, str], chosen: Chosen, decide: Deci
         failed={},
         cold={},
         costs={name: _costs(chosen)},
+        indexed=_indexed(name, chosen),
         cards={name: _card(chosen, paper)},
     )
     return Replay(
@@ -134,13 +135,14 @@ def _costs(chosen: Chosen) -> Cost:
     of_part: dict[str, tuple[Run, set[str], float, float]] = {}  # run, needs, descriptors mean and most
     for run, row in chosen:
         cost, features = run.record.costs[row], run.record.identity.methods[row].features
+        alone = row in run.record.indexed and not run.record.identity.methods[row].parts  # all else is read once
         for need in set(run.record.cards[row].needs) & ALL:
             key = features[-1 if need == "global" else 0]
             _, needs, mean, most = of_part.get(key, (run, set(), 0.0, 0.0))
             if need != "global":
                 mean, most = max(mean, cost.descriptors_mean), max(most, cost.descriptors_max)
-            of_part[key] = (run, needs | {need}, mean, most)
-    size = 0.0
+            of_part[key] = (run, needs if alone else needs | {need}, mean, most)
+    size = 1024 * sum(cost.kib for cost in _indexed("", chosen).values())
     for key, (run, needs, mean, _) in of_part.items():
         stored = run.record.stored_bytes.get(key, {})
         sizes = [stored.get(need, (float("nan"),) * 2) for need in sorted(needs)]
@@ -150,6 +152,12 @@ def _costs(chosen: Chosen) -> Cost:
         descriptors_max=sum(most for *_, most in of_part.values()),
         kib_per_image=size / 1024,
     )
+
+
+def _indexed(name: str, chosen: Chosen) -> Mapping[str, IndexCost]:
+    """What all chosen rows keep of an image, each row once; empty where none keeps anything."""
+    found = {(run, row): run.record.indexed[row] for run, row in chosen if row in run.record.indexed}.values()
+    return {name: IndexCost(sum(cost.ms for cost in found), sum(cost.kib for cost in found))} if found else {}
 
 
 def _card(chosen: Chosen, paper: str) -> MethodCard:

@@ -196,8 +196,16 @@ class Reranker:
         """What is printed under the tables; the registered card, unless the options make another true."""
         return self.spec.card
 
+    def index(self, image: Features) -> Mapping[str, Tensor]:
+        """What is kept of a gallery image, so that no query computes it again; a method without it keeps nothing.
+
+        Called once an image and before `score`, which may find it in `candidates.index`, and must give the same scores
+        where that is None. Its milliseconds and bytes are recorded apart; its bytes are what `KiB/image` counts.
+        """
+        raise NotImplementedError
+
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor | Scored:
-        """(k,) one finite score a candidate, in the order given. The only timed call."""
+        """(k,) one finite score a candidate, in the order given. The only call whose time is the row's."""
         raise NotImplementedError
 
     def explain(self, query: Features, candidate: Features) -> Explanation | Saliency | None:

@@ -17,6 +17,7 @@ from bench.errors import Unknown, UserError
 from bench.features.importing import without_order
 from bench.features.sets import FeatureSet, SetName, Stores
 from bench.features.store import ALL
+from bench.indexes import keeps_index
 from bench.reranker import Reranker
 
 DEFAULT_FEATURES = "xfeat"
@@ -69,6 +70,18 @@ class Row:
         if not self.parts:
             return () if self.features is None else (Reading(self.features, self.needs, self.method.descriptors_used),)
         return tuple(reading for reading, _ in _shared(self.parts))
+
+    @cached_property
+    def indexing(self) -> tuple[Reranker, ...]:
+        """The method, or those of its parts, that read of a gallery image what they made of it once."""
+        return tuple(row.method for row in self.parts or (self,) if keeps_index(row.method))
+
+    @cached_property
+    def stored(self) -> tuple[Reading, ...]:
+        """What is read of a gallery image for every query, as `reads`."""
+        if not self.parts:
+            return () if self.indexing else self.reads
+        return tuple(reading for reading, _ in _shared(part for part in self.parts if not part.indexing))
 
     @cached_property
     def reading_of(self) -> tuple[int | None, ...]:

@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.executor import Executor
 from bench.features.sets import FeatureSet, Progress
 from bench.files import file_hash, writing
-from bench.journal import Journal
+from bench.journal import Journal, Record
 from bench.locks import alone
 from bench.options import seeds_of
 from bench.places import Places
@@ -26,6 +26,7 @@ from bench.record import (
     Begun,
     Cost,
     Identity,
+    IndexCost,
     MethodCard,
     MethodIdentity,
     Part,
@@ -72,28 +73,51 @@ def _method_identity(row: Row, contents: Mapping[str, str]) -> MethodIdentity:
     )
 
 
-def costs(row: Row, counts: Mapping[str, np.ndarray]) -> Cost:
+def costs(row: Row, counts: Mapping[str, np.ndarray], indexed: IndexCost | None = None) -> Cost:
     """What a deployed system would store for a row: descriptors an image (mean, most) and KiB an image.
 
-    `counts` has, for each local part, the local descriptors of the gallery's images (n,).
+    `counts` has, for each local part, the local descriptors of the gallery's images (n,). `indexed` is what the row
+    keeps of an image instead of some of its features.
     """
+    used = [_used(readings, counts[key]) for key, readings in _by_local(row.reads).items()]
     wholes: dict[str, int] = {}  # a part that several readings share is stored once
-    locals_: dict[str, list[Reading]] = {}
-    for reading in row.reads:
-        name = reading.features.name
-        if name.global_ is not None:
-            wholes[name.global_.key] = reading.features.bytes_per_image(reading.needs)[0]
-        if name.local is not None:
-            locals_.setdefault(name.local.key, []).append(reading)
-    mean, most, size = 0.0, 0.0, float(sum(wholes.values()))
-    for key, readings in locals_.items():
-        values, images = np.unique(counts[key], return_counts=True)
-        used = np.array([max(reading.used(int(count)) for reading in readings) for count in values])
-        descriptors = float((used * images).sum() / images.sum())
-        mean, most = mean + descriptors, most + float(used.max())
+    for reading in row.stored:
+        if (part := reading.features.name.global_) is not None:
+            wholes[part.key] = reading.features.bytes_per_image(reading.needs)[0]
+    size = float(sum(wholes.values()))
+    for key, readings in _by_local(row.stored).items():
         needs = frozenset[str]().union(*(reading.needs for reading in readings))
-        size += descriptors * readings[0].features.bytes_per_image(needs)[1]
-    return Cost(descriptors_mean=mean, descriptors_max=most, kib_per_image=size / 1024)
+        size += _used(readings, counts[key])[0] * readings[0].features.bytes_per_image(needs)[1]
+    return Cost(
+        descriptors_mean=float(sum(mean for mean, _ in used)),
+        descriptors_max=float(sum(most for _, most in used)),
+        kib_per_image=size / 1024 + (0.0 if indexed is None else indexed.kib),
+    )
+
+
+def _by_local(readings: Iterable[Reading]) -> Mapping[str, list[Reading]]:
+    """By the local part that they read."""
+    found: dict[str, list[Reading]] = {}
+    for reading in readings:
+        if (part := reading.features.name.local) is not None:
+            found.setdefault(part.key, []).append(reading)
+    return found
+
+
+def _used(readings: Sequence[Reading], counts: np.ndarray) -> tuple[float, float]:
+    """Local descriptors of a part that any of the readings takes of an image: mean and most."""
+    values, images = np.unique(counts, return_counts=True)
+    used = np.array([max(reading.used(int(count)) for reading in readings) for count in values])
+    return float((used * images).sum() / images.sum()), float(used.max())
+
+
+def index_cost(row: Row, records: Iterable[Record]) -> IndexCost:
+    """Of all methods of a row together, from its records; every one of them is asked for the same images."""
+    made = [(record.indexed, record.index_ms, record.index_bytes) for record in records]
+    images = sum(count for count, _, _ in made) / len(row.indexing)
+    if not images:
+        return IndexCost(float("nan"), float("nan"))
+    return IndexCost(sum(ms for _, ms, _ in made) / images, sum(size for *_, size in made) / images / 1024)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,6 +275,7 @@ def _finish(
         results.write_tables(run.folder, run.jobs[0].journal, names, scorer.shortlist, scorer.dataset)
         sets = [features for row in done for features in row.sets]
         counts = counts_of(sets, scorer.dataset.gallery)
+        indexed = {row.name: index_cost(row, _records(run, row, scorer)) for row in done if row.indexing}
         starts = {job.row.name: cold[job] for job in run.jobs if job in cold}
         ended = {
             "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -258,11 +283,18 @@ def _finish(
             "others_busy": others,
             "cold": {**run.record.cold, **starts},
             "stored_bytes": _stored_bytes(sets),
-            "costs": {row.name: costs(row, counts) for row in done},
+            "costs": {row.name: costs(row, counts, indexed.get(row.name)) for row in done},
+            "indexed": indexed,
             "cards": {row.name: _card(row.method) for row in done},
         }
         write_record(run.folder, RunRecord(**{**vars(run.record), **ended}))
     return results.Run.load(run.folder)
+
+
+def _records(run: _Open, row: Row, scorer: Scorer) -> Iterator[Record]:
+    """Of every query, as the journal has them."""
+    found = (run.jobs[0].journal.read(row.name, query) for query in scorer.shortlist.queries)
+    return (record for record in found if record is not None)
 
 
 def _stored_bytes(sets: Iterable[FeatureSet]) -> dict[str, dict[str, tuple[float, float]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,13 +15,15 @@ from bench.errors import UserError
 from bench.executor import Executor, Local
 from bench.features import FeatureBatch, Features
 from bench.features.items import query_key
+from bench.indexes import Indexes, Made, keeps_index
 from bench.journal import Journal, Record
-from bench.reranker import Scored
+from bench.reranker import Reranker, Scored
 from bench.rows import Row
 from bench.shortlist import UNION, Shortlist
 from bench.timing import kept_torch_flags, peak_memory, timed
 
 _NONE = torch.zeros(0)
+Input = tuple[Features, FeatureBatch]  # a query and its candidates
 # what a row that reads no features is given of an image
 NOTHING = Features(_NONE, torch.zeros((0, 0)), torch.zeros((0, 2)), _NONE, _NONE, _NONE, torch.zeros(2))
 
@@ -44,6 +46,7 @@ class Scorer:
     dataset: Dataset
     shortlist: Shortlist
     device: torch.device
+    indexes: Indexes = field(default_factory=Indexes, compare=False)
 
     def score(self, row: Row, query: int) -> Record:
         """Score one query with one row. Raises ValueError for scores that are not k finite numbers."""
@@ -54,6 +57,7 @@ class Scorer:
             else {name: self.shortlist.candidates(name, query) for name in self.shortlist.lists}
         )
         scores, details, load_ms, transfer_ms, score_ms = {}, {}, 0.0, 0.0, 0.0
+        made, index_ms = Made(), 0.0
         for name, candidates in lists.items():
             read, ms = timed(partial(self._load, row, query, candidates), self.device)
             load_ms += ms
@@ -65,14 +69,39 @@ class Scorer:
             similarities = torch.from_numpy(near.copy()).to(self.device)
             positives = self._positives(query, candidates) if "truth" in method.needs() else None
             inputs = [(one, FeatureBatch(tuple(images), similarities, positives)) for one, *images in read]
+            of_methods, keys = _arranged(row, inputs), [self.shortlist.gallery[c] for c in candidates]
             with kept_torch_flags():
-                found, ms = timed(_scoring(row, inputs), self.device)
+                if any(keeps_index(method) for method, _ in of_methods):
+                    (of_methods, new), ms = timed(partial(self._indexed, of_methods, keys), self.device)
+                    made, index_ms = made + new, index_ms + ms
+                found, ms = timed(_scoring(row, [one for _, one in of_methods]), self.device)
             score_ms += ms
             if isinstance(found, Scored):
                 details[name] = {what: _checked(v, len(candidates), what) for what, v in found.details.items()}
                 found = found.scores
             scores[name] = _checked(found, len(candidates), row.name)
-        return Record(row.name, self.shortlist.queries[query], scores, load_ms, transfer_ms, score_ms, details)
+        times = {"load_ms": load_ms, "transfer_ms": transfer_ms, "score_ms": score_ms, "index_ms": index_ms}
+        return Record(
+            row.name,
+            self.shortlist.queries[query],
+            scores,
+            details=details,
+            indexed=made.images,
+            index_bytes=made.bytes,
+            **times,
+        )
+
+    def _indexed(
+        self, of_methods: list[tuple[Reranker, Input]], keys: list[str]
+    ) -> tuple[list[tuple[Reranker, Input]], Made]:
+        """The same, the candidates of those that keep something of an image with that."""
+        found, made = [], Made()
+        for method, (query, candidates) in of_methods:
+            if keeps_index(method):
+                candidates, new = self.indexes.batch(method, keys, candidates)
+                made += new
+            found.append((method, (query, candidates)))
+        return found, made
 
     def _load(self, row: Row, query: int, candidates: np.ndarray) -> list[tuple[Features, ...]]:
         """For each of the row's readings the query and the candidates; of a row that reads nothing, empty ones."""
@@ -92,14 +121,18 @@ class Scorer:
         return torch.tensor(good, device=self.device)
 
 
-def _scoring(row: Row, inputs: list[tuple[Features, FeatureBatch]]) -> Callable[[], Tensor | Scored]:
-    """The timed call, its inputs arranged."""
+def _arranged(row: Row, inputs: list[Input]) -> list[tuple[Reranker, Input]]:
+    """The method, or each of its parts, with what it reads."""
     if not row.parts:
-        ((query, candidates),) = inputs
-        return partial(row.method.score, query, candidates)
-    empty = replace(inputs[0][1], images=(NOTHING,) * len(inputs[0][1]))
-    of_parts = [(NOTHING, empty) if place is None else inputs[place] for place in row.reading_of]
-    return partial(row.method.score_parts, of_parts)
+        return [(row.method, inputs[0])]
+    nothing = NOTHING, replace(inputs[0][1], images=(NOTHING,) * len(inputs[0][1]))
+    places = zip(row.parts, row.reading_of, strict=True)
+    return [(part.method, nothing if place is None else inputs[place]) for part, place in places]
+
+
+def _scoring(row: Row, inputs: list[Input]) -> Callable[[], Tensor | Scored]:
+    """The timed call."""
+    return partial(row.method.score_parts, inputs) if row.parts else partial(row.method.score, *inputs[0])
 
 
 def _checked(found: torch.Tensor, k: int, name: str) -> tuple[float, ...]:
@@ -118,7 +151,11 @@ class ColdStart:
 
 
 def warm_up(scorer: Scorer, row: Row) -> ColdStart:
-    """Load the method and run its first query, measured apart; a second, unmeasured query follows."""
+    """Load the method and run its first query, measured apart; a second, unmeasured query follows.
+
+    What the method keeps of images is made anew afterwards, where it is counted.
+    """
+    scorer = replace(scorer, indexes=Indexes())
     with peak_memory(scorer.device) as peak:
         _, load_ms = timed(row.method.load, scorer.device)
         first = scorer.score(row, 0)

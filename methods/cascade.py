@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,8 +93,8 @@ def _scorer(part: Reranker, query: Features, candidates: FeatureBatch) -> Callab
         return image.top(part.descriptors_used(len(image)))
 
     def score(at: np.ndarray) -> np.ndarray:
-        chosen = FeatureBatch(tuple(cut(candidates.images[i]) for i in at), candidates.similarities[at])
-        found = part.score(cut(query), chosen)
+        chosen = candidates.at(at.tolist())
+        found = part.score(cut(query), replace(chosen, images=tuple(map(cut, chosen.images))))
         return (found.scores if isinstance(found, Scored) else found).detach().double().cpu().numpy()
 
     return score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,16 +84,33 @@ class FeatureBatch:
     images: tuple[Features, ...]
     similarities: Tensor  # (k,) first-stage similarity of each candidate
     positives: Tensor | None = None  # (k,) bool, only for controls that declare `truth`
+    index: tuple[Mapping[str, Tensor], ...] | None = None  # what the method's `index` gave of each; None: not made
 
     def __post_init__(self) -> None:
         if tuple(self.similarities.shape) != (len(self.images),):
             raise ValueError(f"{len(self.images)} images but similarities of shape {tuple(self.similarities.shape)}")
+        if self.index is not None and len(self.index) != len(self.images):
+            raise ValueError(f"{len(self.images)} images but {len(self.index)} of them indexed")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Features]:
         return iter(self.images)
+
+    def at(self, places: Sequence[int]) -> FeatureBatch:
+        """The candidates at these places, in this order."""
+        rows = torch.as_tensor(places, dtype=torch.long, device=self.similarities.device)
+        return FeatureBatch(
+            tuple(self.images[i] for i in places),
+            self.similarities[rows],
+            None if self.positives is None else self.positives[rows],
+            None if self.index is None else tuple(self.index[i] for i in places),
+        )
+
+    def with_index(self, index: Sequence[Mapping[str, Tensor]]) -> FeatureBatch:
+        """The same candidates with what a method keeps of each."""
+        return replace(self, index=tuple(index))
 
     def global_descriptors(self) -> Tensor:
         """(k, D)"""

@@ -405,6 +405,7 @@ def _notes(
         "ms/query is of cached features; extract ms was measured when the features were made."
         + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
+    notes += _indexed(latest)
     notes += _disturbed(runs)
     if blend != Blend():
         notes.append(f"Order by blend {blend}, replayed from stored scores.")
@@ -434,6 +435,15 @@ def _notes(
 def _machine(hardware: Mapping[str, Any]) -> str:
     threads = hardware["threads"]
     return f"{hardware['cpu']}, {threads} thread{'s' * (threads != 1)}, {hardware['gpu'] or 'no GPU'}"
+
+
+def _indexed(latest: Mapping[str, tuple[Run, str]]) -> list[str]:
+    """A note for each row that reads what it keeps of gallery images, which is in none of its times."""
+    costs = {name: run.record.indexed[row] for name, (run, row) in latest.items() if row in run.record.indexed}
+    return [
+        f"{name}: its times are of indexed images; to index one took {cost.ms:.1f} ms, and {cost.kib:.1f} KiB are kept."
+        for name, cost in costs.items()
+    ]
 
 
 def _disturbed(runs: Sequence[Run]) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -112,6 +115,20 @@ class NoisyAndSaysSo(Noisy):
         return False
 
 
+class KeepsTooLittle(Good):
+    def index(self, image: Features) -> Mapping[str, Tensor]:
+        return {"descriptors": image.descriptors[:-1]}
+
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        if candidates.index is not None:
+            kept = [
+                replace(image.top(len(kept["descriptors"])), descriptors=kept["descriptors"])
+                for image, kept in zip(candidates, candidates.index, strict=True)
+            ]
+            candidates = replace(candidates, images=tuple(kept))
+        return super().score(query, candidates)
+
+
 class RefusesToRun(Good):
     def skip(self, features: object) -> str | None:
         return "no weights"
@@ -138,6 +155,7 @@ BAD = {
     EmptyOutranks: "outranks others",
     Random: "second call",
     Noisy: "second call",
+    KeepsTooLittle: "depend on what it keeps",
     RefusesToRun: "no weights",
     TrainedByNoOption: "no option 'file'",
 }

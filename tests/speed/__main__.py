@@ -11,6 +11,7 @@ import torch
 from bench.places import PROJECT, Places
 from methods.rrt.model import RRTConfig
 from tests.speed import interleaved
+from tests.speed.aggregates import bench_asmk
 from tests.speed.full_size import bench_evaluation, bench_search
 from tests.speed.learned import bench_lightglue, bench_superglue
 from tests.speed.matching import bench_matching, bench_threads, bench_verification
@@ -34,6 +35,7 @@ def main() -> None:
     held = [bench_rrt(shipped, 100, rounds=5), bench_rrt(released, 500, rounds=2)]
     bench_precision(Places.of())
     held += [bench_matching(descriptors) for descriptors in (500, 1000)]
+    held.append(bench_asmk())
     held.append(bench_verification(Places.of()))
     bench_threads(Places.of())
     held += [bench_superglue(keypoints) for keypoints in (500, 1000)]

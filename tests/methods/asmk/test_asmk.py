@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.conformance import batch_of, check_reranker, example
 from bench.errors import UserError
 from bench.features import Features
 from bench.features.sets import card_of
+from bench.indexes import Indexes
 from bench.reranker import parse_options
 from methods.asmk import SHIPPED, Asmk, aggregate, similarity
 from methods.asmk.codebook import Codebook
@@ -113,6 +114,42 @@ def test_only_the_query_is_assigned_to_several_words(images: list[Features]) -> 
     one, two = (image.descriptors for image in images[:2])
     expected = similarity(aggregate(one, centroids, 5), aggregate(two, centroids, 1), 3, 0)
     assert method.score(images[0], batch_of(images[1:2])).tolist() == [float(expected)]
+
+
+@pytest.mark.parametrize("options", [Asmk.Options(), Asmk.Options(binary=True), Asmk.Options(assignments=5)])
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=3), st.integers(0, 20), st.integers(0, 99))
+def test_kept_aggregates_give_the_scores_of_the_kernel_as_it_is_written(
+    options: Asmk.Options, sizes: list[int], asked: int, seed: int
+) -> None:
+    method = Asmk(options)
+    method.load()
+    query = example(asked, XFEAT, seed)
+    batch = batch_of([example(n, XFEAT, seed + i + 1, query) for i, n in enumerate(sizes)])
+    kept, made = Indexes().batch(method, [str(i) for i in range(len(sizes))], batch)
+    centroids = Codebook.load(SHIPPED).centroids
+    expected = [kernel(query.descriptors, image.descriptors, centroids, options) for image in batch]
+    assert made.images == len(sizes) and kept.index is not None
+    assert method.score(query, kept).tolist() == pytest.approx(expected, abs=1e-5)
+    assert torch.equal(method.score(query, kept), method.score(query, batch))
+
+
+def kernel(query: torch.Tensor, candidate: torch.Tensor, centroids: torch.Tensor, options: Asmk.Options) -> float:
+    """The sums of the paper, word by word."""
+    sides = []
+    for rows, assignments in ((query, options.assignments), (candidate, 1)):
+        words: dict[int, torch.Tensor] = {}
+        for row in rows:
+            near = (row - centroids).square().sum(dim=1).argsort(stable=True)[:assignments].tolist()
+            for word in near:
+                words[word] = words.get(word, torch.zeros(64)) + row - centroids[word]
+        signs = {word: torch.where(total > 0, 1.0, -1.0) for word, total in words.items()}
+        vectors = signs if options.binary else words
+        sides.append({word: vector / vector.norm() for word, vector in vectors.items()})
+    one, other = sides
+    cosines = [float(one[word] @ other[word]) for word in one.keys() & other.keys()]
+    total = sum(max(cosine, 0) ** options.alpha for cosine in cosines if cosine >= options.threshold)
+    return total / max(1, len(one) * len(other)) ** 0.5
 
 
 @pytest.mark.parametrize("options", [Asmk.Options(binary=True), Asmk.Options(assignments=5), Asmk.Options(alpha=1)])
