@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,29 @@ from methods._parallel import each
 XFEAT = 0.82  # that of XFeat's own matcher, and of sets of which no other is known
 # least cosine by local descriptors: the best mAP Medium on the demo (docs/measurements.md, Least cosines)
 LEAST: Mapping[str, float] = {"xfeat": XFEAT, "sift": 0.92, "aliked": 0.6, "disk": 0.6}
+TOGETHER = 4  # candidates whose products one thread writes to the same memory
+
+
+def mutual_counts(query: Tensor, candidates: Sequence[Tensor], least: float) -> Iterator[int]:
+    """For each candidate, how many of the mutual matches that `match` finds have a cosine of at least `least`.
+
+    Descriptors are (n, d) of the query and (m, d) of a candidate, unit norm, on the CPU. A nearest neighbour that is
+    similar enough is in a row whose best is: only those rows, a few of hundreds as a rule, are looked at again.
+    """
+    query = query.float()
+    memory = query.new_empty(len(query) * max(map(len, candidates), default=0))  # new memory costs as much as a pass
+    for candidate in candidates:
+        if not len(query) or not len(candidate):
+            yield 0
+            continue
+        cosines = memory[: len(query) * len(candidate)].view(len(query), len(candidate))
+        values = torch.mm(query, candidate.float().T, out=cosines).numpy()
+        best = values.max(axis=1)
+        enough = np.flatnonzero(best >= np.float32(least))
+        rows = values[enough]
+        nearest = rows.argmax(axis=1)
+        mutual = best[enough] == rows.max(axis=0, initial=-np.inf)[nearest]
+        yield len(np.unique(nearest[mutual]))  # equally similar descriptors of the query share their one match
 
 
 @register(
@@ -43,17 +67,20 @@ class MutualNearestNeighbours(Reranker):
         self._least = LEAST.get(features.local, XFEAT)
 
     def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
-        one, most = query.top(self.options.descriptors).descriptors, self.options.descriptors
+        one, *images = (image.top(self.options.descriptors).descriptors for image in (query, *candidates))
+        if one.device.type != "cpu":
+            return torch.stack([self._enough(match(one, image)).sum() for image in images]).float()
+        groups = [images[start : start + TOGETHER] for start in range(0, len(images), TOGETHER)]
+        counts = each(lambda group: list(mutual_counts(one, group, self._similarity)), groups)
+        return torch.tensor([count for group in counts for count in group], dtype=torch.float32)
 
-        def count(candidate: Features) -> Tensor:
-            return self._enough(match(one, candidate.top(most).descriptors)).sum()
-
-        return torch.stack(each(count, candidates)).float()
+    @property
+    def _similarity(self) -> float:
+        return self._least if self.options.similarity is None else self.options.similarity
 
     def _enough(self, found: Matches) -> Tensor:
         """(m,) bool, which matches are similar enough."""
-        least = self._least if self.options.similarity is None else self.options.similarity
-        return found.similarity >= least
+        return found.similarity >= self._similarity
 
     def explain(self, query: Features, candidate: Features) -> Explanation:
         one, other = (image.top(self.options.descriptors).descriptors for image in (query, candidate))

@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.conformance import batch_of, example
 from bench.errors import UserError
 from bench.features import Features
 from bench.features.sets import card_of
 from bench.reranker import parse_options
-from methods.mnn import MutualNearestNeighbours
+from bench.timing import kept_torch_flags
+from methods._matching import match
+from methods.mnn import TOGETHER, MutualNearestNeighbours
 
 XFEAT = card_of("xfeat")
 
@@ -77,3 +81,41 @@ def test_an_image_without_descriptors_has_no_matches() -> None:
 def test_a_wrong_option_is_refused(given: dict[str, str]) -> None:
     with pytest.raises(UserError):
         parse_options(MutualNearestNeighbours, given)
+
+
+def drawn(n: int, seed: int, coarse: bool, size: int = 8) -> Features:
+    """An image of random descriptors; coarse ones are of few values, so that many are equally similar or equal."""
+    values = torch.randn(n, size, generator=torch.Generator().manual_seed(seed))
+    values = values.sign() if coarse else values
+    descriptors = torch.zeros(n, XFEAT.local_dim)
+    descriptors[:, :size] = torch.nn.functional.normalize(values, dim=1)
+    return Features(**{**vars(example(n, XFEAT, seed)), "descriptors": descriptors})
+
+
+@given(
+    st.integers(0, 50),
+    st.lists(st.integers(0, 50), min_size=1, max_size=2 * TOGETHER + 1),
+    st.sampled_from([-1.0, 0.0, 0.25, 0.5, 0.75, 0.9, 1.0]),
+    st.booleans(),
+    st.integers(1, 60),
+    st.integers(0, 999),
+)
+def test_counts_are_those_of_all_matches_one_pair_at_a_time(
+    n: int, sizes: list[int], least: float, coarse: bool, most: int, seed: int
+) -> None:
+    query, images = drawn(n, seed, coarse), [drawn(m, seed + i + 1, coarse) for i, m in enumerate(sizes)]
+    method = MutualNearestNeighbours(MutualNearestNeighbours.Options(descriptors=most, similarity=least))
+    plain = [match(query.top(most).descriptors, image.top(most).descriptors) for image in images]
+    expected = [float((found.similarity >= least).sum()) for found in plain]
+    assert method.score(query, batch_of(images)).tolist() == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_counts_do_not_depend_on_threads_or_on_which_candidates_share_memory(threads: int) -> None:
+    query, images = drawn(40, 0, False), [drawn(5 * i, i, False) for i in range(2 * TOGETHER + 1)]
+    method = MutualNearestNeighbours(MutualNearestNeighbours.Options(similarity=0.5))
+    alone = [float(method.score(query, batch_of([image]))) for image in images]
+    with kept_torch_flags():
+        torch.set_num_threads(threads)
+        assert method.score(query, batch_of(images)).tolist() == alone
+    assert sum(alone) > 50

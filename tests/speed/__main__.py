@@ -14,7 +14,7 @@ from tests.speed import interleaved
 from tests.speed.aggregates import bench_asmk
 from tests.speed.full_size import bench_evaluation, bench_search
 from tests.speed.learned import bench_lightglue, bench_superglue
-from tests.speed.matching import bench_matching, bench_threads, bench_verification
+from tests.speed.matching import bench_counting, bench_matching, bench_threads, bench_verification
 from tests.speed.rrt import bench_precision, bench_rrt
 
 SECONDS_ALLOWED_FOR_HELP = 0.5
@@ -35,6 +35,7 @@ def main() -> None:
     held = [bench_rrt(shipped, 100, rounds=5), bench_rrt(released, 500, rounds=2)]
     bench_precision(Places.of())
     held += [bench_matching(descriptors) for descriptors in (500, 1000)]
+    held += [bench_counting(500, size) for size in (64, 128)]
     held.append(bench_asmk())
     held.append(bench_verification(Places.of()))
     bench_threads(Places.of())

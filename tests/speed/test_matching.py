@@ -9,7 +9,14 @@ import torch
 from bench.places import Places
 from methods._matching import Matches
 from tests.speed import matching
-from tests.speed.matching import bench_matching, bench_threads, bench_verification, overlapping, plain_match
+from tests.speed.matching import (
+    bench_counting,
+    bench_matching,
+    bench_threads,
+    bench_verification,
+    overlapping,
+    plain_match,
+)
 
 
 def test_the_plain_matches_are_the_rows_that_choose_each_other() -> None:
@@ -22,6 +29,17 @@ def test_half_of_every_candidate_shows_the_query_again() -> None:
     for image in images:
         assert (plain_match(query, image)[:, 0] < 20).sum() == 20
         assert torch.allclose(image.norm(dim=1), torch.ones(40))
+
+
+def test_the_bench_of_counts_fails_where_they_are_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench_counting(30, 16, rounds=1, candidates=4)
+    said = capsys.readouterr().out
+    assert "target 1.15: " in said and "the same counts" in said
+    monkeypatch.setattr(matching, "mutual_counts", lambda query, images, least: [1] * len(images))
+    assert not bench_counting(30, 16, rounds=1, candidates=4)
+    assert "OTHER counts" in capsys.readouterr().out
 
 
 def test_the_bench_says_its_ratio_and_fails_where_matches_differ(
