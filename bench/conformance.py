@@ -61,10 +61,10 @@ def check_reranker(
     """Raise AssertionError, naming the method, if it breaks a promise that the harness relies on.
 
     k finite scores; the same scores on a second call, unless it says it is not `deterministic`; for a pairwise method
-    the same whatever the order and number of candidates; the same from what it keeps of images; explanations, if any, are of descriptors that the images have,
-    and add up to the score where they say so; the training of its weights names one of the options; an image without
-    local descriptors scores lowest (where local descriptors are read) and crashes nothing; inputs and torch's global
-    flags are left as they were.
+    the same whatever the order and number of candidates; the same from what it keeps of images; explanations, if any,
+    are of descriptors that the images have, and add up to the score where they say so; the training of its weights
+    names one of the options; an image without local descriptors scores lowest (where local descriptors are read) and
+    crashes nothing; inputs and torch's global flags are left as they were.
     """
     card = features if isinstance(features, FeatureCard) else card_of(features)
     name = cls.spec.name

@@ -271,9 +271,10 @@ def extract(
 ) -> ExtractReport:
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
+    An image whose contents this store, or one beside it, has features of is not read again, whatever its name.
     Raises UserError for query images that cannot be read, all of them named, and for a full disk.
     """
-    return fill(wanted, folder, partial(_extracting, make_extractor), identity, progress, executor=executor)
+    return fill(wanted, folder, partial(_extracting, make_extractor), identity, progress, executor=executor, reuse=True)
 
 
 def _extracting(make_extractor: Callable[[], PartExtractor]) -> Callable[[Item], Entry]:

@@ -19,6 +19,7 @@ from bench.executor import Executor, Local, in_order
 from bench.features import shards
 from bench.features.items import Item, stamp
 from bench.features.precision import PRECISIONS
+from bench.features.reuse import take_over
 from bench.features.shards import Entry, merge, write_shard
 from bench.features.store import FeatureStore
 from bench.files import write_whole, writing
@@ -63,6 +64,7 @@ def fill(
     *,
     exact: bool = False,
     executor: Executor = Local(),
+    reuse: bool = False,
 ) -> ExtractReport:
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
@@ -70,7 +72,9 @@ def fill(
     SHARD_IMAGES at once where it is `Together`. UserError for query images that cannot be read, all of them named, and
     for a full disk.
 
-    `exact` stores them in float32, without the rounding of half precision. `wanted` is gone through more than once.
+    `exact` stores them in float32, without the rounding of half precision. `reuse` takes over what this store or one
+    beside it has of images of the same contents, where `identity` decides their features. `wanted` is gone through more
+    than once.
     One process at a time writes to a store; a store that is up to date is not written to.
     """
     store, total = FeatureStore(folder), 0
@@ -80,7 +84,7 @@ def fill(
         with writing(folder, hint), alone(folder, "extracting into") as locked:
             if locked:
                 _sweep(folder)
-            total, notes = _update(wanted, folder, make_read, identity, progress, exact, executor)
+            total, notes = _update(wanted, folder, make_read, identity, progress, exact, executor, reuse)
         store = FeatureStore(folder)
     errors = store.errors()
     failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
@@ -107,6 +111,7 @@ def _update(
     progress: Callable[[int, int], None] | None,
     exact: bool,
     executor: Executor,
+    reuse: bool,
 ) -> tuple[int, list[str]]:
     """How many images were read into the store, and notes on what had changed. OSError where it cannot be written."""
     notes = []
@@ -124,10 +129,15 @@ def _update(
             f"shard {path} was damaged ({reason}); set aside as damaged-{path.name}, its images are read again"
         )
     total = sum(1 for _ in store.stale(wanted))
+    if total and store.identity != dict(identity):
+        write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
+    if total and reuse and (taken := take_over(folder, (item for item, _ in store.stale(wanted)), identity)):
+        notes += taken
+        merge(folder)
+        store = FeatureStore(folder)
+        total = sum(1 for _ in store.stale(wanted))
     if total:
         pack = None if exact else PRECISIONS[str(identity.get("precision", "float16"))]
-        if store.identity != dict(identity):
-            write_whole(folder / "set.json", json.dumps(dict(identity), sort_keys=True))
         notes += _write_shards(store, wanted, total, make_read, pack, progress, executor)
         merge(folder)
     return total, notes

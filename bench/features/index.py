@@ -138,6 +138,10 @@ class Index:
                 following = self._database.execute(after, (-1 if row is None else row[0],))
             yield None if row is None else _row(row)
 
+    def all(self) -> Iterator[Row]:
+        """Every row, in the order in which reading is fastest."""
+        return map(_row, self._database.execute(f"SELECT {COLUMNS} FROM images ORDER BY number"))
+
     def errors(self) -> dict[str, str]:
         """key -> why the image has no features."""
         return dict(self._database.execute("SELECT key, error FROM images WHERE error IS NOT NULL"))

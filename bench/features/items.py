@@ -11,6 +11,7 @@ from bench.datasets import Dataset
 from bench.images import Box
 
 TIMED = 32  # queries that are extracted by themselves, whatever the others: their median is what a new query costs
+UNREADABLE = (-1, -1)  # what `stamp` says of files of which one cannot be read
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def stamp(files: Sequence[Path]) -> tuple[int, ...]:
         try:
             status = path.stat()
         except OSError:
-            return (-1, -1)
+            return UNREADABLE
         found += [status.st_size, status.st_mtime_ns]
     return tuple(found)
 

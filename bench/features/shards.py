@@ -48,8 +48,12 @@ def write_shard(
     listed: list[dict],
     arrays: list[Mapping[str, np.ndarray]],
     pack: Callable[[np.ndarray], np.ndarray] | None,
+    local_dim: int | None = None,
 ) -> None:
-    """One shard of these images; `pack` stores descriptors, and without it everything is stored in float32."""
+    """One shard of these images; `pack` stores descriptors, and without it everything is stored in float32.
+
+    `local_dim` is the number of values of a local descriptor, where those of `arrays` are packed already.
+    """
     kept, _ = shards(folder / "shards")
 
     def kind(stored: type) -> type:
@@ -57,6 +61,7 @@ def write_shard(
 
     number = max((shard.last for shard in kept), default=-1) + 1
     dim = arrays[0]["descriptors"].shape[1] if "descriptors" in arrays[0] else 0
+    dim = dim if local_dim is None else local_dim
     with _new_shard(folder, f"{number:06d}", listed, dim) as temporary:
         for name in LOCAL.keys() & arrays[0].keys():
             rows = np.concatenate([a[name] for a in arrays])

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,15 @@ NOTHING = torch.zeros(0)
 MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What is stored of one image, in the precision of the store."""
+
+    arrays: Mapping[str, np.ndarray]  # named as the fields of `Features`, those that the store has
+    entry: Mapping[str, Any]  # its entry in the shard's list
+    local_dim: int  # values of a local descriptor before it was packed; 0 where there are none
+
+
 class FeatureStore:
     """Features of many images, by key. Opening reads no list of images; arrays are mapped when first used."""
 
@@ -47,6 +58,7 @@ class FeatureStore:
         self._index = Index(folder)
         self._maps: dict[int, dict[str, np.ndarray]] = {}
         self._places: dict[str, tuple[int, int]] = {}
+        self._last: tuple[int, dict[str, Any]] = (-1, {})
         self.damaged = self._index.damaged
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
@@ -122,6 +134,30 @@ class FeatureStore:
             if row is not None and wanted.get(row.sha256, image) != image:
                 found[wanted[row.sha256]] = image
         return found
+
+    def rows(self) -> Iterator[Row]:
+        """What every image was made from, in the order in which reading is fastest."""
+        return self._index.all()
+
+    def stored(self, row: Row) -> Stored:
+        """What is stored of an image of this store, as it is. UserError, OSError: it was removed meanwhile."""
+        arrays, about = self._arrays(row.shard), self._listed(row.shard)
+        start, stop = arrays["offsets"][row.row : row.row + 2]
+        return Stored(
+            {
+                name: array[start:stop] if name in LOCAL else array[row.row]
+                for name, array in arrays.items()
+                if name != "offsets"
+            },
+            about["images"][row.row],
+            int(about["local_dim"]),
+        )
+
+    def _listed(self, number: int) -> dict[str, Any]:
+        """What a shard says of itself; that of the last one asked for is remembered."""
+        if self._last[0] != number:
+            self._last = number, read_json(self._index.shards[number] / "shard.json")
+        return self._last[1]
 
     def _arrays(self, number: int) -> dict[str, np.ndarray]:
         found = self._maps.get(number)
