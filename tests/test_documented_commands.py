@@ -310,7 +310,8 @@ def workplace(
     with chdir(here):
         for name in ("PATH", "PHOTOS", "DVD", "TEST"):
             Path(name).symlink_to(instances)
-        Path("OXFORD").symlink_to(buildings)
+        for name in ("OXFORD", "COPY"):
+            Path(name).symlink_to(buildings)
         write_instances(Path("TRAIN"), instances=4, views=2)
         Path("DIR").mkdir()
         cached.make(demo._place(place.places.cache, DemoSpec()), lambda made: write_demo(made, write_buildings))
