@@ -1,4 +1,4 @@
-"""What rerankers share whose network reads the local descriptors of two images, and whose weights are given."""
+"""What rerankers share whose network reads the local descriptors of two images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.reranker import Card, FeatureBatch, FeatureCard, Features, Reranker, Training, given_file
 
+MADE_FOR = "xfeat"  # what the shipped weights read
 DESCRIPTORS = 600  # an image, where the weights do not say; as the authors of AMES and ELViS evaluate
 
 
@@ -27,13 +28,14 @@ class Network(Protocol):
 
 
 class DescriptorNetwork(Reranker):
-    """Subclasses say how a file is read, and register themselves."""
+    """Subclasses say how a file is read and which is shipped, and register themselves."""
 
     hint: ClassVar[str]  # what files are expected
+    shipped: ClassVar[Path | None] = None  # weights that read XFeat's descriptors; None: there are none
 
     @dataclass(frozen=True)
     class Options:
-        weights: Path | None = None  # a .safetensors of ours, or an authors' .pt; none are shipped
+        weights: Path | None = None  # a .safetensors of `train`, or an authors' .pt; none: the shipped ones
         descriptors: int | None = None  # best-scored local descriptors used per image; none: as trained, else 600
 
         def __post_init__(self) -> None:
@@ -47,28 +49,44 @@ class DescriptorNetwork(Reranker):
 
     def skip(self, features: FeatureCard) -> str | None:
         if self.options.weights is None:
-            return f"no weights are shipped: give some with -o {self.spec.name}.weights=FILE"
+            if self.shipped is None:
+                return f"no weights are shipped: give some with -o {self.spec.name}.weights=FILE"
+            if features.local != MADE_FOR:
+                return (
+                    f"the shipped weights read {MADE_FOR} descriptors, not {features.name}: use --features {MADE_FOR}, "
+                    f"or give others with -o {self.spec.name}.weights=FILE"
+                )
+            if not self.shipped.is_file():
+                return f"{self.shipped} is missing from this installation"
         dim = self.network.config.local_dim
         if dim != features.local_dim:
-            return f"{self.options.weights} reads {dim}-d descriptors, {features.name} has {features.local_dim}-d"
+            return f"{self.weights()} reads {dim}-d descriptors, {features.name} has {features.local_dim}-d"
         return None
 
     def made_for(self) -> str | None:
-        features = None if self.options.weights is None else self._weights[1].get("features")
+        if self._file is None:
+            return None
+        features = MADE_FOR if self.options.weights is None else self._weights[1].get("features")
         return features if isinstance(features, str) else None
 
+    @property
+    def _file(self) -> Path | None:
+        return self.options.weights or self.shipped
+
     def weights(self) -> Path:
-        return given_file(f"{self.spec.name}.weights", self.options.weights, self.hint)
+        return given_file(f"{self.spec.name}.weights", self._file, self.hint)
 
     def trained(self) -> Training | None:
-        return None if self.options.weights is None else Training.of(self._weights[1])
+        return None if self._file is None else Training.of(self._weights[1])
 
     def card(self) -> Card:
-        if self.options.weights is None:
+        if self._file is None:
             return self.spec.card
-        return replace(
-            self.spec.card, trained_on=f"what {self.options.weights.name} was trained on (given by the user)"
-        )
+        made_for = f", for {self._descriptors} descriptors an image"
+        if self.options.weights is None:
+            return replace(self.spec.card, trained_on=f"{self.spec.card.trained_on}{made_for}")
+        name = self.options.weights.name
+        return replace(self.spec.card, trained_on=f"what {name} was trained on (given by the user){made_for}")
 
     @cached_property
     def _weights(self) -> tuple[Network, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,19 +18,18 @@ from methods.ames.model import HINT, Ames, load
     needs={"local"},
     card=Card(
         paper="Suma et al., AMES, ECCV 2024",
-        licence="Apache-2.0 (own implementation); weights are yours",
-        trained_on="what the given weights were trained on",
+        licence="Apache-2.0 (own implementation and weights)",
+        trained_on="warped photographs and generated buildings of other seeds, see methods/ames/CARD.md",
     ),
 )
 class AsymmetricSimilarity(DescriptorNetwork):
     """Score: the logit of (query, candidate); an image without local descriptors scores below every other."""
 
     hint, read = HINT, staticmethod(load)
+    shipped = Path(__file__).with_name("weights.safetensors")
 
     def card(self) -> Card:
         card = super().card()
-        if self.options.weights is None:
-            return card
         return replace(card, trained_on=f"{card.trained_on}, {'binary' if self.binary else 'full precision'}")
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -16,8 +17,8 @@ from methods.elvis.model import HINT, Elvis, load
     needs={"local"},
     card=Card(
         paper="Suma et al., ELViS, ICLR 2026",
-        licence="Apache-2.0 (own implementation); weights are yours",
-        trained_on="what the given weights were trained on",
+        licence="Apache-2.0 (own implementation and weights)",
+        trained_on="warped photographs and generated buildings of other seeds, see methods/elvis/CARD.md",
     ),
 )
 class ElvisVotes(DescriptorNetwork):
@@ -27,6 +28,7 @@ class ElvisVotes(DescriptorNetwork):
     """
 
     hint, read = HINT, staticmethod(load)
+    shipped = Path(__file__).with_name("weights.safetensors")
 
     @torch.inference_mode()
     def explain(self, query: Features, candidate: Features) -> Saliency | None:

@@ -159,8 +159,9 @@ def test_it_keeps_the_promises_of_a_reranker(weights: Path) -> None:
     check_reranker(AsymmetricSimilarity, AsymmetricSimilarity.Options(weights=weights))
 
 
-def test_without_weights_or_with_those_of_other_descriptors_it_says_so(weights: Path) -> None:
-    assert "-o ames.weights=FILE" in str(AsymmetricSimilarity().skip(card_of("xfeat")))
+def test_weights_of_other_descriptors_are_refused_the_shipped_ones_too(weights: Path) -> None:
+    assert AsymmetricSimilarity().skip(card_of("xfeat")) is None
+    assert "-o ames.weights=FILE" in str(AsymmetricSimilarity().skip(card_of("aliked")))
     method = AsymmetricSimilarity(AsymmetricSimilarity.Options(weights=weights))
     assert "reads 64-d descriptors, sift" in str(method.skip(card_of("sift")))
     assert method.made_for() == "xfeat" and method.descriptors_used(500) == 40
@@ -211,3 +212,20 @@ def test_pairs_together_are_scored_as_they_are_alone(binary: bool) -> None:
     with torch.inference_mode():
         together = model._stack(model.embed(query)[None], candidates)
     assert torch.allclose(together, model.score(query, list(candidates)), atol=1e-5)
+
+
+def test_the_shipped_weights_keep_its_promises_and_say_what_they_are() -> None:
+    check_reranker(AsymmetricSimilarity)
+    method = AsymmetricSimilarity()
+    assert method.made_for() == "xfeat" and method.descriptors_used(500) == 100
+    assert "methods/ames/CARD.md, for 100 descriptors an image" in str(method.card().trained_on)
+
+
+def test_weights_in_half_precision_are_read_as_those_that_were_written(tmp_path: Path) -> None:
+    model = a_network()
+    for half in (False, True):
+        save_checkpoint(model, FORMAT, tmp_path / f"{half}.safetensors", half=half)
+    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
+    read, expected = load(tmp_path / "True.safetensors")[0].state_dict(), model.state_dict()
+    assert sizes[1] < 0.7 * sizes[0]
+    assert all(torch.equal(read[name], tensor.half().float()) for name, tensor in expected.items())

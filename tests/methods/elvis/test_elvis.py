@@ -216,8 +216,9 @@ def test_it_keeps_the_promises_of_a_reranker(weights: Path) -> None:
     check_reranker(ElvisVotes, ElvisVotes.Options(weights=weights))
 
 
-def test_without_weights_or_with_those_of_other_descriptors_it_says_so(weights: Path) -> None:
-    assert "-o elvis.weights=FILE" in str(ElvisVotes().skip(card_of("xfeat")))
+def test_weights_of_other_descriptors_are_refused_the_shipped_ones_too(weights: Path) -> None:
+    assert ElvisVotes().skip(card_of("xfeat")) is None
+    assert "-o elvis.weights=FILE" in str(ElvisVotes().skip(card_of("aliked")))
     assert "reads 64-d descriptors, sift" in str(ElvisVotes(ElvisVotes.Options(weights=weights)).skip(card_of("sift")))
     method = ElvisVotes(ElvisVotes.Options(weights=weights))
     assert method.made_for() == "xfeat" and method.descriptors_used(500) == 40
@@ -284,3 +285,10 @@ def test_pairs_together_are_scored_as_they_are_alone() -> None:
 def test_a_gradient_goes_through_the_assignment_and_matches_finite_differences() -> None:
     couplings = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: transport(x, 10), (couplings,))
+
+
+def test_the_shipped_weights_keep_its_promises_and_say_what_they_are() -> None:
+    check_reranker(ElvisVotes)
+    method = ElvisVotes()
+    assert method.made_for() == "xfeat" and method.descriptors_used(500) == 100
+    assert "methods/elvis/CARD.md, for 100 descriptors an image" in str(method.card().trained_on)
