@@ -57,6 +57,7 @@ ORDER = (
     "data-sets",
     "extending",
     "training",
+    "learned-rerankers",
     "measurements",
     "scale",
     "regression",

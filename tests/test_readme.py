@@ -40,6 +40,7 @@ PROSE = (
     "design",
     "extending",
     "features",
+    "learned-rerankers",
     "measurements",
     "methods",
     "protocols",
