@@ -48,7 +48,7 @@ SIZES: Mapping[str, Sequence[str]] = {
     "features diff": ("--max-side", "112", "--keep-descriptors", "500"),
     "train asmk": ("--words", "16", "--iterations", "2", "--descriptors", "50", "--max-side", "160"),
     "train rrt-sop": (*TRUNK, "--depth", "1", "--feedforward", "16", "--checked", "2"),
-    "train rrt --recipe gld": (*SMALL_RRT, "--epochs", "0.05", "--threads", "1"),
+    **{f"train {m} --recipe gld": (*SMALL_RRT, "--epochs", "0.05", "--threads", "1") for m in ("rrt", "ames", "elvis")},
 }
 MANY = re.compile(r"^(--vary|--descriptors)$")  # options whose lists of values are cut
 KEPT = 2  # values of such a list
@@ -62,6 +62,10 @@ class Instead:
     typed: str | None = None
 
 
+COMPARED = (
+    "--photos PHOTOS --limit 400 --generated 1,3 --checked-on 2 --fewest 25 --most 120 --batch 128 --pairs 512000 "
+    "--warmup 200 --decay 0.6 --check-every 500"
+)
 NOT_TYPED: Mapping[str, Instead] = {
     **{
         command: Instead("fetches weights of hundreds of megabytes from a hub")
@@ -78,19 +82,32 @@ NOT_TYPED: Mapping[str, Instead] = {
     ),
     "export --to wandb --project NAME": Instead("sends what it says to a tracker", "export --help"),
     "datasets download roxford": Instead("asks servers for gigabytes", "datasets download roxford --dry-run"),
-    "train rrt --recipe views --photos PHOTOS --out WEIGHTS.safetensors": Instead(
-        "renders and extracts thousands of views", "train rrt --recipe views --help"
-    ),
+    **{
+        f"train {method} --recipe views --photos PHOTOS --out WEIGHTS.safetensors": Instead(
+            "renders and extracts thousands of views", f"train {method} --recipe views --help"
+        )
+        for method in ("rrt", "ames", "elvis")
+    },
     **{
         f"train rrt --recipe views --photos PHOTOS --seed {seed} --out s{seed}.safetensors": Instead(
             "renders and extracts thousands of views"
         )
         for seed in (0, 1)
     },
-    "train rrt --photos PHOTOS --generated 1,3 --checked-on 2 --fewest 25 --most 120 --pairs 240000 --lr 1e-3 "
-    "--warmup 200 --decay 0.6 --hide-global 0.4 --check-every 1000 --save-every 250 --out weights.safetensors": Instead(
-        "trains for more than half an hour"
-    ),
+    **{
+        f"train {method} {COMPARED} {own} --out {out}.safetensors": Instead(
+            "is for a GPU: thousands of steps of 128 pairs"
+        )
+        for method, own, seed in (
+            ("rrt", "--lr 2e-3 --hide-global 0.4 --precision bf16", 2),
+            ("ames", "--lr 5e-4 --precision bf16", 1),
+            ("elvis", "--lr 1e-3", 0),
+        )
+        for own, out in (
+            (f"{own} --seed 0", f"{method}-s0"),
+            (f"{own} --seed {seed}{' --half true' if method == 'ames' else ''} --device cuda", "weights"),
+        )
+    },
 }
 # what else than 0 a command may end with, having done what it says
 STATUS: Mapping[str, Sequence[int]] = {
@@ -268,6 +285,8 @@ def write_weights() -> None:
     for seed in (0, 1):
         recipe = {**shipped.card["recipe"], "seed": seed}
         save_checkpoint(shipped, Path(f"s{seed}.safetensors"), {**shipped.card, "recipe": recipe})
+    for method in ("rrt", "ames", "elvis"):
+        shutil.copy(REPOSITORY / "methods" / method / "weights.safetensors", f"{method}-s0.safetensors")
     released_lightglue("superpoint", Path("MATCHER"))
 
 

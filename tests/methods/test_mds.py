@@ -228,7 +228,7 @@ def test_it_is_what_its_inner_method_is() -> None:
     )
     assert trained.trained_on == f"rrt: {registry.get('rrt')().card().trained_on}" and own.trained_on is None
     assert trained.paper == own.paper and "this project" in str(own.paper)
-    no_weights = MultidimensionalScaling(MultidimensionalScaling.Options(inner="elvis"))
+    no_weights = MultidimensionalScaling(MultidimensionalScaling.Options(inner="r2former"))
     assert "no weights" in str(no_weights.skip(XFEAT))
 
 

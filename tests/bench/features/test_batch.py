@@ -102,11 +102,11 @@ def test_the_first_queries_of_a_data_set_go_alone_so_that_their_time_is_known(tm
 def test_few_wait_where_images_are_large(
     photographs: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored(photographs, tmp_path / "many", 8)
+    stored(photographs, tmp_path / "one" / "many", 8)
     assert sorted(Counted.asked) == [1, 1, 4]
     Counted.asked.clear()
     monkeypatch.setattr(extracting, "HELD", 3 * 40 * 60 * 3 - 1)  # the third image is too much: the largest group goes
-    stored(photographs, tmp_path / "few", 8)
+    stored(photographs, tmp_path / "other" / "few", 8)  # beside no store that has them already
     assert sorted(Counted.asked) == [1, 1, 1, 3]
 
 

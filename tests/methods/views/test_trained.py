@@ -106,7 +106,7 @@ def test_other_views_and_a_longer_training_make_another(
 
 def test_the_shipped_weights_say_how_they_were_trained() -> None:
     how = method_of(rrt, SHIPPED).trained()
-    assert how is not None and how.seed == 0
+    assert how is not None and how.seed == 2  # as its card says
 
 
 def test_released_weights_do_not_say_how_they_were_trained(tmp_path: Path) -> None:
@@ -115,5 +115,5 @@ def test_released_weights_do_not_say_how_they_were_trained(tmp_path: Path) -> No
 
 
 def test_a_method_without_weights_says_of_no_training() -> None:
-    for name in ("mnn", "ames", "elvis"):
+    for name in ("mnn", "r2former"):
         assert registry.get(name)().trained() is None
