@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from bench.features import Features
 from bench.features.store import FeatureStore
 from bench.training import Progress, Recipe, move
 from methods._landmarks.triplets import LandmarkOptions, Triplets, landmarks, orders
-from methods._views.matches import has_match
-from methods._views.network import PairNetwork
+from methods._pair_network import PairNetwork, loss_of, with_head
 
 READ = frozenset({"global", "local"})
 
@@ -52,9 +52,13 @@ class Triple:
     global_: Tensor  # (3 t, global_dim)
 
 
-def read(store: FeatureStore, options: NetworkOptions, keys: Sequence[str], step: int) -> Triple:
-    """So many of the best descriptors as the step's number draws. UserError for an image without any."""
-    n = int(np.random.default_rng([options.seed, step, 1]).integers(options.fewest, options.most + 1))
+def read(store: FeatureStore, options: NetworkOptions, checks: bool, keys: Sequence[str], step: int) -> Triple:
+    """So many of the best descriptors as the step's number draws, or where it `checks` as the weights are meant for.
+
+    UserError for an image without any.
+    """
+    drawn = np.random.default_rng([options.seed, step, 1]).integers(options.fewest, options.most + 1)
+    n = options.descriptors if checks else int(drawn)
     return _stack([store.read(key, READ, n) for key in keys], keys)
 
 
@@ -68,20 +72,6 @@ def _stack(images: Sequence[Features], keys: Sequence[str]) -> Triple:
         )
     local = torch.stack([image.descriptors[:n] for image in images]).float()
     return Triple(F.normalize(local, dim=-1), torch.stack([image.global_descriptor for image in images]).float())
-
-
-def loss_of(model: PairNetwork, head: nn.Linear, batch: Triple, auxiliary: float) -> Tensor:
-    """Binary cross-entropy of (anchor, positive) and (anchor, negative); and of the head's answers for each token."""
-    anchor, positive, negative = batch.local.chunk(3)
-    query, candidate = torch.cat([anchor, anchor]), torch.cat([positive, negative])
-    labels = torch.cat([query.new_ones(len(anchor)), query.new_zeros(len(anchor))])
-    tokens, logits = model.encode(query, candidate)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
-    if auxiliary:
-        unknown = torch.full((*query.shape[:2], 2), torch.nan, device=query.device)
-        target = has_match(query, candidate, (unknown, unknown), labels)
-        loss = loss + auxiliary * F.binary_cross_entropy_with_logits(head(tokens).float(), target)
-    return loss
 
 
 def validate(model: PairNetwork, checker: Triplets[Triple], device: torch.device) -> dict[str, float]:
@@ -104,33 +94,28 @@ def recipe(
     write: Callable[[nn.Module, Path, Mapping[str, Any]], None],
     progress: Progress | None = None,
 ) -> Recipe[Triple]:
-    """What the loop trains: `make` of the size of a descriptor, with an auxiliary head.
+    """What the loop trains: the network and head that `with_head` makes of `make` and `width`, written by `write`."""
+    data = landmarks(options, lambda store, checks: partial(read, store, options, checks), progress)
+    example, device = data.store.read(data.images.keys[0], READ, 1), resolve_device(options.device)
+    module = with_head(make, width, example.descriptors.shape[1], options.seed)
+    model: Any = module["model"]
 
-    `make` gives a PairNetwork at step 0, and `width` of its config is w of its `encode`.
-    """
-    data = landmarks(options, lambda store: lambda keys, step: read(store, options, keys, step), progress)
-    store = data.store
+    def loss(batch: Triple, step: int) -> Tensor:
+        anchor, positive, negative = batch.local.chunk(3)
+        labels = torch.cat([anchor.new_ones(len(anchor)), anchor.new_zeros(len(anchor))])
+        query, candidate = torch.cat([anchor, anchor]), torch.cat([positive, negative])
+        return loss_of(module, query, candidate, labels, options.auxiliary)
 
-    def all_read(keys: list[str], step: int) -> Triple:
-        return _stack([store.read(key, READ, options.descriptors) for key in keys], keys)
-
-    checker = Triplets(all_read, data.checker.images, data.checker.near, options, "validate")
-    example = store.read(data.images.keys[0], READ, 1)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(options.seed)
-        model: Any = make(example.descriptors.shape[1]).train()
-        head = nn.Linear(width(model.config), 2)
-    module, device = nn.ModuleDict({"model": model, "head": head}), resolve_device(options.device)
     return Recipe(
         module=module,
         optimizer=lambda: torch.optim.AdamW(
             module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
         ),
         draw=data.sampler.draw,
-        loss=lambda batch, step: loss_of(model, head, batch, options.auxiliary),
-        validate=lambda: validate(model, checker, device),
+        loss=loss,
+        validate=lambda: validate(model, data.checker, device),
         selection="triplets",
-        write=lambda path, card: write(model, path, card),
+        write=partial(write, model),
         steps=data.steps,
         identity={"data": data.digest},
         card=data.card(),

@@ -258,18 +258,24 @@ class Landmarks(Generic[B]):
 
 def landmarks(
     options: LandmarkOptions,
-    reading: Callable[[FeatureStore], Callable[[list[str], int], B]],
+    reading: Callable[[FeatureStore, bool], Callable[[list[str], int], B]],
     progress: Progress | None = None,
 ) -> Landmarks[B]:
-    """The triplets that `options` name; `reading` gives what reads a batch of keys at a step from the store."""
+    """The triplets that `options` name.
+
+    `reading` gives what reads a batch of keys at a step from the store: to train on, or where True to validate by.
+    """
     assert options.store is not None and options.list is not None
     torch.set_num_threads(options.threads)
     device, store, listed = resolve_device(options.device), FeatureStore(options.store), read_list(options.list)
-    images, read = images_of(store, listed), reading(store)
+    images = images_of(store, listed)
     parts = split(images, options.held_out, options.seed)
     near = [neighbours(store, part, options.neighbours, options.cache, device, progress) for part in parts]
-    sampler = Triplets(read, parts[0], near[0], options, "train")
-    return Landmarks(store, images, len(listed), sampler, Triplets(read, parts[1], near[1], options, "validate"))
+    sampler, checker = (
+        Triplets(reading(store, checks), part, of, options, what)
+        for checks, part, of, what in zip((False, True), parts, near, ("train", "validate"), strict=True)
+    )
+    return Landmarks(store, images, len(listed), sampler, checker)
 
 
 def orders(scores: Tensor, similar: Tensor) -> dict[str, float]:

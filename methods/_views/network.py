@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.training import Recipe
+from methods._pair_network import PairNetwork, loss_of, with_head
 from methods._views.bank import Bank
-from methods._views.matches import has_match
 from methods._views.pairs import PairOptions, Pairs, Sampler
+from methods._views.recipe import recipe_of
 from methods._views.shortlists import Shortlists, View
-
-Write = Callable[[Path, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -33,30 +32,6 @@ class NetworkOptions(PairOptions):
         super().__post_init__()
         if self.auxiliary < 0:
             raise UserError(f"auxiliary {self.auxiliary}: expected at least 0")
-
-
-class PairNetwork(Protocol):
-    """What is trained: a module whose `encode` and `score` do this."""
-
-    config: Any
-
-    def encode(self, query: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, n, d) and (b, m, d) unit descriptors -> (b, n + m, w) what is known of each, and (b,) logits."""
-        ...
-
-    def score(self, query: Tensor, candidates: Sequence[Tensor]) -> Tensor:
-        """(k,) scores of (n, d) with each of k (m, d)."""
-        ...
-
-
-def loss_of(model: PairNetwork, head: nn.Linear, pairs: Pairs, auxiliary: float) -> Tensor:
-    """Binary cross-entropy of the pairs' logits, and `auxiliary` times that of the head's answers for each token."""
-    tokens, logits = model.encode(pairs.query.local, pairs.candidate.local)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), pairs.labels)
-    if auxiliary:
-        target = has_match(pairs.query.local, pairs.candidate.local, pairs.places, pairs.labels)
-        loss = loss + auxiliary * F.binary_cross_entropy_with_logits(head(tokens).float(), target)
-    return loss
 
 
 def validate(model: PairNetwork, checker: Shortlists, device: torch.device) -> dict[str, float]:
@@ -76,37 +51,17 @@ def recipe(
     options: NetworkOptions,
     write: Callable[[nn.Module, Path, Mapping[str, Any]], None],
 ) -> Recipe[Pairs]:
-    """What the loop trains: `make` of the size of a descriptor, with an auxiliary head.
-
-    `make` gives a PairNetwork at step 0, and `width` of its config is w of its `encode`.
-    """
+    """What the loop trains: the network and head that `with_head` makes of `make` and `width`, written by `write`."""
     torch.set_num_threads(options.threads)  # on whose number the last bits of an orthogonal start depend
     sampler, checker = Sampler(bank, options), Shortlists(bank, options)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(options.seed)
-        model: Any = make(bank.local.shape[2]).train()
-        head = nn.Linear(width(model.config), 2)
-    module = nn.ModuleDict({"model": model, "head": head})
-    digest = bank.digest()
+    module = with_head(make, width, bank.local.shape[2], options.seed)
+    model: Any = module["model"]
 
-    return Recipe(
-        module=module,
-        optimizer=lambda: torch.optim.AdamW(
-            module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
-        ),
-        draw=sampler.draw,
-        loss=lambda pairs, step: loss_of(model, head, pairs, options.auxiliary),
-        validate=lambda: validate(model, checker, head.weight.device),
-        selection="mAP",
-        write=lambda path, card: write(model, path, card),
-        steps=options.steps,
-        identity={"bank": digest},
-        card={
-            "features": options.features,
-            "descriptors": options.descriptors,
-            "photos": options.photos is not None,
-            "pairs": options.steps * options.batch,
-            "bank": digest,
-            "views": len(bank),
-        },
-    )
+    def loss(pairs: Pairs, step: int) -> Tensor:
+        query, candidate = pairs.query.local, pairs.candidate.local
+        return loss_of(module, query, candidate, pairs.labels, options.auxiliary, pairs.places)
+
+    def check() -> dict[str, float]:
+        return validate(model, checker, next(model.parameters()).device)
+
+    return recipe_of(bank, options, sampler, module, loss, check, partial(write, model))

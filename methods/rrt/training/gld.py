@@ -150,7 +150,7 @@ def train(options: TrainOptions, out: Path, progress: Progress | None = None) ->
 
 def recipe(options: TrainOptions, progress: Progress | None = None) -> Recipe[TokenBatch]:
     """What the loop trains: the network, and with `auxiliary` its head."""
-    data = landmarks(options, lambda store: lambda keys, step: tokens(store, keys, options), progress)
+    data = landmarks(options, lambda store, _: lambda keys, step: tokens(store, keys, options), progress)
     device, example = resolve_device(options.device), data.store.read(data.images.keys[0], READ, 1)
     with torch.random.fork_rng([]):
         torch.manual_seed(options.seed)

@@ -25,6 +25,7 @@ from bench.training import Progress, Recipe, fit
 from methods._views.bank import Bank
 from methods._views.matches import has_match
 from methods._views.pairs import PairOptions, Pairs, Sampler, Views, bank_of
+from methods._views.recipe import recipe_of
 from methods._views.shortlists import Shortlists, View
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens, load_checkpoint, save_checkpoint
 from methods.rrt.training.start import begin
@@ -135,29 +136,14 @@ def recipe(bank: Bank, options: TrainOptions) -> Recipe[Pairs]:
     with torch.random.fork_rng([]):
         torch.manual_seed(options.seed)
         model, head = _initial(options, bank)
-    module = nn.ModuleDict({"model": model, "head": head})
-    digest = bank.digest()
-
-    return Recipe(
-        module=module,
-        optimizer=lambda: torch.optim.AdamW(
-            module.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
-        ),
-        draw=sampler.draw,
+    return recipe_of(
+        bank,
+        options,
+        sampler,
+        module=nn.ModuleDict({"model": model, "head": head}),
         loss=lambda pairs, step: loss_of(model, head, pairs, options, step)[0],
         validate=lambda: validate(model, checker, sampler.blank),
-        selection="mAP",
         write=partial(save_checkpoint, model),
-        steps=options.steps,
-        identity={"bank": digest},
-        card={
-            "features": options.features,
-            "descriptors": options.descriptors,
-            "photos": options.photos is not None,
-            "pairs": options.steps * options.batch,
-            "bank": digest,
-            "views": len(bank),
-        },
     )
 
 

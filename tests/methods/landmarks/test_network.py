@@ -81,13 +81,15 @@ def test_a_step_reads_the_best_descriptors_as_many_as_its_number_draws(made: Pat
     shortest = min(len(store.read(key)) for key in keys)
     lengths = []
     for step in range(120):
-        batch = read(store, options, keys, step)
+        batch = read(store, options, False, keys, step)
         n = batch.local.shape[1]
         lengths.append(n)
         stored = store.read(keys[2]).descriptors[:n].float()
         assert torch.allclose(batch.local[2], torch.nn.functional.normalize(stored, dim=1), atol=1e-6)
-        assert torch.equal(batch.local, read(store, options, keys, step).local)
+        assert torch.equal(batch.local, read(store, options, False, keys, step).local)
     assert set(lengths) == set(range(6, shortest + 1))
+    fixed = replace(options, descriptors=8)
+    assert {read(store, fixed, True, keys, step).local.shape[1] for step in range(40)} == {8}
 
 
 def test_an_image_without_descriptors_is_named(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_an_image_without_descriptors_is_named(tmp_path: Path) -> None:
     )
     options = elvis.TrainOptions(store=tmp_path / "store", list=tmp_path / "list.txt")
     with pytest.raises(UserError, match="'empty': no local descriptors"):
-        read(FeatureStore(tmp_path / "store"), options, ["empty"], 0)
+        read(FeatureStore(tmp_path / "store"), options, False, ["empty"], 0)
 
 
 @pytest.mark.parametrize("bad", [{"fewest": 0}, {"fewest": 13}, {"auxiliary": -1.0}, {"store": None}, {"list": None}])

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from bench import registry
 from bench.errors import UserError
 from bench.features.sets import card_of
+from methods._pair_network import loss_of
 from methods._views.bank import Bank
-from methods._views.network import loss_of, validate
+from methods._views.network import validate
 from methods._views.pairs import Sampler
 from methods._views.shortlists import Shortlists
 from methods.ames.training import views as ames
@@ -118,8 +119,8 @@ def test_the_loss_reads_every_descriptor(recipe: ModuleType, options: Any, views
     made = recipe.recipe(bank, options)
     pairs = made.draw(0)
     sides = [replace(side, local=side.local.clone().requires_grad_()) for side in (pairs.query, pairs.candidate)]
-    parts: Any = made.module
-    loss = loss_of(parts["model"], parts["head"], replace(pairs, query=sides[0], candidate=sides[1]), 1.0)
+    query, candidate = (side.local for side in sides)
+    loss = loss_of(made.module, query, candidate, pairs.labels, 1.0, pairs.places)
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)
     assert all((side.local.grad.norm(dim=-1) > 0).all() for side in sides)  # type: ignore[union-attr]
