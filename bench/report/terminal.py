@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -127,17 +128,37 @@ def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     console().print(table, markup=False)
 
 
+def without_folders(names: Sequence[str]) -> dict[str, str]:
+    """Row -> the row with its files by their names alone; whole where two would be the same.
+
+    >>> without_folders(["rrt weights=/a/b/s*.safetensors 3 seeds", "mnn", "rrt weights=x/w.pt", "rrt weights=y/w.pt"])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'rrt weights=/a/b/s*.safetensors 3 seeds': 'rrt weights=s*.safetensors 3 seeds', 'mnn': 'mnn',
+     'rrt weights=x/w.pt': 'rrt weights=x/w.pt', 'rrt weights=y/w.pt': 'rrt weights=y/w.pt'}
+    """
+    short = [re.sub(r"=\S*/(?=[^/\s]+\.\w+(\s|$))", "=", name) for name in names]
+    return {name: text if short.count(text) == 1 else name for name, text in zip(names, short, strict=True)}
+
+
 def print_table(table: Table, cards: bool = False, explain: bool = False) -> None:
     """Print a comparison, what it concludes first, with its notes; controls are dim, the best contenders bold.
 
-    `cards` adds papers, licences and training data of the methods, `explain` what each column is. Nothing is cut: where
-    the terminal is narrow, headings and names take several lines, and columns are left out in the order of `LEFT_OUT`,
-    which a note says. Columns without a value, and measures that repeat another, say nothing and are left out.
+    `cards` adds papers, licences and training data of the methods, `explain` what each column is. Files are told by
+    their names alone where these differ, other formats have the folders too. Nothing else is cut: where the terminal is
+    narrow, headings and names take several lines, and columns are left out in the order of `LEFT_OUT`, which a note
+    says. Columns without a value, and measures that repeat another, say nothing and are left out.
     """
     from bench.report.tables import best, cells, worth_saying  # with pandas, which a listing needs not wait for
 
     table = replace(table, columns=worth_saying(table))
-    out, texts = console(), cells(table)
+    out, texts, short = console(), cells(table), without_folders([str(name) for name in table.rows.index])
+
+    def said(text: str) -> str:
+        for name in sorted(short, key=len, reverse=True):
+            text = text.replace(name, short[name]) if name != short[name] else text
+        return text
+
+    texts = [[said(name), *row] for name, *row in texts]
     heads = _headings(["features", *(column.name for column in table.columns)], texts, out.width - SIDES)
     shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
     shown.add_column(table.of, overflow="fold")
@@ -153,13 +174,13 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
         features = [escape(row[1])] if "features" in heads else []
         shown.add_row(escape(row[0]), *features, *marked, style="dim" if name in table.controls else "")
     if table.answer:
-        out.print(f"{table.answer}\n", style="bold", highlight=False, markup=False)
+        out.print(f"{said(table.answer)}\n", style="bold", highlight=False, markup=False)
     out.print(shown)
     if missing := [name for name in ("features", *(column.name for column in table.columns)) if name not in heads]:
         command = {"first stage": "first-stages"}.get(table.of, "report")
         text = f"Left out at {out.width} columns: {', '.join(missing)}. `{command} --format md` has them."
         out.print(f"  {text}", highlight=False, markup=False)
-    for note in table.notes:
+    for note in map(said, table.notes):
         out.print(f"  {note}", highlight=False, markup=False)
     for card in table.cards if cards else ():
         out.print(f"  {card}", highlight=False, markup=False)
