@@ -1,0 +1,210 @@
+"""Whole runs at galleries of several sizes: the time of every stage, and peak memory.
+
+`python -m tests.speed.scale --images 10000,100000,1000000` lays out Revisited Oxford's folders with generated features,
+70 queries and empty distractor files below --folder (17 GB at a million), runs `identity`, `mnn` and `rrt` on them in a
+process of their own, and removes each gallery before the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench.datasets.catalogue import load
+from bench.features.fill import fill
+from bench.features.items import Item, items
+from bench.features.sets import ExtractOptions, SetName, part_folder
+from bench.features.shards import Entry
+from bench.places import Places
+
+DATASET, FEATURES, METHODS = "roxford+1m", "xfeat+gem-lite0", "identity,mnn,rrt"
+QUERIES, NEAR, TOP_K = 70, 1000, 100  # queries, photographs that are no distractors, candidates
+GRADES = {"easy": 40, "hard": 60, "junk": 30}  # images of a query, about as many as Revisited Oxford has
+DESCRIPTORS, LOCAL_DIM, GLOBAL_DIM, DRAWN = 100, 64, 1280, 64
+STAGES = {
+    "searching": "search",
+    "indexing": "search",
+    "scoring": "rerank",
+}  # what the program calls them while it works
+CHILD = """
+import json, resource, sys, time
+from pathlib import Path
+began = time.perf_counter()
+from bench.places import Places
+from bench.run import execute
+from bench.setup import Selection, Setup
+from tests.speed.scale import DATASET, FEATURES, STAGES, TOP_K
+imported = time.perf_counter()
+folders, stage, methods = json.loads(sys.argv[1]), sys.argv[2], tuple(sys.argv[3].split(","))
+seen = {}
+def watch(label, done, total):
+    at, name = time.perf_counter(), STAGES.get(label, label)
+    seen[name] = seen.get(name, (at, at))[0], at
+places = Places(**{name: Path(path) for name, path in folders.items()})
+setup = Setup(DATASET, FEATURES, first_stage=stage, top_k=TOP_K)
+(outcome,) = execute(setup, [Selection(methods)], places, watch)
+ended = time.perf_counter()
+print(json.dumps({
+    "began": began, "imported": imported, "seen": seen, "ended": ended, "seal": outcome.run.record.identity.seal,
+    "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run of its own process: seconds of each stage, and the most memory that it held."""
+
+    images: int
+    seconds: Mapping[str, float]
+    mib: float
+    seal: str
+
+    @staticmethod
+    def of(images: int, said: Mapping[str, Any]) -> Whole:
+        """From what the process said of itself."""
+        seen = said["seen"]
+        search = seen.get("search", seen["rerank"])
+        return Whole(
+            images,
+            {
+                "start": said["imported"] - said["began"],
+                "open": search[0] - said["imported"],
+                "search": seen["rerank"][0] - search[0],
+                "rerank": seen["rerank"][1] - seen["rerank"][0],
+                "write": said["ended"] - seen["rerank"][1],
+            },
+            said["MiB"],
+            said["seal"],
+        )
+
+    def __str__(self) -> str:
+        stages = "".join(f"{value:9.1f}" for value in self.seconds.values())
+        return f"  {self.images:>9,}{stages}{sum(self.seconds.values()):9.1f}{self.mib:9.0f}  {self.seal[:8]}"
+
+
+def lay_out(root: Path, images: int) -> None:
+    """Files of `roxford+1m` with so many gallery images: ground truth, small photographs, and empty distractors."""
+    base, more = root / "roxford5k", root / "revisitop1m"
+    (base / "jpg").mkdir(parents=True)
+    near = [f"near_{i:04d}" for i in range(min(images, NEAR))]
+    names = [f"query_{i:02d}" for i in range(QUERIES)]
+    for name in [*near, *names]:
+        Image.new("RGB", (64, 64)).save(base / "jpg" / f"{name}.jpg")
+    draw = np.random.default_rng(0)
+    truth = []
+    for _ in names:
+        graded = iter(draw.permutation(len(near)))
+        counts = {grade: count * len(near) // NEAR for grade, count in GRADES.items()}
+        truth.append({g: [int(next(graded)) for _ in range(max(1, n))] for g, n in counts.items()})
+        truth[-1]["bbx"] = [0.0, 0.0, 63.0, 63.0]
+    content = {"imlist": near, "qimlist": names, "gnd": truth}
+    (base / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    listed = [f"{i // 1000:03d}/{i:07d}.jpg" for i in range(images - len(near))]
+    (more / "jpg").mkdir(parents=True)
+    (more / "revisitop1m.txt").write_text("".join(f"jpg/{name}\n" for name in listed))
+    for folder in sorted({name.split("/")[0] for name in listed}):
+        (more / "jpg" / folder).mkdir()
+    for name in listed:
+        (more / "jpg" / name).touch()
+
+
+def write_features(places: Places) -> None:
+    """Stores of both parts, through the program's own writing. Every image repeats one of DRAWN, by its key."""
+    draw = np.random.default_rng(0)
+    dataset = load(DATASET, places)
+
+    def unit(*shape: int) -> np.ndarray:
+        rows = draw.normal(size=shape).astype(np.float32)
+        return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float16)
+
+    def local() -> dict[str, np.ndarray]:
+        return {
+            "descriptors": unit(DESCRIPTORS, LOCAL_DIM),
+            "keypoints": draw.uniform(0, 640, (DESCRIPTORS, 2)).astype(np.float32),
+            "scales": np.ones(DESCRIPTORS, np.float16),
+            "orientations": np.zeros(DESCRIPTORS, np.float16),
+            "scores": np.linspace(1, 0, DESCRIPTORS, dtype=np.float16),
+        }
+
+    size = {"image_size": np.array([640, 480])}
+    made = {
+        "local": [Entry("0" * 64, {**local(), **size}) for _ in range(DRAWN)],
+        "global": [Entry("0" * 64, {"global_descriptor": unit(GLOBAL_DIM), **size}) for _ in range(DRAWN)],
+    }
+    for part in SetName.parse(FEATURES).parts:
+        entries = made[part.spec.gives]
+
+        def read(item: Item, entries: Sequence[Entry] = entries) -> Entry:
+            return entries[zlib.crc32(item.key.encode()) % DRAWN]
+
+        folder = part_folder(DATASET, part, ExtractOptions(), places)
+        fill(items(dataset), folder, lambda read=read: read, part.identity(ExtractOptions()))
+
+
+def whole_run(images: int, folder: Path, stage: str, methods: str) -> Whole:
+    """A run on a gallery of so many images below `folder`, which is written if it is not there."""
+    places = Places(folder / "cache", folder / "data", folder / "runs")
+    if not places.data.is_dir():
+        began = time.perf_counter()
+        lay_out(places.data, images)
+        laid = time.perf_counter()
+        write_features(places)
+        written = time.perf_counter()
+        print(f"  {images:,} files laid out in {laid - began:.0f} s, features written in {written - laid:.0f} s")
+    given = json.dumps({name: str(path) for name, path in vars(places).items()})
+    done = subprocess.run([sys.executable, "-c", CHILD, given, stage, methods], stdout=subprocess.PIPE, check=True)
+    shutil.rmtree(places.runs)
+    return Whole.of(images, json.loads(done.stdout.splitlines()[-1]))
+
+
+def bench_scale(sizes: Sequence[int], folder: Path, stage: str, methods: str = METHODS, rounds: int = 1) -> list[Whole]:
+    """Runs at each size, printed as they end."""
+    print(f"{methods} on {stage}, {QUERIES} queries, top {TOP_K}; seconds of each stage, and MiB at most")
+    print(
+        "  "
+        + f"{'images':>9}"
+        + "".join(f"{n:>9}" for n in ("start", "open", "search", "rerank", "write", "all", "MiB"))
+    )
+    found = []
+    for images in sizes:
+        for _ in range(rounds):
+            found.append(whole_run(images, folder / str(images), stage, methods))
+            print(found[-1], flush=True)
+        shutil.rmtree(folder / str(images))
+    print(f"  memory at the most {max(w.mib for w in found) / min(w.mib for w in found):.2f} times that at the least")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.speed.scale", description=__doc__)
+    parser.add_argument("--images", default="10000,100000", help="[default: %(default)s]")
+    parser.add_argument("--first-stage", default="gem-lite0", help="[default: %(default)s]")
+    parser.add_argument("--methods", default=METHODS, help="[default: %(default)s]")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="[default: a temporary one]")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="rerankbench-scale-"))
+    try:
+        bench_scale([int(n) for n in given.images.split(",")], folder, given.first_stage, given.methods, given.rounds)
+    finally:
+        if given.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
