@@ -38,6 +38,7 @@ READS = {
 ALL = frozenset(READS)
 REMEMBERED = 65_536  # places of images kept in memory
 NOTHING = torch.zeros(0)
+RELEASED = 1_024  # images whose rows are read before the pages of all maps are given back to the system
 MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
@@ -59,6 +60,7 @@ class FeatureStore:
         self._maps: dict[int, dict[str, np.ndarray]] = {}
         self._places: dict[str, tuple[int, int]] = {}
         self._last: tuple[int, dict[str, Any]] = (-1, {})
+        self._held = 0  # images read since pages were given back
         self.damaged = self._index.damaged
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
@@ -219,10 +221,21 @@ class FeatureStore:
             "image_size": torch.from_numpy(np.stack([a["image_size"][row] for a, row, _ in parts])).float().unbind(),
             **{name: rows.split(sizes) for name, rows in local.items()},
         }
+        self._release(len(keys))
         return tuple(
             Features.checked(**dict(zip(columns, values, strict=True)))
             for values in zip(*columns.values(), strict=True)
         )
+
+    def _release(self, read: int) -> None:
+        """Give pages back once many images were read, so that memory does not grow with the gallery: all are copied."""
+        self._held += read
+        if self._held >= RELEASED:
+            self._held = 0
+            for arrays in list(self._maps.values()):
+                for array in arrays.values():
+                    if isinstance(array.base, np.memmap):  # an empty array is not mapped
+                        array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def _place(self, key: str) -> tuple[int, int]:
         """Shard and row. Those looked up of late are remembered: every method reads the same candidates."""

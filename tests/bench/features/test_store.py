@@ -23,6 +23,7 @@ from bench.extractor import waits
 from bench.features import Features
 from bench.features import extract as extracting
 from bench.features import fill as filling
+from bench.features import store as stores
 from bench.features.extract import extract
 from bench.features.fill import ExtractReport
 from bench.features.items import Item, items, query_key
@@ -654,3 +655,31 @@ def test_opening_a_store_while_its_shards_are_merged_finds_every_image(tmp_path:
             assert not store.damaged and len(store) >= seen
             seen = len(store)
     assert writer.returncode == 0 and len(FeatureStore(place)) == 120
+
+
+def resident_kib(folder: Path) -> int:
+    """KiB of the arrays below `folder` that this process holds in memory."""
+    held, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            inside = bool(rest) and str(folder) in line and line.endswith(".npy")
+        elif inside and name == "Rss:":
+            held += int(rest[0])
+    return held
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="the system does not say what a process holds")
+def test_memory_does_not_grow_with_the_images_read(
+    small: Path, fill: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(folder.load(small))
+    store = FeatureStore(tmp_path / "store")
+    keys = list(store)
+    monkeypatch.setattr(stores, "RELEASED", 2 * len(keys))
+    once = store.read_all(keys)
+    assert resident_kib(tmp_path) > 0
+    again = store.read_all(keys)
+    assert resident_kib(tmp_path) == 0
+    assert all(features_equal(a, b) for a, b in zip(once, again, strict=True))
+    assert all(features_equal(a, b) for a, b in zip(once, store.read_all(keys), strict=True))
