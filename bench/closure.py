@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 Roots = Mapping[str, Sequence[Path]]  # top-level packages, and the folders that hold their modules
@@ -54,7 +55,7 @@ def closure(module: str, file: Path, roots: Roots) -> Closure:
 def _imported(module: str, file: Path, roots: Roots) -> Iterator[str]:
     """The modules that a module imports, and the packages that it lies in."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in _statements(file):
+    for node in _statements(file.read_bytes()):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
@@ -73,16 +74,19 @@ def _packages(module: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(2, len(parts))]
 
 
-def _statements(file: Path) -> Iterator[ast.Import | ast.ImportFrom]:
+@lru_cache(maxsize=1024)  # by content: a run asks for what its methods share many times, and files may change
+def _statements(source: bytes) -> tuple[ast.Import | ast.ImportFrom, ...]:
     try:
-        waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
+        waiting: list[ast.AST] = [ast.parse(source)]
     except SyntaxError:  # who imports it will say so
-        return
+        return ()
+    found = []
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
+            found.append(node)
         elif isinstance(node, ast.If) and ast.unparse(node.test) in TYPING:
             waiting += node.orelse
         else:
             waiting += ast.iter_child_nodes(node)
+    return tuple(found)

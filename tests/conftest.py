@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ import methods
 from bench.datasets import Dataset, folder
 from bench.features.sets import ExtractOptions, FeatureSet, SetName, features_of
 from bench.places import Places
+from bench.results import Run as Finished
 from bench.run import Outcome, execute
 from bench.setup import Selection, Setup
 from cli import main
@@ -163,6 +166,32 @@ def run(places: Places) -> Run:
         force = bool(more.pop("force", False))
         (outcome,) = execute(Setup(f"folder:{path}", **more), [selection], where, force=force)  # type: ignore[arg-type]
         return outcome
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def _measurements() -> dict[str, Path]:
+    """The runs that `finished` copies, by what was asked for."""
+    return {}
+
+
+@pytest.fixture
+def finished(
+    run: Run, places: Places, tmp_path_factory: pytest.TempPathFactory, _measurements: dict[str, Path]
+) -> Callable[..., Finished]:
+    """`finished(folder, "identity,mnn", top_k=5, …)`: a finished run that is this test's own, to read or to change.
+
+    It is measured once a session and copied for each test; `run` measures one anew.
+    """
+
+    def go(path: Path, names: str, runs: Path = places.runs, **more: object) -> Finished:
+        asked = repr((path, names, sorted(more.items())))
+        if asked not in _measurements:
+            where = replace(places, runs=tmp_path_factory.mktemp("measured"))
+            _measurements[asked] = run(path, names, where, **more).run.folder
+        folder = _measurements[asked]
+        return Finished.load(Path(shutil.copytree(folder, runs / folder.name)))
 
     return go
 

@@ -31,8 +31,8 @@ Members = dict[str, bytes]
 
 
 @pytest.fixture
-def done(run: Callable, instances: Path) -> Run:
-    return run(instances, "identity,mnn,rrt", top_k=5).run
+def done(finished: Callable, instances: Path) -> Run:
+    return finished(instances, "identity,mnn,rrt", top_k=5)
 
 
 @pytest.fixture

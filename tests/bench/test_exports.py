@@ -23,8 +23,8 @@ from bench.trec import read_qrels, read_run
 
 
 @pytest.fixture
-def done(run: Callable, buildings: Path) -> Run:
-    return run(buildings, "identity,mnn,constant", top_k=8).run
+def done(finished: Callable, buildings: Path) -> Run:
+    return finished(buildings, "identity,mnn,constant", top_k=8)
 
 
 def rectangular(run: list[str], relevant: set[str]) -> float:

@@ -30,8 +30,8 @@ PAIRS = [("query0", "landmark0_2"), ("query1", "landmark1_0"), ("query0", "other
 
 
 @pytest.fixture
-def done(run: Go, buildings: Path) -> Run:
-    return run(buildings, "mnn,ransac,maxsim,asmk,rrt,identity,oracle,aqe", top_k=12).run
+def done(finished: Callable[..., Run], buildings: Path) -> Run:
+    return finished(buildings, "mnn,ransac,maxsim,asmk,rrt,identity,oracle,aqe", top_k=12)
 
 
 def place(run: Run, row: str, query: str, candidate: str) -> int | None:

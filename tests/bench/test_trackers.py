@@ -61,8 +61,8 @@ def __getattr__(name):
 
 
 @pytest.fixture
-def done(run: Callable[..., Outcome], buildings: Path) -> Run:
-    return run(buildings, "identity,mnn,ransac@sift,rrt", top_k=8, options={"mnn": {"descriptors": 100}}).run
+def done(finished: Callable[..., Run], buildings: Path) -> Run:
+    return finished(buildings, "identity,mnn,ransac@sift,rrt", top_k=8, options={"mnn": {"descriptors": 100}})
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from bench.report import check
 from bench.report.check import Limits
 from bench.report.findings import Checked, Finding
 from bench.report.measured import Measured, MeasuredRow
-from bench.results import finished_runs
+from bench.results import Run, finished_runs
 from bench.run import Outcome
 from cli import main
 
@@ -406,10 +406,9 @@ def timed(folder: Path, **ms: float) -> None:
 
 
 @pytest.fixture
-def folder(run: Go, instances: Path, places: Places) -> Path:
+def folder(finished: Callable[..., Run], instances: Path) -> Path:
     """Of a run whose times are round numbers."""
-    run(instances, ROWS, top_k=8)
-    (found,) = finished_runs(places.runs)
+    found = finished(instances, ROWS, top_k=8)
     quiet(found.folder)
     timed(found.folder, ransac=4.0, mnn=2.0)
     return found.folder
@@ -601,11 +600,10 @@ def test_a_summary_that_cannot_be_written_is_a_message(checked: Callable[..., Re
 
 
 @pytest.fixture
-def versions(run: Go, instances: Path, places: Places, tmp_path: Path) -> Callable[..., Result]:
+def versions(finished: Callable[..., Run], instances: Path, tmp_path: Path) -> Callable[..., Result]:
     """`check --base … --head …` of two turns; their folders are `base-1`, `head-1`, … below `tmp_path`."""
     for turn in ("base-1", "head-1", "base-2", "head-2"):
-        run(instances, ROWS, where=replace(places, runs=tmp_path / turn), top_k=8)
-        (found,) = finished_runs(tmp_path / turn)
+        found = finished(instances, ROWS, tmp_path / turn, top_k=8)
         quiet(found.folder)
         timed(found.folder, ransac=4.0, mnn=2.0)
 

@@ -21,7 +21,7 @@ from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
 from bench.files import write_json
 from bench.metrics import measures
-from bench.places import PROJECT, Places
+from bench.places import PROJECT
 from bench.record import write_record
 from bench.report.claims import (
     IMPORTED,
@@ -39,7 +39,6 @@ from bench.report.claims import (
     to_markdown,
 )
 from bench.results import Run
-from bench.run import Outcome
 from tests.test_readme import commands as typed
 from tests.test_readme import parsed, require_names
 
@@ -415,13 +414,10 @@ def test_a_shipped_command_measures_what_its_claim_says() -> None:
         assert one.first_stage in (f"imported:{given['shortlist'].name}", "global descriptors of the backbone")
 
 
-Go = Callable[..., Outcome]
-
-
 @pytest.fixture
-def official(run: Go, buildings: Path, places: Places) -> Run:
+def official(finished: Callable[..., Run], buildings: Path) -> Run:
     """A finished run whose record says that its data set is Revisited Oxford."""
-    done = run(buildings, "identity,ransac,mnn", top_k=8, policy="paper").run
+    done = finished(buildings, "identity,ransac,mnn", top_k=8, policy="paper")
     shortlist = replace(done.shortlist, header=replace(done.shortlist.header, dataset="roxford"))
     shortlist.save(done.folder / "shortlist.npz")
     content = json.loads((done.folder / "dataset.json").read_text())

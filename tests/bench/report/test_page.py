@@ -95,8 +95,8 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture
-def done(run: Go, buildings: Path) -> Run:
-    return run(buildings, "identity,oracle,reverse,constant,aqe,mnn", top_k=8).run
+def done(finished: Callable[..., Run], buildings: Path) -> Run:
+    return finished(buildings, "identity,oracle,reverse,constant,aqe,mnn", top_k=8)
 
 
 def shown(*runs: Run, blend: Blend = Blend()) -> Parsed:

@@ -40,8 +40,8 @@ Go = Callable[..., Outcome]
 
 
 @pytest.fixture
-def done(run: Callable, instances: Path) -> Run:
-    return run(instances, "identity,oracle,reverse", top_k=8).run
+def done(finished: Callable, instances: Path) -> Run:
+    return finished(instances, "identity,oracle,reverse", top_k=8)
 
 
 def reciprocal(ranks: np.ndarray, n_positives: int) -> float:
