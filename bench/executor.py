@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,8 +22,6 @@ from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar, Protocol, TypeVar
-
-import torch
 
 from bench.errors import UserError, unknown
 
@@ -153,12 +152,13 @@ class _Work:
     """What runs in a worker, of any executor. Every call answers; none raises what the work itself raised."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]], threads: int):
-        torch.set_num_threads(threads)
-        self._make = make
+        self._make, self._threads = make, threads
 
     def begin(self) -> Told:
         def begin() -> None:
+            self._limit()
             self._function = self._make()
+            self._limit()  # what it is made of may have imported torch
 
         return _answer(READY, begin)
 
@@ -168,6 +168,10 @@ class _Work:
             return list(result) if isinstance(result, Iterator) else result
 
         return _answer(DONE, do)
+
+    def _limit(self) -> None:
+        if (torch := sys.modules.get("torch")) is not None:  # imported by the work; seconds, where it does not need it
+            torch.set_num_threads(self._threads)
 
 
 def _answer(good: str, call: Callable[[], Any]) -> Told:

@@ -14,6 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Python = Callable[..., str]
+Typed = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +36,44 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     return go
 
 
+COMMANDS = """
+import json, sys
+from click.testing import CliRunner
+from cli import main
+printed = []
+for arguments in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, (arguments, done.output)
+    printed.append(done.stdout)
+print(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def typed(python: Python) -> Typed:
+    """`typed(command, …)`: what each command prints, all in one process of that Python; fails as `python` does."""
+    return lambda *commands: json.loads(python("-c", COMMANDS, json.dumps(commands)))
+
+
 def test_its_author_tests_it_in_one_line(python: Python) -> None:
     line = "check_reranker(Hamming)"
     python("-c", f"from rerankbench_hamming import Hamming; from bench.conformance import check_reranker; {line}")
 
 
 def test_it_runs_beside_the_others_and_a_broken_one_is_only_listed(
-    python: Python, instances: Path, tmp_path: Path
+    typed: Typed, instances: Path, tmp_path: Path
 ) -> None:
     folders = ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
     small = ["--max-side", "160", "--keep-descriptors", "150", "--top-k", "5", "-o", "hamming.descriptors=40"]
-    python("cli.py", "run", "-m", "hamming,identity", "-d", f"folder:{instances}", *small, *folders)
-    table = json.loads(python("cli.py", "report", "--format", "json", *folders))
+    _, report, listed = typed(
+        ["run", "-m", "hamming,identity", "-d", f"folder:{instances}", *small, *folders],
+        ["report", "--format", "json", *folders],
+        ["methods"],
+    )
+    table = json.loads(report)
     rows = {row["method"]: row for row in table["rows"]}
     assert rows["hamming descriptors=40"]["desc max"] == 40
     assert rows["hamming descriptors=40"]["mAP All"] > rows["identity"]["mAP All"]
-    listed = python("cli.py", "methods")
     assert "hamming-broken" in listed and "a_package_that_nobody" in "".join(listed.split())
 
 
@@ -62,17 +85,20 @@ def test_its_author_tests_an_extractor_in_one_line(python: Python) -> None:
 
 
 def test_an_extractor_of_a_package_is_a_first_stage_like_any_other(
-    python: Python, instances: Path, tmp_path: Path
+    typed: Typed, instances: Path, tmp_path: Path
 ) -> None:
     folders = ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
     small = ["--max-side", "160", "--keep-descriptors", "150", "--top-k", "5", "-d", f"folder:{instances}"]
     methods = ["-m", "mnn,lightglue,asmk,ransac,aqe"]
-    python("cli.py", "run", *methods, "--features", "xfeat+colours:bins=3", *small, *folders)
-    table = json.loads(python("cli.py", "report", "--format", "json", *folders))
+    _, report, listed = typed(
+        ["run", *methods, "--features", "xfeat+colours:bins=3", *small, *folders],
+        ["report", "--format", "json", *folders],
+        ["features"],
+    )
+    table = json.loads(report)
     assert table["first_stage"].startswith("colours-")
     on_colours = f"aqe@{table['first_stage']}"
     assert {row["method"] for row in table["rows"]} == {"mnn", "lightglue", "asmk", "ransac", on_colours}
-    listed = python("cli.py", "features")
     assert "colours" in listed and "Square roots of a histogram" in " ".join(listed.split())
 
 
@@ -99,18 +125,19 @@ def test_the_author_of_a_data_set_tests_it_in_one_line(python: Python, listing: 
 
 
 def test_its_data_set_is_listed_and_run_like_any_other(
-    python: Python, instances: Path, listing: Path, tmp_path: Path
+    typed: Typed, instances: Path, listing: Path, tmp_path: Path
 ) -> None:
     folders = ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
-    listed = "".join(python("cli.py", "datasets", *folders).split())
-    assert "csv:FILE" in listed and "csv-broken" in listed and "a_package_that_nobody" in listed
     small = ["--max-side", "160", "--keep-descriptors", "150", "--top-k", "5"]
-    for name in (f"csv:{listing}", f"folder:{instances}"):
-        python("cli.py", "run", "-m", "mnn", "-d", name, *small, *folders)
-    ours, same = (
-        json.loads(python("cli.py", "report", "-d", name, "--format", "json", *folders))["rows"]
-        for name in (f"csv:{listing}", f"folder:{instances}")
+    names = (f"csv:{listing}", f"folder:{instances}")
+    printed, *_, of_ours, of_same = typed(
+        ["datasets", *folders],
+        *(["run", "-m", "mnn", "-d", name, *small, *folders] for name in names),
+        *(["report", "-d", name, "--format", "json", *folders] for name in names),
     )
+    listed = "".join(printed.split())
+    assert "csv:FILE" in listed and "csv-broken" in listed and "a_package_that_nobody" in listed
+    ours, same = (json.loads(report)["rows"] for report in (of_ours, of_same))
     assert [row["mAP All"] for row in ours] == [row["mAP All"] for row in same] and ours
 
 

@@ -71,7 +71,7 @@ def test_every_task_has_its_result_once(nodes: Nodes, tasks: ModuleType) -> None
 
 def test_an_iterator_can_be_a_result_and_a_worker_has_its_threads(nodes: Nodes, tasks: ModuleType) -> None:
     assert list(Ray(1, address=nodes.address).map(partial(tasks.worker, "count"), [3])) == [(0, [0, 1, 2])]
-    assert list(Ray(1, address=nodes.address).map(partial(tasks.worker, "threads"), [0])) == [(0, (1, "1"))]
+    assert list(Ray(1, address=nodes.address).map(tasks.threads, [0])) == [(0, (1, "1"))]
 
 
 def test_what_the_work_raises_is_raised_here(nodes: Nodes, tasks: ModuleType) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -29,16 +30,22 @@ METHODS = "identity,mnn,ransac"
 def alone(tmp_path: Path, instances: Path) -> Callable[..., tuple[Outcome, Places]]:
     """A run with an empty cache: images are extracted by the executor too."""
 
-    def go(
-        executor: Executor, name: str, told: Callable[[str, int, int], None] | None = None
-    ) -> tuple[Outcome, Places]:
+    return partial(_alone, tmp_path, instances)
 
-        places = Places(tmp_path / name / "cache", tmp_path / "data", tmp_path / name / "runs")
-        setup = Setup(f"folder:{instances}", extract=ExtractOptions(160, 150), executor=executor)
-        (outcome,) = execute(setup, [Selection(tuple(METHODS.split(",")))], places, told)
-        return outcome, places
 
-    return go
+def _alone(
+    place: Path, images: Path, executor: Executor, told: Callable[[str, int, int], None] | None = None
+) -> tuple[Outcome, Places]:
+    places = Places(place / "cache", place / "data", place / "runs")
+    setup = Setup(f"folder:{images}", extract=ExtractOptions(160, 150), executor=executor)
+    (outcome,) = execute(setup, [Selection(tuple(METHODS.split(",")))], places, told)
+    return outcome, places
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, instances: Path) -> tuple[Outcome, Places]:
+    """What one process gives. Read only."""
+    return _alone(tmp_path_factory.mktemp("one"), instances, Local(threads=1))
 
 
 def scores(run: Run) -> pd.DataFrame:
@@ -62,8 +69,10 @@ def journal(run: Run) -> list[tuple[str, str]]:
     return [(record["method"], record["query"]) for record in map(json.loads, lines)]
 
 
-def test_two_workers_give_what_one_process_gives_in_a_run_of_their_own(alone: Callable) -> None:
-    one, two = alone(Local(threads=1), "one"), alone(Local(2, threads=1), "two")
+def test_two_workers_give_what_one_process_gives_in_a_run_of_their_own(
+    alone: Callable, one: tuple[Outcome, Places]
+) -> None:
+    two = alone(Local(2, threads=1))
     same(one, two)
     assert two[0].run.record.identity.hardware["workers"] == 2
     assert "workers" not in one[0].run.record.identity.hardware
@@ -72,7 +81,7 @@ def test_two_workers_give_what_one_process_gives_in_a_run_of_their_own(alone: Ca
     assert len(done) == len(set(done)) == 27
 
 
-def test_a_worker_killed_during_the_run_changes_nothing(alone: Callable) -> None:
+def test_a_worker_killed_during_the_run_changes_nothing(alone: Callable, one: tuple[Outcome, Places]) -> None:
     killed: list[int] = []
 
     def kill(what: str, done: int, total: int) -> None:
@@ -81,12 +90,12 @@ def test_a_worker_killed_during_the_run_changes_nothing(alone: Callable) -> None
             killed.append(int(child.pid or 0))
             os.kill(killed[0], signal.SIGKILL)
 
-    found = alone(Local(2, threads=1), "killed", kill)
+    found = alone(Local(2, threads=1), kill)
     assert killed
-    same(alone(Local(threads=1), "one"), found)
+    same(one, found)
 
 
-def test_a_driver_killed_goes_on_where_it_stopped(tmp_path: Path, instances: Path, alone: Callable) -> None:
+def test_a_driver_killed_goes_on_where_it_stopped(tmp_path: Path, instances: Path, one: tuple[Outcome, Places]) -> None:
     command = [sys.executable, "cli.py", "run", "-m", METHODS, "-d", f"folder:{instances}", "--workers", "2"]
     command += ["--threads", "1", "--max-side", "160", "--keep-descriptors", "150"]
     command += ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
@@ -102,12 +111,12 @@ def test_a_driver_killed_goes_on_where_it_stopped(tmp_path: Path, instances: Pat
     (folder,) = (tmp_path / "runs").iterdir()
     run = Run.load(folder)
     assert before and len(journal(run)) == len(set(journal(run))) == 27
-    pd.testing.assert_frame_equal(scores(run), scores(alone(Local(threads=1), "one")[0].run))
+    pd.testing.assert_frame_equal(scores(run), scores(one[0].run))
 
 
 @pytest.mark.timeout(240)
-def test_a_ray_node_killed_during_the_run_changes_nothing(alone: Callable) -> None:
-    ray = pytest.importorskip("ray")
+def test_a_ray_node_killed_during_the_run_changes_nothing(alone: Callable, one: tuple[Outcome, Places]) -> None:
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -124,12 +133,12 @@ def test_a_ray_node_killed_during_the_run_changes_nothing(alone: Callable) -> No
                 killed.append(node.node_id)
                 cluster.remove_node(node, allow_graceful=False)
 
-        found = alone(Ray(2, 1, cluster.address), "ray", kill)
+        found = alone(Ray(2, 1, cluster.address), kill)
         assert killed
     finally:
         ray.shutdown()
         cluster.shutdown()
-    same(alone(Local(threads=1), "one"), found)
+    same(one, found)
     assert found[0].run.record.identity.hardware["executor"] == "ray"
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from bench.errors import UserError
 
 
@@ -62,7 +60,6 @@ def _deaf(value: int) -> int:
 WORK: dict[str, Callable[[int], object]] = {
     "square": lambda value: value * value,
     "count": _count,
-    "threads": lambda value: (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")),
     "pid": lambda value: (time.sleep(0.02), os.getpid())[1],
     "refuse": _refuse,
     "odd": _odd,
@@ -71,6 +68,13 @@ WORK: dict[str, Callable[[int], object]] = {
     "deaf": _deaf,
     "slow first": _slow_first,
 }
+
+
+def threads() -> Callable[[int], tuple[int, str | None]]:
+    """Torch's and the environment's."""
+    import torch  # which the other workers start without
+
+    return lambda value: (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"))
 
 
 def worker(name: str) -> Callable[[int], object]:

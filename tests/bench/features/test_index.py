@@ -93,9 +93,8 @@ from bench.features import fill as filling
 from bench.features import shards
 from test_index import KEYS, written
 filling.SHARD_IMAGES, shards.MERGED = 2, 1000
-folder, at = Path(sys.argv[1]), int(sys.argv[2])
+folder, calls = Path(sys.argv[1]), 0
 written(folder, KEYS)
-calls = 0
 def counted(call):
     def counting(*arguments, **options):
         global calls
@@ -104,6 +103,13 @@ def counted(call):
             os._exit(9)
         return call(*arguments, **options)
     return counting
+for at in map(int, sys.argv[2:]):  # a process each, of one that has imported what it needs
+    if (child := os.fork()) == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    sys.exit()
+folder = Path(shutil.copytree(folder, folder.with_name(f"killed-{{at}}")))
 shards.MERGED = 3
 shards.np.save, Path.rename, shutil.rmtree = map(counted, (shards.np.save, Path.rename, shutil.rmtree))
 Path.write_text = counted(Path.write_text)
@@ -111,17 +117,28 @@ shards.merge(folder)
 """
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 7, 8, 10, 13])
-def test_a_process_killed_while_merging_loses_no_image(tmp_path: Path, at: int) -> None:
-    plain = written(tmp_path / "plain", KEYS)
+ENDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 13)  # of the calls that merging makes, the one that is not made any more
+
+
+@pytest.fixture(scope="module")
+def killed_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """By where a merging process was killed: what it left."""
+    place = tmp_path_factory.mktemp("stores") / "whole"
     code = KILLED.format(tests=str(Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "killed"), str(at)], cwd=Path.cwd())
-    assert done.returncode == 9
-    killed = FeatureStore(tmp_path / "killed")
+    command = [sys.executable, "-c", code, str(place), *map(str, ENDS)]
+    done = subprocess.run(command, cwd=Path.cwd(), capture_output=True, text=True)
+    assert done.stdout.split() == ["9"] * len(ENDS), done.stderr
+    return {at: place.with_name(f"killed-{at}") for at in ENDS}
+
+
+@pytest.mark.parametrize("at", ENDS)
+def test_a_process_killed_while_merging_loses_no_image(tmp_path: Path, killed_stores: dict[int, Path], at: int) -> None:
+    plain = written(tmp_path / "plain", KEYS)
+    killed = FeatureStore(killed_stores[at])
     assert list(killed) == KEYS and content(killed, KEYS) == content(plain, KEYS)
-    again = written(tmp_path / "killed", [*KEYS, "another"])  # goes on as if nothing had been
+    again = written(killed_stores[at], [*KEYS, "another"])  # goes on as if nothing had been
     assert content(again, KEYS) == content(plain, KEYS) and "another" in again
-    assert not list((tmp_path / "killed" / "shards").glob("tmp-*"))
+    assert not list((killed_stores[at] / "shards").glob("tmp-*"))
 
 
 def test_a_later_shard_replaces_an_image_of_an_earlier_one_and_stays_so_when_merged(
