@@ -36,6 +36,25 @@ SHARED = REPOSITORY.parent / "shared" / "data"
 EXTRACT = ExtractOptions(max_side=160, descriptors=150)
 
 
+def slow_files() -> dict[Path, int]:
+    """Files of tests that take seconds, and how many; the longest first."""
+    lines = (REPOSITORY / "tests" / "slow.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    found = {REPOSITORY / "tests" / name: int(seconds) for seconds, name in rows}
+    if missing := [str(path.relative_to(REPOSITORY)) for path in found if not path.is_file()]:
+        raise pytest.UsageError(f"tests/slow.txt: no such file: {', '.join(missing)}")
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, and begin with it, so that no process has a long file left when the others have none."""
+    slow = slow_files()
+    for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: -slow.get(item.path, 0))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Features and scores of subprocesses (run with --threads 1) must equal those computed here."""

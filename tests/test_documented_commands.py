@@ -323,6 +323,7 @@ def workplace(
     delg: type,
 ) -> Iterator[Workplace]:
     """With every file that the pages take from elsewhere, and one finished run of the demo."""
+    pytest.importorskip("transformers", reason="the extra hf is not installed, which commands of the pages need")
     here = tmp_path_factory.mktemp("typed") / "repository"  # some commands write beside it
     here.mkdir()
     place = Workplace(here, Places(here / "cache", here / "data", here / "results" / "runs"))

@@ -14,7 +14,7 @@ import pytest
 from bench.errors import UserError
 from bench.executor import TRIES, Ray, in_order
 
-pytest.importorskip("ray", reason="needs the extra ray")
+pytest.importorskip("ray", reason="the extra ray is not installed")
 HERE = Path(__file__).parent / "bench"
 ROOM = 80 * 2**20  # bytes of each node's object store
 QUICK = {  # a dead node is noticed within a second or two

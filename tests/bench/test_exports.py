@@ -35,7 +35,7 @@ def rectangular(run: list[str], relevant: set[str]) -> float:
 def test_another_scorer_finds_the_rectangular_ap_of_our_order(done: Run, tmp_path: Path) -> None:
     """ir_measures' AP takes precision at each positive; revisitop's takes the mean of it and of the precision just
     before it. On the same lists ours is therefore another number, by the difference computed here."""
-    measures = pytest.importorskip("ir_measures")
+    measures = pytest.importorskip("ir_measures", reason="ir-measures is not installed")
     export(done, "trec", tmp_path)
     compared = 0
     for difficulty in ("Easy", "Medium", "Hard"):
@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_written_is_said(done: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_disk_that_fills_leaves_no_half_of_a_file(done: Run, tmp_path: Path, form: str) -> None:
     """The limit is the system's: beyond it, writing fails as on a full disk."""
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="this system has no limits of resources")
     _ = [done.scores, done.details, done.ledger, done.metrics()]  # read before writing is limited
     written = export(done, form, tmp_path / "whole")
     whole = {path.relative_to(tmp_path / "whole"): path.read_bytes() for path in written}

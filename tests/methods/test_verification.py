@@ -185,7 +185,9 @@ def test_many_matches_of_one_candidate_point_are_no_agreement() -> None:
 
 
 def test_trials_agrees_with_scikit_image() -> None:
-    measure, transform = pytest.importorskip("skimage.measure"), pytest.importorskip("skimage.transform")
+    reason = "scikit-image is not installed"
+    measure = pytest.importorskip("skimage.measure", reason=reason)
+    transform = pytest.importorskip("skimage.transform", reason=reason)
 
     def reference(query: np.ndarray, candidate: np.ndarray, seed: int) -> np.ndarray:
         return measure.ransac(

@@ -137,7 +137,7 @@ def bench_verification(places: Places, queries: int = 20, each: int = 3) -> bool
     """Every engine's affine model on the demo's matches, given; whether none tells pairs worse than scikit-image."""
     found = demo_scorer(places)
     if found is None or find_spec("skimage") is None:
-        print("verification: needs the features of the demo (`make demo`) and the package scikit-image (extra dev)")
+        print("verification: needs the features of the demo (`make demo`) and the package scikit-image (extra test)")
         return True
     pairs = matched_pairs(*found, queries, each)
     truth = [good for good, _, _ in pairs]

@@ -55,7 +55,7 @@ def test_the_bench_says_its_ratio_and_fails_where_matches_differ(
 
 
 def test_scikit_image_counts_what_an_affine_model_explains() -> None:
-    pytest.importorskip("skimage")
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
     draw = np.random.default_rng(0)
     candidate = draw.uniform(0, 400, (40, 2))
     query = candidate @ np.array([[1.1, 0.2], [-0.1, 0.9]]) + [30, -20]

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,6 @@ from bench.features.items import items
 from bench.features.store import FeatureStore
 from third_party.foreign_features import Colmap, Hloc
 
-h5py = pytest.importorskip("h5py")
 N, D, G = 12, 16, 6
 GALLERY, QUERIES = ("a0", "a1", "b0", "b1"), ("q1", "q2")
 NAMES = [*(f"gallery/{name}.jpg" for name in GALLERY), *(f"queries/{name}.jpg" for name in QUERIES)]

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import Result
@@ -17,7 +18,6 @@ from bench.features.items import query_key
 from bench.features.store import FeatureStore
 from third_party.foreign_features import Ames, Colmap, Hloc, ImageFiles
 
-h5py = pytest.importorskip("h5py")
 N, D, G = 12, 128, 6
 
 
