@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -153,13 +154,33 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1]
 
 
+class _WithoutPillowsLimit:
+    """Pillow's limit is lifted while any thread is inside: it would refuse photographs that phones make."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._pillows = Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._pillows
+
+
+_LIMIT = _WithoutPillowsLimit()  # one, as the limit is one for all of Pillow
+
+
 @contextmanager
 def _opened(source: io.BytesIO | Path, path: Path, megapixels: int) -> Iterator[Image.Image]:
     """The image, its size known and its pixels not read; whatever goes wrong inside is an UnreadableImage."""
-    pillows = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit would refuse photographs that phones make; ours is checked below
     try:
-        with Image.open(source, formats=_known()) as image:
+        with _LIMIT, Image.open(source, formats=_known()) as image:
             if image.width * image.height > megapixels * 1_000_000:
                 raise UnreadableImage(
                     f"{path}: {image.width * image.height / 1e6:.4g} megapixels ({image.width}x{image.height}), "
@@ -174,8 +195,6 @@ def _opened(source: io.BytesIO | Path, path: Path, megapixels: int) -> Iterator[
         raise UnreadableImage(f"{path}: not a readable image (its content is {what})") from error
     except Exception as error:  # Pillow's decoders raise many kinds (OSError, SyntaxError, ValueError, struct.error, …)
         raise UnreadableImage(f"{path}: not a readable image ({type(error).__name__}: {error})") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = pillows
 
 
 def _known() -> list[str]:

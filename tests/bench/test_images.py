@@ -8,7 +8,9 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -181,6 +183,31 @@ def test_pillows_own_limit_decides_nothing_and_stays_what_it_was(monkeypatch: py
     assert np.array_equal(decode(encoded(Image.fromarray(COLOURS)), HERE), COLOURS)
     with pytest.raises(UnreadableImage):
         decode(b"this is not an image", HERE)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_threads_that_read_at_once_leave_pillows_limit_to_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    both = Barrier(2, timeout=60)
+
+    def first() -> object:
+        with images._opened(io.BytesIO(encoded(Image.fromarray(COLOURS))), HERE, 1):
+            both.wait()  # now the other comes in, and stays when this one leaves
+            both.wait()
+        limit = Image.MAX_IMAGE_PIXELS
+        both.wait()
+        return limit
+
+    def second() -> np.ndarray:
+        both.wait()
+        with images._opened(io.BytesIO(encoded(Image.fromarray(COLOURS))), HERE, 1) as image:
+            both.wait()
+            both.wait()
+            return np.asarray(image)
+
+    with ThreadPoolExecutor(2) as pool:
+        limit, pixels = pool.submit(first), pool.submit(second)
+        assert limit.result() is None and np.array_equal(pixels.result(), COLOURS)
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
