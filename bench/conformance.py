@@ -13,6 +13,7 @@ from bench.features.extract import ExtractOptions, Part, PartExtractor
 from bench.features.sets import card_of
 from bench.indexes import Indexes, keeps_index
 from bench.reranker import Reranker, Scored
+from bench.threads import threads
 from bench.timing import torch_flags
 
 
@@ -141,6 +142,27 @@ def _check_batch(extractor: PartExtractor, pictures: list[np.ndarray]) -> None:
             assert same, f"{name}: several pictures at once give other {array}"
 
 
+def _check_threads(first: PartExtractor, pictures: list[np.ndarray]) -> None:
+    """That two threads at once get what one gets: with an object each, or with the one that is shared."""
+    name = first.part.spec.name
+    other = first if first.shared else PartExtractor(first.part, first.options)
+
+    def of_all(extractor: PartExtractor) -> list[dict[str, np.ndarray]]:
+        return [extractor(picture) for picture in pictures]
+
+    with threads(2) as pool:
+        expected = pool.submit(of_all, first).result()
+        try:
+            both = [begun.result() for begun in [pool.submit(of_all, one) for one in (first, other)]]
+        except Exception as error:
+            raise AssertionError(f"{name}, in two threads at once: {error}") from error
+    for found in both:
+        for one, alone in zip(found, expected, strict=True):
+            for array in alone:
+                same = np.array_equal(one[array], alone[array])
+                assert same, f"{name}: two threads at once get other {array}"
+
+
 PICTURES = {"wide": (120, 160), "tall": (160, 120), "small": (24, 20), "one pixel": (1, 1)}  # height, width
 
 
@@ -148,8 +170,9 @@ def check_extractor(cls: Any, options: Any = None, descriptors: int = 50) -> Non
     """Raise AssertionError, naming the extractor, if it breaks a promise that the harness relies on.
 
     On noise, on one colour, on small and upright pictures: finite values of the sizes declared; descriptors of unit
-    norm, sorted by descending score, with keypoints inside the picture; the same on a second call, and to 1e-4 of
-    several pictures at once where it takes them; inputs and torch's global flags left as they were.
+    norm, sorted by descending score, with keypoints inside the picture; the same on a second call and in two threads at
+    once, and to 1e-4 of several pictures at once where it takes them; inputs and torch's global flags left as they
+    were.
     """
     name = cls.spec.name
     part = Part(cls, cls.Options() if options is None else options)
@@ -176,5 +199,6 @@ def check_extractor(cls: Any, options: Any = None, descriptors: int = 50) -> Non
             assert inside and len(first["scores"]) <= descriptors, f"{name}: keypoints outside of the picture, or more"
         sizes.add(tuple(first[array].shape[-1] for array in ("descriptors", "global_descriptor") if array in first))
     assert len(sizes) == 1, f"{name}: descriptors of several sizes: {sorted(sizes)}"
+    _check_threads(extractor, [pictures["wide"], pictures["tall"]])
     _check_batch(extractor, [pictures["wide"], pictures["grey"], pictures["wide"][::-1].copy()])
     assert torch_flags() == flags, f"{name}: changed torch's global flags"

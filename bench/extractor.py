@@ -57,6 +57,7 @@ class ExtractorSpec:
     takes: str = ""  # the files that its first option must name, as the command line shows them
     full_size: bool = False  # it is given the image at its full size and makes it smaller itself
     unit_norm: bool = True  # its local descriptors have unit norm
+    shared: bool = False  # one object of it may be called by several threads at once
     runs: str | None = None  # foreign code that it runs, which `--trust-code` must repeat
 
     def skip(self) -> str | None:
@@ -98,6 +99,8 @@ class Extractor(Protocol):
     more than that is cut. `weights(options)`, where it is defined, names the files that decide its features;
     `waits(options)`, where it is defined, says what must be brought before it can run, or None;
     `about(options)`, where it is defined, tells more than the class declares, as `About`, and runs nothing.
+    An object is called by one thread at a time, and several threads have an object each. Of a class declared `shared`
+    there is one object for all of them: its weights are in memory once, and its calls change nothing in it.
     `batch(images)`, where it is defined, takes several images of one size, and gives what `__call__` gives of each, to
     1e-4.
     """
@@ -125,6 +128,7 @@ def extractor(
     takes: str = "",
     full_size: bool = False,
     unit_norm: bool = True,
+    shared: bool = False,
 ) -> Callable[[E], E]:
     """Declare a class as the extractor `name`. Refuses what the harness could not run."""
 
@@ -139,7 +143,9 @@ def extractor(
         check_options(cls.Options, where)  # type: ignore[attr-defined]
         summary = (inspect.getdoc(cls) or name).splitlines()[0].rstrip(".")
         dims = (0 if gives == "global" else local_dim, 0 if gives == "local" else global_dim)
-        spec = ExtractorSpec(name, gives, version, card, summary, *dims, tuple(packages), takes, full_size, unit_norm)
+        spec = ExtractorSpec(
+            name, gives, version, card, summary, *dims, tuple(packages), takes, full_size, unit_norm, shared
+        )
         cls.spec = spec  # type: ignore[attr-defined]
         return cls
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor as Pool
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +22,20 @@ import torch
 from bench.errors import UserError, unknown
 from bench.executor import Executor, Local
 from bench.extractor import About, ExtractorSpec, LocalFeatures, weights_of
-from bench.features.fill import ExtractReport, fill
-from bench.features.items import Item
+from bench.features.fill import ExtractReport, Stamped, fill
+from bench.features.items import Item, stamp
 from bench.features.precision import PRECISIONS
 from bench.features.shards import Entry
 from bench.files import file_hash
 from bench.images import LARGEST, UnreadableImage, content_hash, read_bytes, read_picture, shrink
+from bench.threads import in_turn, threads
 
 FORMAT = 2  # of what is stored of an image; features of another are extracted again
 UNIT = 1e-2  # a descriptor whose norm is this near to 1 has unit norm: some extractors work in half precision
 HELD = 2**28  # bytes of images at most that wait for others of their size
+WINDOW = 64  # images among which those of one size are looked for
+AHEAD = 2  # images a thread that are begun before it is their turn to be stored
+T = TypeVar("T")
 PROBE = 128  # pixels of the sides of the picture that tells how long descriptors are
 
 
@@ -152,6 +160,8 @@ class PartExtractor:
         if "descriptors" in own.__dataclass_fields__:
             own = replace(own, descriptors=options.descriptors)
         self._extractor: Any = part.cls(own, torch.device(device))
+        self.device = torch.device(device)
+        self.shared = part.spec.shared
         self.takes_several = hasattr(self._extractor, "batch")
         self.batch = options.batch if self.takes_several else 1  # images of one size at once
 
@@ -161,12 +171,15 @@ class PartExtractor:
         `ratio` scales the size limit: the crop's longer side over the whole image's. UserError for an extractor that
         breaks its promise.
         """
-        small = self.shrunk(image, ratio)
-        return self._arrays(self._extractor(small), image.shape, small.shape)
+        return self.of_shrunk(self.shrunk(image, ratio), image.shape)
 
     def shrunk(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """The image as the extractor is given it."""
         return image if self.part.spec.full_size else shrink(image, max(32.0, self.options.max_side * ratio))
+
+    def of_shrunk(self, image: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """As `__call__`, of an image that is `shrunk` already; `shape` is the one that it had before."""
+        return self._arrays(self._extractor(image), shape, image.shape)
 
     def together(self, images: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]) -> list[dict[str, np.ndarray]]:
         """As `__call__`, of images of one size that are `shrunk` already; `shapes` are those that they had before."""
@@ -274,12 +287,7 @@ def extract(
     An image whose contents this store, or one beside it, has features of is not read again, whatever its name.
     Raises UserError for query images that cannot be read, all of them named, and for a full disk.
     """
-    return fill(wanted, folder, partial(_extracting, make_extractor), identity, progress, executor=executor, reuse=True)
-
-
-def _extracting(make_extractor: Callable[[], PartExtractor]) -> Callable[[Item], Entry]:
-    extractor = make_extractor()
-    return _Several(extractor) if extractor.batch > 1 else lambda item: _extract_one(item, extractor)
+    return fill(wanted, folder, partial(_SideBySide, make_extractor), identity, progress, executor=executor, reuse=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,16 +302,44 @@ class _Picture:
     ms: float  # that reading it took
 
 
+@dataclass(frozen=True)
+class _Unreadable:
+    """An image that cannot be read."""
+
+    sha256: str  # empty where there is no file
+    why: str
+
+    def entry(self, extractor: PartExtractor) -> Entry:
+        return Entry(self.sha256, extractor.empty(), self.why)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shrunk:
+    """An image as an extractor is given it."""
+
+    item: Item
+    image: np.ndarray
+    shape: tuple[int, ...]  # before it was shrunk
+    size: tuple[int, int]  # as of `_Picture`
+    sha256: str
+
+
 def _extract_one(item: Item, extractor: PartExtractor) -> Entry:
     """The features of one image; an unreadable one has an error and empty arrays."""
-    picture = _picture(item, extractor)
-    return picture if isinstance(picture, Entry) else _extract_alone(picture, extractor)
+    picture = _picture(item, extractor.options)
+    if isinstance(picture, _Unreadable):
+        return picture.entry(extractor)
+    began = time.perf_counter()
+    with _naming(item):
+        found = extractor(picture.image, picture.ratio)
+    times = (picture.ms, 1000 * (time.perf_counter() - began))
+    return Entry(picture.sha256, _in_pixels_of_the_file(found, picture.image.shape, picture.size), None, times)
 
 
-def _picture(item: Item, extractor: PartExtractor) -> _Picture | Entry:
-    """The image that an item is made from; of one that cannot be read, the entry."""
+def _picture(item: Item, options: ExtractOptions) -> _Picture | _Unreadable:
+    """The image that an item is made from."""
     (path,) = item.files
-    sha256, options = "", extractor.options
+    sha256 = ""
     try:
         began = time.perf_counter()
         data = read_bytes(path)
@@ -312,75 +348,150 @@ def _picture(item: Item, extractor: PartExtractor) -> _Picture | Entry:
         image, size, ratio = picture.crop(item.box, path)
         return _Picture(item, image, size, ratio, sha256, 1000 * (time.perf_counter() - began))
     except UnreadableImage as problem:
-        return Entry(sha256, extractor.empty(), problem.message)
+        return _Unreadable(sha256, problem.message)
     except UserError as problem:
         raise UserError(f"{path}: {problem.message}", hint=problem.hint) from problem
 
 
-def _extract_alone(picture: _Picture, extractor: PartExtractor) -> Entry:
-    began = time.perf_counter()
-    with _naming(picture):
-        found = extractor(picture.image, picture.ratio)
-    times = (picture.ms, 1000 * (time.perf_counter() - began))
-    return Entry(picture.sha256, _in_pixels_of_the_file(found, picture.image, picture.size), None, times)
+class _SideBySide:
+    """Features of several images at a time, as many as torch has threads.
 
+    On a CPU one thread reads an image and computes all of its features, or those of a batch. So they depend neither on
+    the number of threads nor on other programs. Another device computes for one image or batch after the other, while
+    the threads read the images that follow. An image that goes alone has a time: nothing of this process is beside it.
+    """
 
-@dataclass(frozen=True, eq=False)
-class _Several:
-    """Features of images, as many of one size at once as the extractor takes; together they have no time."""
+    def __init__(self, make: Callable[[], PartExtractor]):
+        self._make, self._making = make, Lock()
+        self._first = make()
+        self._idle = [self._first]
 
-    extractor: PartExtractor
+    def stream(self, items: Iterable[Item]) -> Generator[Stamped, None, None]:
+        """As `bench.features.fill.Streams` has it."""
+        count = torch.get_num_threads()
+        if count == 1 and self._first.batch == 1 and not self._elsewhere:
+            yield from ((stamp(item.files), _extract_one(item, self._first)) for item in items)
+            return
+        with threads(count) as pool:
+            for alone, some in groupby(items, lambda item: item.alone):
+                if alone:
+                    for item in some:
+                        yield stamp(item.files), self._computed(pool, partial(self._one, item)).result()
+                elif self._first.batch > 1 or self._elsewhere:
+                    yield from self._grouped(pool, in_turn(pool, self._shrunk, some, AHEAD * count + self._first.batch))
+                else:
+                    yield from in_turn(pool, self._untimed, some, AHEAD * count)
 
-    def __call__(self, item: Item) -> Entry:
-        return _extract_one(item, self.extractor)
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether the extractor computes on a device, where threads would wait for one another."""
+        return self._first.device.type != "cpu"
 
-    def together(self, items: Sequence[Item]) -> list[Entry]:
-        entries: dict[int, Entry] = {}
-        waiting: dict[tuple[int, ...], list[tuple[int, _Picture, np.ndarray]]] = {}
-        for number, item in enumerate(items):
-            found = _picture(item, self.extractor)
-            if isinstance(found, Entry):
-                entries[number] = found
-            elif item.alone:
-                entries[number] = _extract_alone(found, self.extractor)
-            else:
-                small = self.extractor.shrunk(found.image, found.ratio)
-                waiting.setdefault(small.shape, []).append((number, found, small))
-                full = len(waiting[small.shape]) == self.extractor.batch
-                held = sum(one.image.nbytes for group in waiting.values() for _, one, _ in group)
-                if full or held > HELD:
-                    most = small.shape if full else max(waiting, key=lambda shape: len(waiting[shape]))
-                    entries |= self._at_once(waiting.pop(most))
+    def _computed(self, pool: Pool, work: Callable[[], T]) -> Future[T]:
+        """What an extractor does: in a thread where it computes with the thread's core, else at once."""
+        if not self._elsewhere:
+            return pool.submit(work)
+        done: Future[T] = Future()
+        done.set_result(work())
+        return done
+
+    @contextmanager
+    def _lent(self) -> Iterator[PartExtractor]:
+        """An extractor that no other thread has meanwhile, unless it may be shared."""
+        if self._first.shared:
+            yield self._first
+            return
+        try:
+            extractor = self._idle.pop()
+        except IndexError:
+            with self._making:  # what loads weights need not expect several threads
+                extractor = self._make()
+        try:
+            yield extractor
+        finally:
+            self._idle.append(extractor)
+
+    def _one(self, item: Item) -> Entry:
+        with self._lent() as extractor:
+            return _extract_one(item, extractor)
+
+    def _untimed(self, item: Item) -> Stamped:
+        before = stamp(item.files)
+        return before, replace(self._one(item), times=None)  # disturbed by those beside it
+
+    def _shrunk(self, item: Item) -> tuple[tuple[int, ...], _Shrunk | _Unreadable]:
+        before, found = stamp(item.files), _picture(item, self._first.options)
+        if isinstance(found, _Unreadable):
+            return before, found
+        small = self._first.shrunk(found.image, found.ratio)
+        return before, _Shrunk(item, small, found.image.shape, found.size, found.sha256)
+
+    def _grouped(
+        self, pool: Pool, images: Iterator[tuple[tuple[int, ...], _Shrunk | _Unreadable]]
+    ) -> Iterator[Stamped]:
+        """As many images of one size at once as the extractor takes."""
+        while window := list(self._begun(pool, islice(images, WINDOW))):
+            for before, entries, place in window:
+                yield before, entries.result()[place]
+
+    def _begun(
+        self, pool: Pool, images: Iterable[tuple[tuple[int, ...], _Shrunk | _Unreadable]]
+    ) -> Iterator[tuple[tuple[int, ...], Future[list[Entry]], int]]:
+        """Of each image, what it is stored with: its stamp, the entries of its group, and which of them is its own."""
+        stamps: list[tuple[int, ...]] = []
+        places: dict[int, tuple[Future[list[Entry]], int]] = {}
+        waiting: dict[tuple[int, ...], list[tuple[int, _Shrunk]]] = {}
+
+        def begin(group: Sequence[tuple[int, _Shrunk | _Unreadable]]) -> None:
+            entries = self._computed(pool, partial(self._at_once, [image for _, image in group]))
+            places.update({number: (entries, place) for place, (number, _) in enumerate(group)})
+
+        for number, (before, image) in enumerate(images):
+            stamps.append(before)
+            if isinstance(image, _Unreadable):
+                begin([(number, image)])
+                continue
+            alike = waiting.setdefault(image.image.shape, [])
+            alike.append((number, image))
+            full = len(alike) == self._first.batch
+            if full or sum(one.image.nbytes for group in waiting.values() for _, one in group) > HELD:
+                most = image.image.shape if full else max(waiting, key=lambda shape: len(waiting[shape]))
+                begin(waiting.pop(most))
         for group in waiting.values():
-            entries |= self._at_once(group)
-        return [entries[number] for number in range(len(items))]
+            begin(group)
+        return ((before, *places[number]) for number, before in enumerate(stamps))
 
-    def _at_once(self, group: Sequence[tuple[int, _Picture, np.ndarray]]) -> dict[int, Entry]:
-        if len(group) == 1:
-            ((number, picture, _),) = group
-            return {number: _extract_alone(picture, self.extractor)}
-        with _naming(group[0][1]):
-            found = self.extractor.together([small for *_, small in group], [one.image.shape for _, one, _ in group])
-        return {
-            number: Entry(one.sha256, _in_pixels_of_the_file(arrays, one.image, one.size))
-            for (number, one, _), arrays in zip(group, found, strict=True)
-        }
+    def _at_once(self, group: Sequence[_Shrunk | _Unreadable]) -> list[Entry]:
+        """The entries of images of one size, or of one that cannot be read."""
+        with self._lent() as extractor:
+            images = [image for image in group if isinstance(image, _Shrunk)]
+            if not images:
+                return [image.entry(extractor) for image in group if isinstance(image, _Unreadable)]
+            with _naming(images[0].item):
+                if len(images) == 1:
+                    found = [extractor.of_shrunk(images[0].image, images[0].shape)]
+                else:
+                    found = extractor.together([one.image for one in images], [one.shape for one in images])
+            return [
+                Entry(one.sha256, _in_pixels_of_the_file(arrays, one.shape, one.size))
+                for one, arrays in zip(images, found, strict=True)
+            ]
 
 
 @contextmanager
-def _naming(picture: _Picture) -> Iterator[None]:
+def _naming(item: Item) -> Iterator[None]:
     """A UserError inside names the image."""
     try:
         yield
     except UserError as problem:
-        raise UserError(f"{picture.item.files[0]}: {problem.message}", hint=problem.hint) from problem
+        raise UserError(f"{item.files[0]}: {problem.message}", hint=problem.hint) from problem
 
 
 def _in_pixels_of_the_file(
-    arrays: dict[str, np.ndarray], image: np.ndarray, size: tuple[int, int]
+    arrays: dict[str, np.ndarray], shape: tuple[int, ...], size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """What was found on an image that was decoded at a reduced size, as if it had been of `size` (width, height)."""
-    height, width = image.shape[:2]
+    height, width = shape[:2]
     if (width, height) == size:
         return arrays
     zoom = np.array([size[0] / width, size[1] / height], dtype=np.float32)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +28,7 @@ from bench.locks import alone
 
 SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
 NAMED = 20  # unreadable queries named in a message
+Stamped = tuple[tuple[int, ...], Entry]  # when an image was last changed, before it was read, and what was read of it
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ class ExtractReport:
 
 
 @runtime_checkable
-class Together(Protocol):
-    """What reads several images at once where it gains by it."""
+class Streams(Protocol):
+    """What reads several images at a time, where it gains by it."""
 
-    def together(self, items: Sequence[Item]) -> Sequence[Entry]:
-        """The features of each image, in the order of the items."""
+    def stream(self, items: Iterable[Item]) -> Generator[Stamped, None, None]:
+        """Each image's features in the order of the items, of which some more are drawn before they are needed."""
 
 
 def _unreadable_queries(reasons: Sequence[str]) -> UserError:
@@ -58,7 +60,7 @@ def _unreadable_queries(reasons: Sequence[str]) -> UserError:
 def fill(
     wanted: Iterable[Item],
     folder: Path,
-    make_read: Callable[[], Callable[[Item], Entry]],
+    make_read: Callable[[], Callable[[Item], Entry] | Streams],
     identity: Mapping[str, object],
     progress: Callable[[int, int], None] | None = None,
     *,
@@ -69,8 +71,8 @@ def fill(
     """Bring the store in `folder` up to date with the images `wanted`; finished shards are kept whatever happens.
 
     `make_read` is called if any of them is new or changed, and what it gives reads an image's features, or those of
-    SHARD_IMAGES at once where it is `Together`. UserError for query images that cannot be read, all of them named, and
-    for a full disk.
+    several at a time where it `Streams`. UserError for query images that cannot be read, all of them named, and for a
+    full disk.
 
     `exact` stores them in float32, without the rounding of half precision. `reuse` takes over what this store or one
     beside it has of images of the same contents, where `identity` decides their features. `wanted` is gone through more
@@ -106,7 +108,7 @@ def _sweep(folder: Path) -> None:
 def _update(
     wanted: Iterable[Item],
     folder: Path,
-    make_read: Callable[[], Callable[[Item], Entry]],
+    make_read: Callable[[], Callable[[Item], Entry] | Streams],
     identity: Mapping[str, object],
     progress: Callable[[int, int], None] | None,
     exact: bool,
@@ -147,7 +149,7 @@ def _write_shards(
     store: FeatureStore,
     wanted: Iterable[Item],
     total: int,
-    make_read: Callable[[], Callable[[Item], Entry]],
+    make_read: Callable[[], Callable[[Item], Entry] | Streams],
     pack: Callable[[np.ndarray], np.ndarray] | None,
     progress: Callable[[int, int], None] | None,
     executor: Executor,
@@ -157,49 +159,57 @@ def _write_shards(
     Workers read; this process alone writes, in the images' order.
     """
     notes, done, broken = [], 0, False
-    begun: deque[list[tuple[Item, str]]] = deque()
+    begun: deque[tuple[Item, str]] = deque()
 
-    def chunks() -> Iterator[list[Item]]:
-        todo = store.stale(wanted)
-        while chunk := list(islice(todo, SHARD_IMAGES)):
-            begun.append(chunk)
-            yield [item for item, _ in chunk]
+    def drawn() -> Iterator[Item]:
+        for item, reason in store.stale(wanted):
+            begun.append((item, reason))
+            yield item
 
-    for found in in_order(executor.map(partial(_reading, make_read), chunks(), _described)):
-        listed, arrays, chunk = [], [], begun.popleft()
-        for (item, reason), (stat, made) in zip(chunk, found, strict=True):
-            if reason != "new":
-                name = item.files[0] if item.files else item.key
-                notes.append(f"{name} {reason} since its features were stored; read again")
-            entry = {"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error}
-            listed.append(entry if made.times is None else {**entry, "ms": made.times})
-            arrays.append(made.arrays)
-            broken = broken or (item.required and made.error is not None)
-            done += 1
-            if progress:
-                progress(done, total)
-        write_shard(store.folder, listed, arrays, pack)
-        if done // SHARD_IMAGES % shards.MERGED == 0:
-            merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
-        if broken and not chunk[-1][0].required:
-            break  # every query has been read by now, and nothing can be compared
+    with closing(_read(drawn(), make_read, executor)) as found:
+        for first in found:
+            listed, arrays = [], []
+            for stat, made in chain([first], islice(found, SHARD_IMAGES - 1)):
+                item, reason = begun.popleft()
+                if reason != "new":
+                    name = item.files[0] if item.files else item.key
+                    notes.append(f"{name} {reason} since its features were stored; read again")
+                entry = {"key": item.key, "sha256": made.sha256, "stat": stat, "box": item.box, "error": made.error}
+                listed.append(entry if made.times is None else {**entry, "ms": made.times})
+                arrays.append(made.arrays)
+                broken = broken or (item.required and made.error is not None)
+                done += 1
+                if progress:
+                    progress(done, total)
+            write_shard(store.folder, listed, arrays, pack)
+            if done // SHARD_IMAGES % shards.MERGED == 0:
+                merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
+            if broken and not item.required:
+                break  # every query has been read by now, and nothing can be compared
     return notes
 
 
+def _read(
+    items: Iterator[Item], make_read: Callable[[], Callable[[Item], Entry] | Streams], executor: Executor
+) -> Generator[Stamped, None, None]:
+    """What is read of each image, in order: of all in one go by this process, or of a shard at a time by workers."""
+    tasks: Iterable[Iterable[Item]] = iter(lambda: list(islice(items, SHARD_IMAGES)), [])
+    if not executor.hardware():  # this very process
+        tasks = [items]
+    for some in in_order(executor.map(partial(_reading, make_read), tasks, _described)):
+        yield from some
+
+
 def _reading(
-    make_read: Callable[[], Callable[[Item], Entry]],
-) -> Callable[[list[Item]], Iterator[tuple[tuple[int, ...], Entry]]]:
-    """A worker's function: when each image was last changed, before it is read, and what is read of it."""
+    make_read: Callable[[], Callable[[Item], Entry] | Streams],
+) -> Callable[[Iterable[Item]], Iterator[Stamped]]:
+    """A worker's function."""
     read = make_read()
-    if isinstance(read, Together):
-        return partial(_reading_together, read)
+    if isinstance(read, Streams):
+        return read.stream
     return lambda items: ((stamp(item.files), read(item)) for item in items)
 
 
-def _reading_together(read: Together, items: list[Item]) -> Iterator[tuple[tuple[int, ...], Entry]]:
-    stamps = [stamp(item.files) for item in items]
-    return zip(stamps, read.together(items), strict=True)
-
-
-def _described(items: list[Item]) -> str:
-    return f"the images {items[0].key} to {items[-1].key}"
+def _described(items: Iterable[Item]) -> str:
+    keys = [item.key for item in items]
+    return f"the images {keys[0]} to {keys[-1]}"

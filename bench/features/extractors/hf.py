@@ -41,7 +41,7 @@ def about_model(model: str, local: bool, size: int | None, twice: bool = False) 
     )
 
 
-@extractor("hf", gives="global", version=1, card=CARD, packages=PACKAGES, takes=TAKES)
+@extractor("hf", gives="global", version=1, card=CARD, packages=PACKAGES, takes=TAKES, shared=True)
 class Hf:
     """Global descriptor of a vision backbone of transformers (extra hf): a folder, or a name on its hub."""
 

@@ -16,7 +16,7 @@ from bench.features.dense import Rank, cells_as_local, seen
 from bench.features.extractors.hf import CARD, PACKAGES, TAKES, about_model, check_size
 
 
-@extractor("hf-patches", gives="local", version=1, card=CARD, packages=PACKAGES, takes=TAKES)
+@extractor("hf-patches", gives="local", version=1, card=CARD, packages=PACKAGES, takes=TAKES, shared=True)
 class HfPatches:
     """Patch tokens of a vision backbone of transformers (extra hf), at the centres of the patches."""
 

