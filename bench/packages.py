@@ -14,6 +14,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "PIL": ("pillow",),
     "kornia": ("kornia",),
     "pycolmap": ("pycolmap",),
+    "numba": ("numba",),  # compiles trials of `ransac`, which give the same results without it
     "cv2": ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
     "faiss": ("faiss-cpu", "faiss-gpu"),
     "sklearn": ("scikit-learn",),

@@ -21,7 +21,7 @@ from bench.reranker import (
     given_file,
     register,
 )
-from methods._verification import Verification, verify
+from methods._verification import Verification, prepare, verify
 
 # feature sets whose weights are had without giving a file
 SHIPPED = ("xfeat", "aliked", "disk", "dog-affnet-hardnet")
@@ -95,6 +95,8 @@ class LightGlue(Reranker):
         from third_party.lightglue_weights import load
 
         self._model = load(self.weights(), self._kind, self.device, self.options.match_threshold, self.options.adaptive)
+        if self.options.verify == "ransac":
+            prepare(Verification())
 
     def weights(self) -> Path:
         path = self._weights(self._kind)

@@ -97,6 +97,9 @@ class Ransac(Reranker):
     def skip(self, features: FeatureCard) -> str | None:
         return _verification.missing(self.options.verification())
 
+    def load(self) -> None:
+        _verification.prepare(self.options.verification())
+
     def score(self, query: Features, candidates: FeatureBatch) -> Scored:
         pairs = each(partial(self._pair, query.top(self.options.descriptors)), candidates)
         scores, matches, inliers = torch.tensor(pairs, dtype=torch.float32).view(-1, 3).T

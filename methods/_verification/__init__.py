@@ -75,6 +75,12 @@ def missing(settings: Verification) -> str | None:
     return ENGINES[settings.engine].missing()
 
 
+def prepare(settings: Verification) -> None:
+    """Have the engine import and compile what it needs, so that this is no part of a measured time."""
+    points = np.random.default_rng(0).uniform(0, 100, (MINIMAL[settings.model] + 1, 2))
+    verify(points, points, settings)
+
+
 def verify(query_points: np.ndarray, candidate_points: np.ndarray, settings: Verification) -> Verdict:
     """Inliers of m matches: row i of (m, 2) query points goes with row i of (m, 2) candidate points, x, y in pixels.
 

@@ -1,22 +1,29 @@
-"""RANSAC as DELG used it (scikit-image's `ransac`, stop probability 1): a fixed number of trials and nothing more."""
+"""RANSAC as DELG used it (scikit-image's `ransac`, stop probability 1): a fixed number of trials and nothing more.
+
+Where the package numba is installed, compiled code searches. Both ways do the same operations in the same order, so
+that they find the same inliers on every machine: sums of products are not left to a library of linear algebra.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from methods._verification import compiled
 
 if TYPE_CHECKING:
     from methods._verification import Verification
 
 MODELS: Mapping[str, None] = {"affine": None}
 CHUNK = 1 << 15  # residuals at a time: what they are made from stays in the second-level cache
-FLAT = 1e-9  # least area of a sample's triangle, relative to the square of the points' extent
+SPARE = 64  # random words beyond one a row, since some are rejected: fewer than one in a million for 4,000 matches
 
 
 def missing() -> str | None:
-    return None
+    return compiled.missing()
 
 
 def inliers(source: np.ndarray, target: np.ndarray, settings: Verification) -> np.ndarray | None:
@@ -25,54 +32,93 @@ def inliers(source: np.ndarray, target: np.ndarray, settings: Verification) -> n
     Samples of points on a line, or too nearly, are left out. The inliers are those of the sample's own model: there
     is no refinement, no early stop and no final fit.
     """
-    samples = _samples(len(source), settings.trials, np.random.default_rng(settings.seed))
-    models = _affine(source, target, samples)
-    if len(models) == 0:
-        return None
-    best, most, least = models[0], -1, np.inf
-    columns = np.column_stack([source, np.ones(len(source)), target]).T  # (5, m): x, y, 1, u, v
-    across, down = columns[:4], columns[[0, 1, 2, 4]]
-    step = max(1, CHUNK // len(source))
-    for start in range(0, len(models), step):
-        chunk = models[start : start + step]  # (c, 2, 4)
-        squares = _squares(chunk, across, down)
-        counts = np.count_nonzero(squares < settings.threshold**2, axis=1)
-        if (top := counts.max()) >= most:
+    search = compiled.search() or best
+    number, enough = 3 * settings.trials + SPARE, False
+    while not enough:
+        enough, found = search(_words(settings.seed, number), settings.trials, source, target, settings.threshold**2)
+        number *= 2
+    return found if found.any() else None
+
+
+@lru_cache(maxsize=8)  # all pairs of a method use the same
+def _words(seed: int, number: int) -> np.ndarray:
+    """At least so many random words of 32 bits, (w,) uint32: those that `numpy.random.default_rng(seed)` uses."""
+    words = np.random.PCG64(seed).random_raw((number + 1) // 2).astype("<u8").view("<u4").astype(np.uint32)
+    words.flags.writeable = False
+    return words
+
+
+def best(
+    words: np.ndarray, trials: int, source: np.ndarray, target: np.ndarray, limit: float
+) -> tuple[bool, np.ndarray]:
+    """What `compiled.best` finds, by numpy."""
+    inliers = np.zeros(len(source), dtype=bool)
+    samples = _samples(words, len(source), trials)
+    if samples is None:
+        return False, inliers
+    points = np.concatenate([source.T, target.T])  # (4, m): x, y, u, v
+    models = _affine(points, samples)
+    most, least, step = 0, np.inf, max(1, CHUNK // len(source))
+    for start in range(0, models.shape[1], step):
+        squares = _squares(models[:, start : start + step], points)
+        inside = squares < limit
+        counts = np.count_nonzero(inside, axis=1)
+        if (top := counts.max()) >= max(1, most):
             ties = np.flatnonzero(counts == top)
-            sums = squares[ties].sum(axis=1)
+            sums = np.cumsum(squares[ties], axis=1)[:, -1]  # from first to last, as a loop adds
+            sums[np.isnan(sums)] = np.inf
             at = sums.argmin()
             if top > most or sums[at] < least:
-                best, most, least = chunk[ties[at]], top, sums[at]
-    return _squares(best[None], across, down)[0] < settings.threshold**2 if most > 0 else None
+                inliers, most, least = inside[ties[at]], top, sums[at]
+    return True, inliers
 
 
-def _samples(matches: int, trials: int, draw: np.random.Generator) -> np.ndarray:
-    """(trials, 3) different rows out of `matches` each, all equally likely."""
-    first, second, third = draw.integers(0, [[matches], [matches - 1], [matches - 2]], size=(3, trials))
+def _samples(words: np.ndarray, matches: int, trials: int) -> np.ndarray | None:
+    """(3, trials) different rows out of `matches` each, all equally likely; None where there are too few words.
+
+    A word is scaled to the range, and rejected where that would favour some rows (Lemire, TOMACS 2019), as numpy does.
+    """
+    parts, rest = [], words.astype(np.uint64)
+    for bound in (matches, matches - 1, matches - 2):
+        products = rest * np.uint64(bound)
+        kept = np.flatnonzero((products & np.uint64(compiled.WORD - 1)) >= compiled.WORD % bound)[:trials]
+        if len(kept) < trials:
+            return None
+        parts.append((products[kept] >> np.uint64(32)).astype(np.int64))
+        rest = rest[kept[-1] + 1 :]
+    first, second, third = parts
     second += second >= first  # counted among the rows that are left
     third += third >= np.minimum(first, second)
     third += third >= np.maximum(first, second)
-    return np.stack([first, second, third], axis=1)
+    return np.stack(parts)
 
 
-def _affine(source: np.ndarray, target: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """(c, 2, 4) models a, b, c, -1 with a x + b y + c - u = 0 (and v), of the c samples that determine one."""
-    p, q = (np.take(points, samples, axis=0) for points in (source, target))  # (trials, 3, 2); faster than [samples]
-    (e, f), (g, h) = (p[:, 1] - p[:, 0]).T, (p[:, 2] - p[:, 0]).T
+def _affine(points: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """(6, c) models with u = a x + b y + c and v = p x + q y + r, of the c samples that determine one."""
+    x, y, *targets = points
+    i, j, k = samples
+    e, f, g, h = x[j] - x[i], y[j] - y[i], x[k] - x[i], y[k] - y[i]
     area = e * h - f * g
-    good = np.abs(area) > FLAT * np.ptp(source, axis=0).max() ** 2
-    e, f, g, h, area = (value[good, None] for value in (e, f, g, h, area))
-    origin, one, two = q[good, 0], q[good, 1] - q[good, 0], q[good, 2] - q[good, 0]  # (c, 2): u, v
-    a, b = (one * h - two * f) / area, (two * e - one * g) / area
-    start = p[good, 0]
-    return np.stack([a, b, origin - a * start[:, :1] - b * start[:, 1:], np.full_like(a, -1)], axis=2)
+    good = np.abs(area) > compiled.FLAT * np.ptp(points[:2], axis=1).max() ** 2
+    e, f, g, h, area, i, j, k = (value[good] for value in (e, f, g, h, area, i, j, k))
+    models = []
+    for to in targets:
+        start, one, other = to[i], to[j] - to[i], to[k] - to[i]
+        across, down = (one * h - other * f) / area, (other * e - one * g) / area
+        models += [across, down, start - across * x[i] - down * y[i]]
+    return np.stack(models)
 
 
-def _squares(models: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """(c, m) squared residuals of (c, 2, 4) models for m matches."""
-    squares = models[:, 0] @ across
-    squares *= squares
-    other = models[:, 1] @ down
-    other *= other
-    squares += other
-    return squares
+def _squares(models: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(c, m) squared residuals of (6, c) models for the matches of (4, m) points."""
+    x, y, u, v = points
+    a, b, c, p, q, r = models[:, :, None]
+    across, down, product = a * x, p * x, b * y
+    for residuals, add, to in ((across, c, u), (down, r, v)):
+        residuals += product
+        residuals += add
+        residuals -= to
+        residuals *= residuals
+        np.multiply(q, y, out=product)
+    across += down
+    return across

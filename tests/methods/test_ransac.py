@@ -9,6 +9,7 @@ from bench.errors import UserError
 from bench.features import Features
 from bench.features.sets import card_of
 from bench.reranker import parse_options
+from methods import _verification
 from methods._verification import ENGINES
 from methods.ransac import Ransac
 
@@ -88,6 +89,14 @@ def test_every_engine_keeps_the_promises_of_a_reranker(engine: str, model: str) 
     if reason := Ransac(options).skip(XFEAT):
         pytest.skip(reason)
     check_reranker(Ransac, options)
+
+
+def test_what_an_engine_imports_or_compiles_it_has_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(_verification, "verify", lambda query, candidate, settings: asked.append(settings))
+    for engine, model in KINDS:
+        Ransac(Ransac.Options(engine=engine, model=model)).load()
+    assert [(settings.engine, settings.model) for settings in asked] == KINDS
 
 
 @pytest.mark.parametrize(("engine", "model"), KINDS)
