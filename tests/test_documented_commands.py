@@ -32,7 +32,7 @@ from bench.places import Places
 from bench.results import read_runs
 from cli import main
 from methods.rrt.model import RRT, load_checkpoint, save_checkpoint
-from tests.methods.test_lightglue import released as released_lightglue
+from tests.methods.lightglue.test_lightglue import released as released_lightglue
 from tests.test_readme import PAGES, REPOSITORY, commands, parsed
 from third_party.superpoint_weights import NAMES
 

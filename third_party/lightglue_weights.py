@@ -72,6 +72,12 @@ def network(kind: str, match_threshold: float = 0.1, adaptive: bool = False) -> 
     return LightGlue(None, **(settings if adaptive else settings | EXACT)).eval()
 
 
+def settings(kind: str) -> dict[str, Any]:
+    """What the weights of a kind do not say: `heads`, `oriented` (scale and orientation are read), a `scale` factor."""
+    of = LightGlue.default_conf | LightGlue.features[kind]
+    return {"heads": of["num_heads"], "oriented": of["add_scale_ori"], "scale": of["scale_coef"]}
+
+
 def columns(kind: str) -> int:
     """Numbers of a descriptor that a kind reads."""
     return int(LightGlue.features[kind]["input_dim"])

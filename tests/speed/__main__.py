@@ -40,7 +40,7 @@ def main() -> None:
     held.append(bench_verification(Places.of()))
     bench_threads(Places.of())
     held += [bench_superglue(keypoints) for keypoints in (500, 1000)]
-    bench_lightglue()
+    held += [bench_lightglue(descriptors) for descriptors in (200, 500)]
     held += [bench_search(100_000), bench_evaluation(100_000)]
     held.append(bench_help())
     sys.exit(0 if all(held) else 1)

@@ -1,4 +1,4 @@
-"""Learned matching: SuperGlue against a plain transcription of the paper, LightGlue one by one and in batches."""
+"""Learned matching: SuperGlue against a plain transcription of the paper, LightGlue against kornia's network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from bench.features.sets import card_of
 from methods.lightglue import LightGlue
 from methods.superglue.model import HEADS, Keypoints, SuperGlue, SuperGlueConfig, matches
 from tests.speed import interleaved, verdict
+from third_party import lightglue_weights
 
 TARGETS = {500: 1.4, 1000: 2.2}  # keypoints -> times as fast
+TIMES_KORNIA = 1.5  # LighterGlue, 200 descriptors
 ITERATIONS, THRESHOLD = 20, 0.2
 CANDIDATES = 4
 
@@ -152,30 +154,43 @@ def bench_superglue(descriptors: int, rounds: int = 3, config: SuperGlueConfig =
     return same
 
 
-def bench_lightglue(descriptors: int = 500, rounds: int = 3) -> None:
-    """Pairs a second of LighterGlue in kornia, fixed and adaptive, one pair at a time and as one batch."""
+def bench_lightglue(descriptors: int, rounds: int = 3) -> bool:
+    """LighterGlue against kornia's network, one by one, as one batch and adaptive; whether the counts are kornia's."""
     card = card_of("xfeat")
     query = example(descriptors, card, 0)
     images = [example(descriptors, card, i, query) for i in range(1, CANDIDATES + 1)]
-    fixed, adaptive = (LightGlue(LightGlue.Options(adaptive=adaptive)) for adaptive in (False, True))
-    for method in (fixed, adaptive):
+    exact, adaptive = (LightGlue(LightGlue.Options(descriptors, adaptive=adaptive)) for adaptive in (False, True))
+    for method in (exact, adaptive):
         method.load()
+    kornia = lightglue_weights.load(exact.weights(), "xfeat", torch.device("cpu"))
 
     @torch.inference_mode()
-    def batch() -> None:
-        sides = [[query] * CANDIDATES, images]
-        fixed._model({f"image{i}": _stacked(side) for i, side in enumerate(sides)})
+    def counts(size: int) -> Tensor:
+        found = []
+        for at in range(0, len(images), size):
+            some = images[at : at + size]
+            pairs = kornia({"image0": _stacked([query] * len(some)), "image1": _stacked(some)})["matches"]
+            found += [len(of) for of in pairs]
+        return torch.tensor(found, dtype=torch.float32)
 
     medians = interleaved(
         {
-            "one by one": lambda: fixed.score(query, batch_of(images)),
-            f"batch of {CANDIDATES}": batch,
-            "adaptive, one by one": lambda: adaptive.score(query, batch_of(images)),
+            "score": lambda: exact.score(query, batch_of(images)),
+            "kornia, one by one": lambda: counts(1),
+            f"kornia, batches of {CANDIDATES}": lambda: counts(CANDIDATES),
+            "adaptive, other counts": lambda: adaptive.score(query, batch_of(images)),
         },
         rounds,
     )
-    for name, seconds in medians.seconds.items():
-        print(f"lightglue, {descriptors} descriptors, {name}: {CANDIDATES / seconds:.1f} pairs/s; {medians}")
+    same = torch.equal(exact.score(query, batch_of(images)).scores, counts(1))
+    ms = {name: 1e3 * seconds / CANDIDATES for name, seconds in medians.seconds.items()}
+    ratio = ms["kornia, one by one"] / ms["score"]
+    times = ", ".join(f"{name} {value:.1f}" for name, value in ms.items())
+    print(
+        f"lightglue, {descriptors} descriptors: {times} ms a pair; score is {verdict(ratio, TIMES_KORNIA)} kornia, "
+        f"with {'the same' if same else 'OTHER'} counts; {medians}"
+    )
+    return same
 
 
 def _stacked(images: list[Features]) -> dict[str, Tensor]:

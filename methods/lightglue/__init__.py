@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from bench.reranker import (
     register,
 )
 from methods._verification import Verification, prepare, verify
+from methods.lightglue.model import LightGlueConfig, LightGlueNetwork
 
 # feature sets whose weights are had without giving a file
 SHIPPED = ("xfeat", "aliked", "disk", "dog-affnet-hardnet")
@@ -41,7 +44,8 @@ TRAINED_ON = "synthetic homographies, then MegaDepth"  # LightGlue, section 4
 class LightGlue(Reranker):
     """Score: number of matches, or of those that an affine model explains. Ties keep first-stage order.
 
-    By default all layers see all keypoints, so that the count is exact.
+    By default all layers see all keypoints, so that the count is exact; on a CPU by `methods.lightglue.model`. Other
+    devices, and what leaves keypoints out, have kornia's network.
     """
 
     _kind = "xfeat"  # of the descriptors that it reads; `bind` says which
@@ -92,9 +96,15 @@ class LightGlue(Reranker):
         return "xfeat" if self.options.weights is None else None
 
     def load(self) -> None:
-        from third_party.lightglue_weights import load
+        from third_party.lightglue_weights import load, read, settings
 
-        self._model = load(self.weights(), self._kind, self.device, self.options.match_threshold, self.options.adaptive)
+        path, options = self.weights(), self.options
+        if options.adaptive or self.device.type != "cpu":
+            model = load(path, self._kind, self.device, options.match_threshold, options.adaptive)
+            self._pairs: Callable[[Features, Sequence[Features]], list[Tensor]] = partial(_by_kornia, model)
+        else:
+            network = LightGlueNetwork(read(path)[1], LightGlueConfig(**settings(self._kind)))
+            self._pairs = partial(network.match, threshold=options.match_threshold)
         if self.options.verify == "ransac":
             prepare(Verification())
 
@@ -123,30 +133,37 @@ class LightGlue(Reranker):
             return self.spec.card
         return replace(self.spec.card, paper=PAPER, trained_on=TRAINED_ON)
 
-    @torch.inference_mode()
     def score(self, query: Features, candidates: FeatureBatch) -> Scored:
-        query = query.top(self.options.descriptors)
-        # one pair at a time: on a CPU a padded batch is slower, and images differ in their number of descriptors
-        found = [self._matches(query, other.top(self.options.descriptors)) for other in candidates]
+        found = self._matches(query, list(candidates))
         matches = torch.tensor([len(pairs) for pairs, _ in found], dtype=torch.float32)
         if self.options.verify == "none":
             return Scored(matches, {})
         inliers = torch.tensor([int(of.sum()) for _, of in found if of is not None], dtype=torch.float32)
         return Scored(inliers, {"matches": matches, "inliers": inliers})
 
-    @torch.inference_mode()
     def explain(self, query: Features, candidate: Features) -> Explanation:
-        most = self.options.descriptors
-        return Explanation.counted(*self._matches(query.top(most), candidate.top(most)))
+        return Explanation.counted(*self._matches(query, [candidate])[0])
 
-    def _matches(self, query: Features, candidate: Features) -> tuple[Tensor, Tensor | None]:
+    def _matches(self, query: Features, candidates: Sequence[Features]) -> list[tuple[Tensor, Tensor | None]]:
         """(m, 2) rows of query and candidate, and (m,) bool which are inliers, None where that is not asked."""
-        pairs = self._model({"image0": _image(query), "image1": _image(candidate)})["matches"][0].cpu()
+        query, *candidates = (image.top(self.options.descriptors) for image in (query, *candidates))
+        pairs = self._pairs(query, candidates)
         if self.options.verify == "none":
-            return pairs, None
-        query_points, candidate_points = query.keypoints.cpu()[pairs[:, 0]], candidate.keypoints.cpu()[pairs[:, 1]]
-        verdict = verify(query_points.numpy(), candidate_points.numpy(), Verification())
-        return pairs, torch.from_numpy(verdict.inliers)
+            return [(rows, None) for rows in pairs]
+        return [(rows, _inliers(query, image, rows)) for rows, image in zip(pairs, candidates, strict=True)]
+
+
+def _inliers(query: Features, candidate: Features, pairs: Tensor) -> Tensor:
+    points = query.keypoints.cpu()[pairs[:, 0]], candidate.keypoints.cpu()[pairs[:, 1]]
+    return torch.from_numpy(verify(points[0].numpy(), points[1].numpy(), Verification()).inliers)
+
+
+@torch.inference_mode()
+def _by_kornia(
+    model: Callable[[Mapping[str, Any]], Any], query: Features, candidates: Sequence[Features]
+) -> list[Tensor]:
+    """(m, 2) rows of the query and of each candidate. One pair at a time: leaving out differs from pair to pair."""
+    return [model({"image0": _image(query), "image1": _image(other)})["matches"][0].cpu() for other in candidates]
 
 
 def _image(features: Features) -> dict[str, Tensor]:

@@ -13,9 +13,10 @@ from bench.conformance import batch_of, check_reranker, example, scores_of
 from bench.errors import UserError
 from bench.features import Features
 from bench.features.sets import card_of
-from methods.lightglue import LightGlue, _image
+from methods.lightglue import LightGlue
+from methods.lightglue.model import LightGlueConfig, LightGlueNetwork
 from third_party import lightglue_weights
-from third_party.lightglue_weights import network, read
+from third_party.lightglue_weights import network, read, settings
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,13 @@ def released(kind: str, path: Path) -> Path:
         state[name] = tensor
     torch.save(state, path)
     return path
+
+
+def likelihoods(kind: str, path: Path, query: Features, image: Features) -> torch.Tensor:
+    """(n, m) log assignment by the network that `load` makes of a file."""
+    network = LightGlueNetwork(read(path)[1], LightGlueConfig(**settings(kind)))
+    with torch.inference_mode():
+        return network.log_assignment(network.encode(query), network.encode(image))
 
 
 def test_the_same_scene_has_more_matches_than_another(images: list[Features], method: LightGlue) -> None:
@@ -75,20 +83,16 @@ def test_other_features_need_their_own_weights() -> None:
 
 
 def test_released_weights_for_sift_run_on_sift_alone(tmp_path: Path) -> None:
-    options = LightGlue.Options(weights=released("sift", tmp_path / "sift_lightglue.pth"), match_threshold=0.0)
+    path = released("sift", tmp_path / "sift_lightglue.pth")
+    options = LightGlue.Options(weights=path, match_threshold=0.0)
     method = LightGlue(options)
     assert method.skip(card_of("sift")) is None
     assert "is for sift or dog_affnet_hardnet descriptors, not for xfeat" in str(method.skip(card_of("xfeat")))
     assert "sift_lightglue.pth" in str(method.card().trained_on)
     check_reranker(LightGlue, options, features="sift")
     query = example(30, card_of("sift"), 0)
-    turned = Features(**{**vars(query), "orientations": query.orientations + torch.linspace(0, 3, 30)})
-    method.bind(card_of("sift"))
-    method.load()
-    with torch.inference_mode():
-        pairs = [{"image0": _image(query), "image1": _image(image)} for image in (query, turned)]
-        one, other = (method._model(pair)["matching_scores0"] for pair in pairs)
-    assert not torch.allclose(one, other)  # scales and orientations are read
+    turned = replace(query, orientations=query.orientations + torch.linspace(0, 3, 30))
+    assert not torch.allclose(likelihoods("sift", path, query, query), likelihoods("sift", path, query, turned))
 
 
 def test_the_weights_in_the_file_are_those_that_are_used(tmp_path: Path) -> None:
@@ -130,29 +134,17 @@ def test_a_file_for_disk_is_told_by_numbers_that_no_layer_reads(tmp_path: Path) 
     check_reranker(LightGlue, given, features="disk")
 
 
-def bound(features: str, path: Path) -> LightGlue:
-    method = LightGlue(LightGlue.Options(weights=path, match_threshold=0.0))
-    assert method.skip(card_of(features)) is None
-    method.bind(card_of(features))
-    method.load()
-    return method
-
-
 def test_a_file_of_two_kinds_runs_as_the_features_ask(tmp_path: Path) -> None:
     """The one for HardNet takes a sixth of a scale, that for SIFT all of it; their files are of one shape."""
     path = released("sift", tmp_path / "w.pth")
-    hardnet, sift = bound("dog-affnet-hardnet", path), bound("sift", path)
+    for name in ("sift", "dog-affnet-hardnet"):
+        assert LightGlue(LightGlue.Options(weights=path)).skip(card_of(name)) is None
     query, image = (example(40, card_of("sift"), seed) for seed in (1, 2))
     large = [replace(each, scales=torch.linspace(6, 60, 40)) for each in (query, image)]
     small = [replace(each, scales=torch.linspace(6, 60, 40) / 6) for each in (query, image)]
-
-    def likelihoods(method: LightGlue, pair: list[Features]) -> torch.Tensor:
-        with torch.inference_mode():
-            found = method._model({"image0": _image(pair[0]), "image1": _image(pair[1])})
-        return found["log_assignment"]
-
-    torch.testing.assert_close(likelihoods(hardnet, large), likelihoods(sift, small))
-    assert not torch.allclose(likelihoods(hardnet, large), likelihoods(sift, large))
+    hardnet = likelihoods("dog_affnet_hardnet", path, *large)
+    torch.testing.assert_close(hardnet, likelihoods("sift", path, *small))
+    assert not torch.allclose(hardnet, likelihoods("sift", path, *large))
 
 
 def test_a_kind_whose_file_is_fetched_conforms(tmp_path: Path) -> None:
