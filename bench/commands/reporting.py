@@ -256,9 +256,24 @@ def export(
 
 
 @click.command()
-@click.argument("query")
-@click.argument("candidate")
+@click.argument("query", required=False)
+@click.argument("candidate", required=False)
 @click.option("--method", "-m", required=True, metavar="METHOD[@FEATURES]", help="A row of a finished run.")
+@click.option(
+    "--worst",
+    "most",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Instead of QUERY and CANDIDATE: the N queries that lose most to the first stage.",
+)
+@click.option(
+    "--hide",
+    multiple=True,
+    metavar="query|candidate:X,Y,W,H",
+    help="Without the local descriptors in a box, in pixels or in % of the image; repeatable.",
+)
+@click.option("--keep", multiple=True, metavar="query|candidate:X,Y,W,H", help="Only the part of the image in a box.")
+@click.option("--scale", multiple=True, metavar="query|candidate:FACTOR", help="The image made smaller or larger.")
 @click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Instead of the run's; repeatable.")
 @click.option("--run", "folder", type=Folder(), help="[default: the newest that has the row and both images]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -270,9 +285,13 @@ def export(
 )
 @folders
 def show(
-    query: str,
-    candidate: str,
+    query: str | None,
+    candidate: str | None,
     method: str,
+    most: int | None,
+    hide: tuple[str, ...],
+    keep: tuple[str, ...],
+    scale: tuple[str, ...],
     options: tuple[str, ...],
     folder: Path | None,
     device: str,
@@ -283,13 +302,35 @@ def show(
 
     The matches are those that the score counts. Methods without any show what each descriptor weighs for them, such as
     rrt its attention, or the two images and the score alone, such as aqe.
+
+    --worst draws failures instead: beside each query the wrong candidate that came first, and a right one that fell.
+
+    With --hide, --keep and --scale it says the score and the place before and after that. With --worst it changes the
+    images of all queries, and says what that makes of their mean.
     """
+    from bench.changes import Changes
+    from bench.errors import UserError
     from bench.pair import pair
     from bench.report.matches import draw, file_name, places_of, said
     from bench.results import sound_run
 
+    changes, given = Changes.parse(hide, keep, scale), options_by_row(options, (method,))
+    if (most is None) == (query is None) or (query is None) != (candidate is None):
+        raise UserError(
+            f"show: found {'QUERY' if query else 'no QUERY'}, {'CANDIDATE' if candidate else 'no CANDIDATE'} and "
+            f"{'no --worst' if most is None else '--worst'}",
+            hint="expected QUERY CANDIDATE, or --worst N",
+        )
     runs = [sound_run(folder)] if folder else finished_runs(places.runs)
-    found = pair(runs, query, candidate, method, options_by_row(options, (method,)), places, device)
+    if query is None or candidate is None:
+        from bench.report.failures import show_worst
+        from bench.report.terminal import progress_bars
+
+        with progress_bars() as progress:
+            lines = show_worst(runs, method, most or 1, given, places, changes, device, out, progress)
+        click.echo("\n".join(lines))
+        return
+    found = pair(runs, query, candidate, method, given, places, device, changes)
     path = draw(found, out or Path(file_name(found, method)))
     click.echo(f"{found.row}: {said(found)}; {places_of(found)}; {found.kind}")
     for note in found.notes:

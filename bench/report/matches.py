@@ -46,6 +46,9 @@ class _Placed:
         return points * self.zoom + (self.left, 0)
 
 
+Images = tuple[_Placed, _Placed]
+
+
 def file_name(pair: Pair, method: str) -> str:
     """A name for the picture that is safe on every system."""
     parts = (slug(part) for part in ("show", pair.query.id, pair.candidate, method))
@@ -61,21 +64,43 @@ def draw(pair: Pair, path: Path) -> Path:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    one, other, height = _placed(_read(pair.query.image, pair.query.box), _read(pair.image, None))
+    one, other, height = _placed(_read(pair.query.image, pair.query.box), _read(pair.image, pair.box))
     size = (WIDTH, HEAD + height + FOOT)
     figure = plt.figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, FOOT / size[1], 1, height / size[1]))
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
-    for image in (one, other):
-        axes.imshow(image.pixels, extent=(image.left, image.left + image.pixels.shape[1], height, 0), aspect="auto")
     _text(figure, pair, size)
-    if isinstance(pair.explanation, Saliency):
-        handles, notes = _discs(axes, pair, pair.explanation, (one, other))
-    else:
-        handles, notes = _lines(axes, pair, pair.explanation, (one, other))
+    handles, notes = _panel(axes, pair, (one, other), WIDTH, height)
     _foot(figure, handles, [*pair.notes, *notes], size)
     return saved(figure, path.parent, path.stem, DPI)
+
+
+def panel(figure: Any, pair: Pair, left: float, top: float, width: int, highest: int) -> tuple[list[Any], int]:
+    """Draw a pair's images into a figure, with what is found in them: the legend's entries, and the height in pixels.
+
+    `left` and `top` are pixels from the figure's left and upper edge, `width` and `highest` the room there is.
+    """
+    images = _read(pair.query.image, pair.query.box), _read(pair.image, pair.box)
+    one, other, height = _placed(*images, width=width, highest=highest)
+    across, down = (float(side) * DPI for side in figure.get_size_inches())
+    where = (left / across, 1 - (top + height) / down, width / across, height / down)
+    handles, _ = _panel(figure.add_axes(where), pair, (one, other), width, height)
+    return handles, height
+
+
+def _panel(axes: Any, pair: Pair, images: Images, width: int, height: int) -> tuple[list[Any], list[str]]:
+    """Draw both images and what is found in them: the legend's entries, and notes."""
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    for image, box, hidden in zip(images, (pair.query.box, pair.box), pair.hidden, strict=True):
+        edges = (image.left, image.left + image.pixels.shape[1], height, 0)
+        axes.imshow(image.pixels, extent=edges, aspect="auto")
+        for x1, y1, x2, y2 in hidden:
+            corners = image.at(np.array([[x1, y1], [x2, y2]]) - (box or (0, 0))[:2])
+            low, high = np.clip(corners, (edges[0], 0), (edges[1], height))
+            axes.fill_between([low[0], high[0]], low[1], high[1], facecolor="0.5", edgecolor="black", alpha=0.5)
+    if isinstance(pair.explanation, Saliency):
+        return _discs(axes, pair, pair.explanation, images)
+    return _lines(axes, pair, pair.explanation, images)
 
 
 def _read(file: Path, box: Box | None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -84,16 +109,18 @@ def _read(file: Path, box: Box | None) -> tuple[np.ndarray, tuple[int, int]]:
     return pixels, size
 
 
-def _placed(*images: tuple[np.ndarray, tuple[int, int]]) -> tuple[_Placed, _Placed, int]:
+def _placed(
+    *images: tuple[np.ndarray, tuple[int, int]], width: int = WIDTH, highest: int = HIGHEST
+) -> tuple[_Placed, _Placed, int]:
     """Both images at one height, and that height in pixels: as wide as the picture, unless that makes them too high."""
-    shapes = [width / height for _, (width, height) in images]
-    height = max(1, round(min((WIDTH - 2 * MARGIN - GAP) / sum(shapes), HIGHEST)))
+    shapes = [across / down for _, (across, down) in images]
+    height = max(1, round(min((width - 2 * MARGIN - GAP) / sum(shapes), highest)))
     widths = [max(1, round(height * shape)) for shape in shapes]
-    left, placed = (WIDTH - sum(widths) - GAP) / 2, []
-    for (pixels, size), width in zip(images, widths, strict=True):
-        drawn = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
-        placed.append(_Placed(drawn, left, (width / size[0], height / size[1])))
-        left += width + GAP
+    left, placed = (width - sum(widths) - GAP) / 2, []
+    for (pixels, size), wide in zip(images, widths, strict=True):
+        drawn = np.asarray(Image.fromarray(pixels).resize((wide, height), Image.Resampling.LANCZOS))
+        placed.append(_Placed(drawn, left, (wide / size[0], height / size[1])))
+        left += wide + GAP
     return placed[0], placed[1], height
 
 
@@ -113,9 +140,6 @@ def chosen(adds: np.ndarray, most: int = LINES) -> np.ndarray:
     equal = order[np.abs(adds[order]) == least]
     room = most - len(above)
     return np.sort(np.concatenate([above, equal[np.arange(room) * len(equal) // room]]))
-
-
-Images = tuple[_Placed, _Placed]
 
 
 def _lines(axes: Any, pair: Pair, found: Explanation | None, images: Images) -> tuple[list[Any], list[str]]:
@@ -231,6 +255,8 @@ def _marker(pixels: np.ndarray | float) -> Any:
 def said(pair: Pair) -> str:
     """Score and counts, or weights, in a sentence."""
     score, found = "not scored" if pair.score is None else f"score {pair.score:.6g}", pair.explanation
+    if pair.changed is not None:
+        score = f"{score}, {pair.changed.score:.6g} with {pair.changed.by}"
     if found is None:
         return score
     if isinstance(found, Saliency):
@@ -248,14 +274,15 @@ def places_of(pair: Pair) -> str:
     if pair.before is None:
         return f"not among the query's {pair.of} candidates"
     first = f"place {pair.before} of {pair.of} in the first stage"
-    return f"{first}, {pair.after} after reranking" if pair.after is not None else first
+    reranked = f"{first}, {pair.after} after reranking" if pair.after is not None else first
+    return f"{reranked}, {pair.changed.after} with the change" if pair.changed is not None else reranked
 
 
 def _text(figure: Any, pair: Pair, size: tuple[int, int]) -> None:
     def at(x: float, y: float, text: str, points: float, **more: Any) -> None:
         figure.text(x / size[0], 1 - y / size[1], text.replace("$", r"\$"), fontsize=points, va="center", **more)
 
-    at(MARGIN, 20, f"{shown(pair.row)}: {said(pair)}", 13, weight="bold")
+    at(MARGIN, 20, f"{shown(pair.row)}: {said(pair)}", 13 if pair.changed is None else 10, weight="bold")
     at(MARGIN, 44, places_of(pair), 11)
     crop = " (its box)" if pair.query.box is not None else ""
     at(MARGIN, 68, f"query {_short(pair.query.id)}{crop}", 10, color="0.25")

@@ -1,0 +1,93 @@
+"""A row of a finished run as it would have been with other images: every query's candidates, scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench import registry
+from bench.changes import Changes
+from bench.device import resolve_device
+from bench.errors import UserError
+from bench.evaluation import FIRST_STAGE, Rankings, evaluate, main_difficulty
+from bench.metrics import primary
+from bench.named_row import named_row
+from bench.pair import require_pairs
+from bench.places import Places
+from bench.rescore import reread, score
+from bench.results import Run
+from bench.shortlist import UNION
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """What changes made of a row: its main measure of every query, NaN for those without a positive."""
+
+    run: Run
+    row: str  # with the options that were given
+    by: str  # the changes, as the command line has them
+    values: pd.DataFrame  # by query, with the columns `first`, `before` and `after`, in [0, 1]
+
+    def __post_init__(self) -> None:
+        if list(self.values.columns) != ["first", "before", "after"] or not self.values.index.is_unique:
+            raise ValueError(
+                f"columns {list(self.values.columns)}, expected first, before and after of each query once"
+            )
+
+    @property
+    def groups(self) -> Mapping[str, pd.DataFrame]:
+        """The queries that have a value, by whether the row as it was lost to the first stage, which comes first."""
+        better = primary(self.run.dataset.protocol).better
+        known = self.values.dropna()
+        lost = better * (known["before"] - known["first"]) < 0
+        return {"that lose": known[lost], "that do not": known[~lost], "": known}
+
+
+def what_if(
+    runs: Sequence[Run],
+    method: str,
+    given: Mapping[str, Mapping[str, str]],
+    places: Places,
+    changes: Changes,
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> WhatIf:
+    """Score every query of the newest run with the row again, with the changes, and with options that are given.
+
+    A query's change is made to every query, and a candidate's to every candidate. UserError as of `bench.pair.pair`,
+    and where neither changes nor options are given.
+    """
+    newest = named_row(runs, method, {})
+    assert newest is not None  # every run fits
+    asked = named_row([newest.run], method, given)
+    assert asked is not None
+    run, row = asked.run, asked.row
+    if not changes and not asked.given:
+        raise UserError(f"{row}: nothing to change", hint="name a change: --hide, --keep, --scale or -o")
+    reranker = registry.get(row.partition("@")[0])(asked.options, resolve_device(device))
+    require_pairs(row, reranker)
+    shortlist, scores = run.shortlist, []
+    reranker.load()
+    with reread(run, row, run.dataset, method, reranker, places, changes) as rereading:
+        for number, query in enumerate(shortlist.queries):
+            names = [shortlist.gallery[image] for image in shortlist.union(number)]
+            others = [rereading.candidate(name).read for name in names]
+            similarities = shortlist.union_similarities(number).tolist()
+            found = score(reranker, rereading.query(number).read, others, similarities)
+            scores += [(row, UNION, query, name, one) for name, one in zip(names, found, strict=True)]
+            if progress is not None:
+                progress("scoring", number + 1, len(shortlist.queries))
+    stored = pd.DataFrame(scores, columns=["method", "list", "query", "candidate", "score"])
+    after = _values(evaluate(Rankings(stored, shortlist, run.dataset)), run)
+    was = _values(run.metrics(), run)
+    values = pd.DataFrame({"first": was[FIRST_STAGE], "before": was[row], "after": after[row]})
+    return WhatIf(run, asked.shown, changes.said, values)
+
+
+def _values(found: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """The main measure by query and method."""
+    of_main = found["difficulty"] == main_difficulty(run.dataset)
+    found = found[of_main & (found["measure"] == primary(run.dataset.protocol).name)]
+    return found.pivot(index="query", columns="method", values="value")
