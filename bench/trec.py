@@ -30,6 +30,8 @@ RUN = ("qid", "Q0", "docid", "rank", "score", "tag")
 QRELS = ("qid", "0", "docid", "relevance")
 PAIRS = ("query", "candidate")
 SCORED_PAIRS = ("query", "candidate", "score")
+_PARTED = re.compile(f"[{BLANKS}]+")
+_ODD = re.compile(r"[^\x00-\x1b\x20-\x7f]")  # `str.split`, which is faster, would part a line there too
 
 
 class Row(NamedTuple):
@@ -105,7 +107,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                     raise UserError(f"{path}, line {number}: cannot be read: NUL characters, expected UTF-8 text")
                 # files that were joined have a byte order mark each
                 if line := line.removeprefix("\ufeff").strip(BLANKS):
-                    yield number, line.split() if line.isascii() else re.split(f"[{BLANKS}]+", line)
+                    yield number, _PARTED.split(line) if _ODD.search(line) else line.split()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error.reason} at byte {error.start})") from error
     except (OSError, EOFError, zlib.error) as error:

@@ -82,6 +82,16 @@ def test_a_no_break_space_is_part_of_a_name(tmp_path: Path) -> None:
     assert read_qrels(path) == {"q": {"a\u00a0b": 1}}
 
 
+@pytest.mark.parametrize("separator", "\x1c\x1d\x1e\x1f")
+def test_a_separator_of_ascii_is_part_of_a_name_too(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "run"
+    path.write_text(f"q Q0 a{separator}b 1 2 tag\n")
+    assert read_run(path) == {"q": [(f"a{separator}b", 2.0)]}
+    path.write_text(f"{separator}\n")
+    with pytest.raises(UserError, match="line 1"):
+        read_run(path)
+
+
 def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_bytes(gzip.compress(b"9" * 2**24))
