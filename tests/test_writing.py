@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from bench.datasets import cached
@@ -24,6 +24,7 @@ from bench.features.sets import ExtractOptions, SetName, part_folder
 from bench.locks import alone, lock_of
 from bench.places import Places
 from bench.results import Run, read_runs
+from cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ["--max-side", "160", "--keep-descriptors", "150", "--threads", "1"]
@@ -225,14 +226,22 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.fixture
-def two(cli: Cli, instances: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A sound run, and a second one to be damaged."""
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, instances: Path, cache: Path) -> Path:
+    """A folder of two runs, for `two` to copy."""
+    runs = tmp_path_factory.mktemp("kept") / "runs"
+    folders = {"RERANKBENCH_CACHE": str(cache), "RERANKBENCH_RUNS": str(runs)}
     for name in ("identity", "reverse"):
-        assert cli("run", "-m", name, "-d", f"folder:{instances}", *SMALL).exit_code == 0
-    sound, other = sorted(
-        (tmp_path / "runs").iterdir(), key=lambda p: "reverse" in json.loads((p / "run.json").read_text())["costs"]
-    )
+        done = CliRunner(env=folders).invoke(main, ["run", "-m", name, "-d", f"folder:{instances}", *SMALL])
+        assert done.exit_code == 0, done.output
+    return runs
+
+
+@pytest.fixture
+def two(kept: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A sound run, and a second one to be damaged."""
+    runs = shutil.copytree(kept, tmp_path / "runs")
+    sound, other = sorted(runs.iterdir(), key=lambda p: "reverse" in json.loads((p / "run.json").read_text())["costs"])
     return sound, other
 
 
@@ -428,18 +437,35 @@ def test_a_reader_that_has_read_enough_ends_the_command_quietly(
     process.stderr.close()
 
 
+IN_TURN = """
+import json, sys
+from cli import main
+for arguments in json.loads(sys.argv[1]):
+    main(arguments, standalone_mode=False)
+    print("<end>")
+"""
+
+
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
 def test_a_terminal_that_knows_ascii_alone_shows_the_table(
     instances: Path, cache: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     places = {"RERANKBENCH_CACHE": str(cache), "RERANKBENCH_RUNS": str(tmp_path / "runs"), **environment}
-    for arguments in (("run", "-m", "mnn,identity", "-d", f"folder:{instances}", *SMALL), ("report",), ("methods",)):
-        process = command(*arguments, environment=places)
-        out, said = process.communicate(timeout=200)
-        assert process.returncode == 0, said
-        assert (out + said).isascii() and b"mnn" in out
-        widths = {len(line) for line in out.decode().splitlines() if line.startswith("|")}
-        assert len(widths) == 1, "columns stand below one another"
+    commands = [["run", "-m", "mnn,identity", "-d", f"folder:{instances}", *SMALL], ["report"], ["methods"]]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN, json.dumps(commands)],
+        cwd=REPOSITORY,
+        env={**os.environ, **places},
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).isascii()
+    *outputs, rest = done.stdout.decode().split("<end>\n")
+    assert len(outputs) == len(commands) and not rest
+    for out in outputs:
+        widths = {len(line) for line in out.splitlines() if line.startswith("|")}
+        assert "mnn" in out and len(widths) == 1, "columns stand below one another"
 
 
 def test_a_name_that_is_not_utf_8_is_printed_escaped(tmp_path: Path) -> None:
