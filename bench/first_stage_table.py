@@ -146,7 +146,7 @@ def _columns(dataset: Dataset, k: int) -> tuple[Column, ...]:
         ),
         Column("KiB/image", "what the first stage keeps of a gallery image", 1, -1),
         Column("search ms", "wall ms of the search, of all queries at once, over their number", 1, -1),
-        Column("extract ms", "median ms to decode a query and extract what the first stage reads of it", 0, -1),
+        Column("extract ms", "median ms to decode a query and extract what the first stage reads; one thread", 0, -1),
     )
 
 

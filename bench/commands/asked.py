@@ -95,7 +95,7 @@ def set_up(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Images of one size that an extractor is given at once, where it takes several: for GPUs.",
     )
     @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-    @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch. [default: torch's own]")
+    @click.option("--threads", type=click.IntRange(1), help="CPU threads, an image each. [default: torch's own]")
     @click.option(
         "--executor",
         type=click.Choice(["local", "ray"]),

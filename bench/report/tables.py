@@ -312,7 +312,7 @@ def _columns(shown: Sequence[_Quality], main: _Quality, seeds: bool) -> tuple[Co
         *GAINS,
         *((Column(SPREAD, "standard deviation of the main measure over seeds, points", 2),) if seeds else ()),
         Column("ms/query p50", "median wall ms to load, transfer and score one query's candidates", 1, -1),
-        Column("extract ms", "median ms to decode a query and extract what first stage and method read of it", 0, -1),
+        Column("extract ms", "median ms to decode a query and extract what is read of it, on one thread", 0, -1),
         Column("total ms", "extract ms, the first stage's search and ms/query p50: all that a new query costs", 0, -1),
         Column("ms/query p95", "95th percentile of the same", 1, -1),
         Column("ms/pair", "median wall ms of scoring alone, per candidate", 2, -1),
@@ -402,7 +402,7 @@ def _notes(
     notes += _over_seeds(latest, metrics, main) if scorable else []
     notes.append(
         f"Measured on {_machine(machine)}; "
-        "ms/query is of cached features; extract ms was measured when the features were made."
+        "ms/query is of cached features; extract ms is of one thread, measured when the features were made."
         + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
     notes += _indexed(latest)

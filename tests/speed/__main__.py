@@ -12,6 +12,7 @@ from bench.places import PROJECT, Places
 from methods.rrt.model import RRTConfig
 from tests.speed import interleaved
 from tests.speed.aggregates import bench_asmk
+from tests.speed.extraction import bench_extraction, demo_images
 from tests.speed.full_size import bench_evaluation, bench_search
 from tests.speed.learned import bench_lightglue, bench_superglue
 from tests.speed.matching import bench_counting, bench_matching, bench_threads, bench_verification
@@ -41,6 +42,7 @@ def main() -> None:
     bench_threads(Places.of())
     held += [bench_superglue(keypoints) for keypoints in (500, 1000)]
     held += [bench_lightglue(descriptors) for descriptors in (200, 500)]
+    held += [bench_extraction(name, demo_images(Places.of(), 48)) for name in ("xfeat", "gem-lite0")]
     held += [bench_search(100_000), bench_evaluation(100_000)]
     held.append(bench_help())
     sys.exit(0 if all(held) else 1)
