@@ -25,7 +25,7 @@ def ready(cache: Path, spec: DemoSpec = DemoSpec()) -> bool:
 
 def make(cache: Path, spec: DemoSpec = DemoSpec(), progress: Callable[[int, int], None] | None = None) -> Path:
     """Folder of the generated images, made if it is not there."""
-    place, workers = _place(cache, spec), min(8, os.cpu_count() or 1)
+    place, workers = _place(cache, spec), os.cpu_count() or 1
     cached.make(place, lambda folder: generate(folder, spec, workers, progress))
     return place
 

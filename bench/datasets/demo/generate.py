@@ -121,7 +121,7 @@ def _run(jobs: list[tuple[Path, DemoSpec, int, int]], workers: int) -> Iterator[
     if workers == 1:
         yield from map(_job, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(_job, job) for job in jobs]):
             yield future.result()
 
