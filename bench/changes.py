@@ -1,7 +1,8 @@
 """Changes to a query or a candidate before a method reads it: what the score is without a part, or at another size.
 
 A box that is hidden takes its local descriptors away, and the next best ones are read instead. A box that is kept cuts
-the image, as a query's box does, and a scale makes it smaller or larger; both are extracted again.
+the image, as a query's box does, and a scale makes it smaller or larger; both are extracted again. Of several scales
+the highest score counts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -75,15 +77,15 @@ class Area:
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to one image. ValueError for a factor outside of `SCALES`."""
+    """What is done to one image. ValueError for no factor, and for one outside of `SCALES`."""
 
     hide: tuple[Area, ...] = ()
     keep: Area | None = None
-    scale: float = 1.0  # of both sides, after the size limit of the extraction
+    scales: tuple[float, ...] = (1.0,)  # of both sides, after the size limit of the extraction
 
     def __post_init__(self) -> None:
-        if not SCALES[0] <= self.scale <= SCALES[1]:
-            raise ValueError(f"scale {self.scale}: expected {SCALES[0]} to {SCALES[1]}")
+        if not self.scales or not all(SCALES[0] <= scale <= SCALES[1] for scale in self.scales):
+            raise ValueError(f"scales {self.scales}: expected some, from {SCALES[0]} to {SCALES[1]}")
 
     def __bool__(self) -> bool:
         return bool(self.hide) or self.redraws
@@ -91,7 +93,12 @@ class Change:
     @property
     def redraws(self) -> bool:
         """Whether the image is another one, and not only what is read of it."""
-        return self.keep is not None or self.scale != 1
+        return self.keep is not None or self.scales != (1.0,)
+
+    @property
+    def each(self) -> tuple[Change, ...]:
+        """The same with one scale, for each of them."""
+        return tuple(replace(self, scales=(scale,)) for scale in self.scales)
 
     def read(self, box: Box | None, size: tuple[int, int], file: Path) -> Box:
         """The part of an image of that width and height that is read, in pixels of the file.
@@ -124,12 +131,18 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.query) or bool(self.candidate)
 
+    @property
+    def each(self) -> tuple[Changes, ...]:
+        """The same with one scale of each image, for all of their scales; the highest score of a pair counts."""
+        both = product(self.query.each, self.candidate.each)
+        return tuple(replace(self, query=query, candidate=candidate) for query, candidate in both)
+
     @staticmethod
     def parse(hide: Sequence[str] = (), keep: Sequence[str] = (), scale: Sequence[str] = ()) -> Changes:
         """From texts `query:VALUE` and `candidate:VALUE`. UserError for one that cannot be read or is given twice.
 
-        >>> Changes.parse(scale=["query:0.5"]).query.scale
-        0.5
+        >>> Changes.parse(scale=["query:0.5,1"]).query.scales
+        (0.5, 1.0)
         """
         found, said = dict.fromkeys(SIDES, Change()), []
         for option, texts in (("--hide", hide), ("--keep", keep), ("--scale", scale)):
@@ -148,16 +161,17 @@ class Changes:
 def _with(change: Change, option: str, text: str, value: str) -> Change:
     if option == "--hide":
         return replace(change, hide=(*change.hide, Area.parse(value, option)))
-    before = change.keep if option == "--keep" else None if change.scale == 1 else change.scale
+    before = change.keep if option == "--keep" else None if change.scales == (1.0,) else change.scales
     if before is not None:
         raise UserError(f"{option} {text}: given twice for one image", hint="give it once")
     if option == "--keep":
         return replace(change, keep=Area.parse(value, option))
     try:
-        return replace(change, scale=float(value))
+        return replace(change, scales=tuple(float(part) for part in value.split(",")))
     except ValueError as error:
         raise UserError(
-            f"{option} {text}: expected a factor from {SCALES[0]:g} to {SCALES[1]:g}", hint="for example query:0.5"
+            f"{option} {text}: expected factors from {SCALES[0]:g} to {SCALES[1]:g}",
+            hint="for example query:0.5, or query:0.7,1,1.4",
         ) from error
 
 

@@ -24,7 +24,7 @@ from bench.named_row import NamedRow, named_row
 from bench.names import Names
 from bench.places import Places
 from bench.reranker import Explanation, Reranker, Saliency
-from bench.rescore import Image, Rereading, have_places, reread, score
+from bench.rescore import Image, have_places, reread, score
 from bench.results import Run
 from bench.shortlist import UNION, reranked
 from bench.timing import kept_torch_flags
@@ -267,42 +267,33 @@ def _changed(
 ) -> tuple[tuple[Image, Image], Changed]:
     """Both images as they are changed, their score, and the candidate's place among the query's other candidates.
 
-    The others are as they were. They are scored again where the query or options are others than the run's.
+    The others are as they were. They are scored again where the query or options are others than the run's. Of several
+    scales, the images are of the one that has the pair's highest score.
     """
     run, row = asked.run, asked.row
     name = run.shortlist.list_for(main_difficulty(run.dataset))
     near = [run.shortlist.gallery[image] for image in run.shortlist.candidates(name, number)]
     again = candidate in near and (bool(changes.query) or not asked.as_run)
     dataset = _of(run.dataset, number, [candidate, *(near if again else [])])
-    with reread(run, row, dataset, method, reranker, places, changes, {candidate}) as rereading:
-        images = rereading.query(0), rereading.candidate(candidate)
-        (scored,) = score(reranker, images[0].read, [images[1].read], [1.0])
-        if candidate not in near:
-            return images, Changed(changes.said, float(scored), None)
-        scores = (
-            _scores_again(run, rereading, number, name, near, images, reranker)
-            if again
-            else run.rankings().scores(row, name, number).copy()
-        )
-    place = near.index(candidate)
-    scores[place] = scored
-    return images, Changed(
-        changes.said, float(scored), 1 + reranked(np.arange(len(near)), scores).tolist().index(place)
-    )
-
-
-def _scores_again(
-    run: Run,
-    rereading: Rereading,
-    number: int,
-    name: str,
-    near: Sequence[str],
-    images: tuple[Image, Image],
-    reranker: Reranker,
-) -> np.ndarray:
-    """(k,) scores of a list's candidates as they are, with the query as it is changed."""
-    others = [rereading.plain(image).read for image in near]
-    return score(reranker, images[0].read, others, run.shortlist.similarities[name][number].tolist())
+    best: tuple[float, tuple[Image, Image]] | None = None
+    unchanged = candidate in near and not again
+    others = run.rankings().scores(row, name, number).copy() if unchanged else np.full(len(near), -np.inf)
+    for each in changes.each:
+        with reread(run, row, dataset, method, reranker, places, each, {candidate}) as rereading:
+            images = rereading.query(0), rereading.candidate(candidate)
+            (scored,) = score(reranker, images[0].read, [images[1].read], [1.0])
+            if best is None or scored > best[0]:
+                best = float(scored), images
+            if again:
+                read = [rereading.plain(image).read for image in near]
+                similarities = run.shortlist.similarities[name][number].tolist()
+                others = np.maximum(others, score(reranker, images[0].read, read, similarities))
+    assert best is not None  # there is a scale
+    if candidate not in near:
+        return best[1], Changed(changes.said, best[0], None)
+    others[near.index(candidate)] = best[0]
+    after = 1 + reranked(np.arange(len(near)), others).tolist().index(near.index(candidate))
+    return best[1], Changed(changes.said, best[0], after)
 
 
 def _explained(method: Reranker, images: tuple[Image, Image]) -> Explanation | Saliency | None:

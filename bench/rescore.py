@@ -107,8 +107,8 @@ def reread(
     """Features of the queries and gallery images of `dataset`, which are some of the run's, as the row reads them.
 
     `asked` is the row as a user names it: METHOD or METHOD@FEATURES. `changed` are the gallery images that `candidate`
-    will be asked for; None: all. UserError where the features cannot be had, and for changes that these features cannot
-    have.
+    will be asked for; None: all. Changes have one scale of each image. UserError where the features cannot be had, and
+    for changes that these features cannot have.
     """
     recorded = run.record.identity.methods[row].features
     features = Asked.parse(asked).features or ("+".join(recorded) if recorded else "")
@@ -203,7 +203,7 @@ def _redrawn(
     for number, (key, file, box) in enumerate(images):
         part = change.read(box, size_of(file, options.max_megapixels), file)
         drawn = folder / f"{number}.png"
-        longest = max(longest, *redrawn(file, part, change.scale, options, drawn))
+        longest = max(longest, *redrawn(file, part, change.scales[0], options, drawn))
         listed.append(Item(key, (drawn,), required=True))
         boxes[key] = part
     as_drawn, stores = replace(options, max_side=longest), {}  # no image is made smaller once more

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from bench import registry
@@ -42,7 +43,7 @@ class WhatIf:
         better = primary(self.run.dataset.protocol).better
         known = self.values.dropna()
         lost = better * (known["before"] - known["first"]) < 0
-        return {"that lose": known[lost], "that do not": known[~lost], "": known}
+        return {"that lose to the first stage": known[lost], "that do not": known[~lost], "": known}
 
 
 def what_if(
@@ -68,18 +69,25 @@ def what_if(
         raise UserError(f"{row}: nothing to change", hint="name a change: --hide, --keep, --scale or -o")
     reranker = registry.get(row.partition("@")[0])(asked.options, resolve_device(device))
     require_pairs(row, reranker)
-    shortlist, scores = run.shortlist, []
+    shortlist, scores = run.shortlist, dict[str, np.ndarray]()
+    total, done = len(shortlist.queries) * len(changes.each), 0
     reranker.load()
-    with reread(run, row, run.dataset, method, reranker, places, changes) as rereading:
-        for number, query in enumerate(shortlist.queries):
-            names = [shortlist.gallery[image] for image in shortlist.union(number)]
-            others = [rereading.candidate(name).read for name in names]
-            similarities = shortlist.union_similarities(number).tolist()
-            found = score(reranker, rereading.query(number).read, others, similarities)
-            scores += [(row, UNION, query, name, one) for name, one in zip(names, found, strict=True)]
-            if progress is not None:
-                progress("scoring", number + 1, len(shortlist.queries))
-    stored = pd.DataFrame(scores, columns=["method", "list", "query", "candidate", "score"])
+    for each in changes.each:
+        with reread(run, row, run.dataset, method, reranker, places, each) as rereading:
+            for number, query in enumerate(shortlist.queries):
+                others = [rereading.candidate(shortlist.gallery[image]).read for image in shortlist.union(number)]
+                similarities = shortlist.union_similarities(number).tolist()
+                found = score(reranker, rereading.query(number).read, others, similarities)
+                scores[query] = np.maximum(scores.get(query, found), found)
+                done += 1
+                if progress is not None:
+                    progress("scoring", done, total)
+    rows = [
+        (row, UNION, query, shortlist.gallery[image], one)
+        for number, query in enumerate(shortlist.queries)
+        for image, one in zip(shortlist.union(number), scores[query], strict=True)
+    ]
+    stored = pd.DataFrame(rows, columns=["method", "list", "query", "candidate", "score"])
     after = _values(evaluate(Rankings(stored, shortlist, run.dataset)), run)
     was = _values(run.metrics(), run)
     values = pd.DataFrame({"first": was[FIRST_STAGE], "before": was[row], "after": after[row]})

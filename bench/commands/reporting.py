@@ -273,7 +273,12 @@ def export(
     help="Without the local descriptors in a box, in pixels or in % of the image; repeatable.",
 )
 @click.option("--keep", multiple=True, metavar="query|candidate:X,Y,W,H", help="Only the part of the image in a box.")
-@click.option("--scale", multiple=True, metavar="query|candidate:FACTOR", help="The image made smaller or larger.")
+@click.option(
+    "--scale",
+    multiple=True,
+    metavar="query|candidate:FACTOR[,…]",
+    help="The image made smaller or larger; of several factors, the highest score counts.",
+)
 @click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Instead of the run's; repeatable.")
 @click.option("--run", "folder", type=Folder(), help="[default: the newest that has the row and both images]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")

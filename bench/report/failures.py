@@ -122,7 +122,7 @@ def told(found: WhatIf) -> list[str]:
         f"{found.row}{found.by and f' with {found.by}'}: mean {measure.of_query}, {main_difficulty(found.run.dataset)}"
     ]
     for name, values in found.groups.items():
-        of = f"{len(values)} queries{name and f' {name} to the first stage'}"
+        of = f"{len(values)} queries{name and f' {name}'}"
         if not len(values):
             lines.append(f"  {of}")
             continue
