@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,36 +124,42 @@ def lay_out(root: Path, images: int) -> None:
 
 
 def write_features(places: Places) -> None:
-    """Stores of both parts, through the program's own writing. Every image repeats one of DRAWN, by its key."""
+    """Stores of both parts, through the program's own writing.
+
+    Local descriptors repeat those of DRAWN images, by the key. No two global descriptors are alike: equal ones would be
+    ties, which a search has to remember.
+    """
     draw = np.random.default_rng(0)
     dataset = load(DATASET, places)
-
-    def unit(*shape: int) -> np.ndarray:
-        rows = draw.normal(size=shape).astype(np.float32)
-        return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float16)
-
-    def local() -> dict[str, np.ndarray]:
-        return {
-            "descriptors": unit(DESCRIPTORS, LOCAL_DIM),
+    size = {"image_size": np.array([640, 480])}
+    locals_ = [
+        {
+            "descriptors": unit(draw, DESCRIPTORS, LOCAL_DIM),
             "keypoints": draw.uniform(0, 640, (DESCRIPTORS, 2)).astype(np.float32),
             "scales": np.ones(DESCRIPTORS, np.float16),
             "orientations": np.zeros(DESCRIPTORS, np.float16),
             "scores": np.linspace(1, 0, DESCRIPTORS, dtype=np.float16),
         }
-
-    size = {"image_size": np.array([640, 480])}
-    made = {
-        "local": [Entry("0" * 64, {**local(), **size}) for _ in range(DRAWN)],
-        "global": [Entry("0" * 64, {"global_descriptor": unit(GLOBAL_DIM), **size}) for _ in range(DRAWN)],
+        for _ in range(DRAWN)
+    ]
+    made: Mapping[str, Callable[[int], Mapping[str, np.ndarray]]] = {
+        "local": lambda number: locals_[number % DRAWN],
+        "global": lambda number: {"global_descriptor": unit(np.random.default_rng(number), GLOBAL_DIM)},
     }
     for part in SetName.parse(FEATURES).parts:
-        entries = made[part.spec.gives]
+        arrays = made[part.spec.gives]
 
-        def read(item: Item, entries: Sequence[Entry] = entries) -> Entry:
-            return entries[zlib.crc32(item.key.encode()) % DRAWN]
+        def read(item: Item, arrays: Callable[[int], Mapping[str, np.ndarray]] = arrays) -> Entry:
+            return Entry("0" * 64, {**arrays(zlib.crc32(item.key.encode())), **size})
 
         folder = part_folder(DATASET, part, ExtractOptions(), places)
         fill(items(dataset), folder, lambda read=read: read, part.identity(ExtractOptions()))
+
+
+def unit(draw: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random rows of unit norm in half precision."""
+    rows = draw.normal(size=shape).astype(np.float32)
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float16)
 
 
 def whole_run(images: int, folder: Path, stage: str, methods: str) -> Whole:
