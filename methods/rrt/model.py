@@ -100,6 +100,18 @@ class RRT(nn.Module):
         global_ = F.normalize(self.remap(batch.global_), dim=-1) + segment[SEGMENTS[f"{side}_global"]]
         return torch.cat([global_[:, None], local], dim=1)
 
+    def _tokens(self, before: str, side: str, image: Tokens) -> Tensor:
+        """(2 + n, dim) CLS or SEP, and `embed` of one image, with fewer calls."""
+        segment = self.seg_encoder.weight
+        tokens = segment.new_empty(2 + len(image.local), self.config.dim)
+        places = self.scale_encoder.weight + segment[SEGMENTS[f"{side}_local"]]
+        local = image.local.float()
+        local = local if self.config.local_dim == self.config.dim else self.local_remap(local)
+        tokens[0] = segment[SEGMENTS[before]]
+        tokens[1] = F.normalize(self.remap(image.global_.float()), dim=0) + segment[SEGMENTS[f"{side}_global"]]
+        torch.add(F.normalize(local, dim=1), places[image.scale_ids], out=tokens[2:])
+        return tokens
+
     def _join(self, source: Tensor, target: Tensor) -> Tensor:
         cls, sep = (self._segment(name).expand(len(source), 1, -1) for name in ("cls", "sep"))
         return torch.cat([cls, source, sep, target], dim=1)
@@ -122,10 +134,7 @@ class RRT(nn.Module):
         if batch is None and device.type == "cpu":
             layers = cast(Sequence[Layer], self.encoder.layers)
 
-            def tokens(segment: str, side: str, image: Tokens) -> Tensor:
-                return torch.cat([self._segment(segment), self.embed(pad([image], device), side)], dim=1)[0]
-
-            first, second = partial(tokens, "cls", "src", query), partial(tokens, "sep", "tgt")
+            first, second = partial(self._tokens, "cls", "src", query), partial(self._tokens, "sep", "tgt")
             return pair_logits(layers, self.classifier, first, candidates, second, precision)
         scores, batch = [torch.empty(0, device=device)], batch or 128
         with matmul_precision(device, precision):

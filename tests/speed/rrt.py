@@ -78,16 +78,18 @@ def _padding(side: TokenBatch) -> Tensor:
     return torch.zeros(side.local.shape[:2], dtype=torch.bool) if side.mask is None else side.mask
 
 
-def pair_flops(config: RRTConfig, tokens: int, first_token_last: bool) -> int:
+def pair_flops(config: RRTConfig, tokens: int, first_token_last: bool, projected: int = 0) -> int:
     """Floating-point operations of the encoder's matrix products for one pair of `tokens` tokens in all.
 
     A multiplication and an addition are two. With `first_token_last` the last layer computes the first token alone,
-    from the tokens themselves instead of their keys and values (`methods.rrt.engine.pair_logits`).
+    from the tokens themselves instead of their keys and values, and the first of several layers has the queries, keys
+    and values of `projected` tokens, the query image's, from another pair (`methods.rrt.engine.pair_logits`).
     """
     d, wide = config.dim, config.feedforward
     layer = 2 * tokens * d * (4 * d + 2 * wide) + 4 * tokens**2 * d
     first = 2 * d * (4 * d + 2 * wide) + 4 * tokens * config.heads * d
-    return (config.depth - 1) * layer + (first if first_token_last else layer)
+    known = 2 * projected * d * 3 * d if config.depth > 1 else 0
+    return (config.depth - 1) * layer - known + (first if first_token_last else layer)
 
 
 def ragged(descriptors: int, count: int) -> list[int]:
@@ -146,11 +148,12 @@ def bench_rrt(config: RRTConfig, descriptors: int, rounds: int) -> bool:
         ratio, target = ms[baseline] / ms["score"], TARGETS.get(name)
         verdict = "" if target is None else f"; target {target:g}: {'met' if ratio >= target else 'missed'}"
         print(f"  score is {ratio:.2f} x as fast as {name} ({baseline.rpartition(', ')[2]}){verdict}")
-    flops, whole = (np.mean([pair_flops(config, 4 + descriptors + n, f) for n in lengths]) for f in (True, False))
+    flops = np.mean([pair_flops(config, 4 + descriptors + n, True, 2 + descriptors) for n in lengths])
+    whole = np.mean([pair_flops(config, 4 + descriptors + n, False) for n in lengths])
     peak = 2 * 2048**3 / min(medians.seconds["peak, MKL"], medians.seconds["peak, oneDNN"])
     rate = flops / ms["score"] * 1e3
     print(
-        f"  {flops / 1e9:.2f} GFLOP a pair ({whole / 1e9:.2f} with every token in the last layer), "
+        f"  {flops / 1e9:.2f} GFLOP a pair ({whole / 1e9:.2f} of whole layers), "
         f"{rate / 1e9:.0f} GFLOP/s: {100 * rate / peak:.0f} % of the {peak / 1e9:.0f} that a product of "
         "2048x2048 matrices reaches here"
     )

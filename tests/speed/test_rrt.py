@@ -73,6 +73,9 @@ def test_operations_of_one_layer_by_hand() -> None:
     config = RRTConfig(depth=1, feedforward=5, heads=1, dim=2)
     assert pair_flops(config, 3, False) == 2 * (3 * (16 + 20) + 2 * 18)
     assert pair_flops(config, 3, True) == 2 * (16 + 20 + 2 * 3 * 2)
+    assert pair_flops(config, 3, True, projected=1) == pair_flops(config, 3, True)  # there is no layer before the last
+    two = RRTConfig(depth=2, feedforward=5, heads=1, dim=2)
+    assert pair_flops(two, 3, True) - pair_flops(two, 3, True, projected=1) == 2 * (3 * 2 * 2)
 
 
 def test_ragged_candidates_are_full_in_three_of_five_and_as_long_on_average_however_many_rounds() -> None:

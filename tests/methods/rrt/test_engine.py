@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from bench.timing import torch_flags
-from methods.rrt.engine import _fastest_linear, _onednn_linear, pair_logits
+from methods.rrt import engine
+from methods.rrt.engine import PAIRS, Precision, _fastest_linear, _onednn_linear, pair_logits
 from methods.rrt.model import RRT, RRTConfig, TokenBatch, Tokens
 
 SMALL = RRTConfig(depth=3, feedforward=48, heads=4, dim=32, global_dim=40, local_dim=16)
@@ -58,6 +59,29 @@ def test_scores_are_those_of_the_plain_network(model: RRT, n: int) -> None:
     assert expected.std() > 0.01
     assert (model.score(query, images) - expected).abs().max() <= 1e-5
     assert (model.score(query, images, batch=4) - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("count", [0, 1, PAIRS, PAIRS + 1, 2 * PAIRS + 3])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_score_does_not_depend_on_the_other_candidates(model: RRT, threads: None, count: int, workers: int) -> None:
+    torch.set_num_threads(workers)
+    query, images = image(9, 1), [image(seed % 13, seed) for seed in range(count)]
+    alone = [model.score(query, [candidate])[0] for candidate in images]
+    found = model.score(query, images)
+    assert found.shape == (count,) and found.tolist() == alone
+    assert len(set(alone)) == count
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_both_ways_to_a_product_give_one_score(
+    model: RRT, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """oneDNN's has rows of no token, torch's own has none, and each is the faster one on some processors."""
+    query, images, found = image(40, 1), [image(length, seed) for seed, length in enumerate(LENGTHS)], []
+    for way in (F.linear, _onednn_linear):
+        monkeypatch.setattr(engine, "_fastest_linear", lambda *shape, way=way: way)
+        found.append(model.score(query, images, precision=precision))
+    assert (found[0] - found[1]).abs().max() <= (1e-5 if precision == "fp32" else 0.05)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
