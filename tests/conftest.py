@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache as once
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ SHARED = REPOSITORY.parent / "shared" / "data"
 EXTRACT = ExtractOptions(max_side=160, descriptors=150)
 
 
+@once
 def slow_files() -> dict[Path, int]:
     """Files of tests that take seconds, and how many; the longest first."""
     lines = (REPOSITORY / "tests" / "slow.txt").read_text().splitlines()
@@ -44,6 +46,11 @@ def slow_files() -> dict[Path, int]:
     if missing := [str(path.relative_to(REPOSITORY)) for path in found if not path.is_file()]:
         raise pytest.UsageError(f"tests/slow.txt: no such file: {', '.join(missing)}")
     return found
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where slow files are left out, they are not even imported."""
+    return True if config.option.markexpr == "not slow" and collection_path in slow_files() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
