@@ -56,6 +56,18 @@ def write_whole(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def new_map(path: Path, kind: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A new `.npy` array of at least one value, mapped to be written to. OSError, also where the disk lacks room.
+
+    All of its room is taken first: a full disk kills a process that writes to a map, without a word.
+    """
+    array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+    return array
+
+
 def write_json(path: Path, content: object) -> None:
     """Write whole or not at all. OSError."""
     write_whole(path, json.dumps(content, indent=1, sort_keys=True))

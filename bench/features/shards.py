@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.features.index import Shard, shards
-from bench.files import read_json
+from bench.files import new_map, read_json
 
 LOCAL: Mapping[str, type] = {
     "descriptors": np.float16,
@@ -112,9 +112,7 @@ def _merge(folder: Path, parts: Sequence[Shard]) -> None:
             rows = sum(map(len, pieces))
             # an empty array cannot be mapped
             whole: Any = (
-                np.lib.format.open_memmap(
-                    temporary / f"{array}.npy", "w+", pieces[0].dtype, (rows, *pieces[0].shape[1:])
-                )
+                new_map(temporary / f"{array}.npy", pieces[0].dtype, (rows, *pieces[0].shape[1:]))
                 if rows
                 else np.empty((0, *pieces[0].shape[1:]), pieces[0].dtype)
             )

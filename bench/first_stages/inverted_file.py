@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.errors import UserError
-from bench.files import read_json, write_json, writing
+from bench.files import new_map, read_json, write_json, writing
 from bench.locks import alone
 
 IMAGES = 16_384  # of a block: its postings of a word are read in one piece
@@ -131,7 +131,7 @@ def _write_vectors(path: Path, layout: Layout, order: np.ndarray, parts: Sequenc
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     # straight to the file: a second copy of all vectors in memory would double what a build needs
-    sorted_ = np.lib.format.open_memmap(path, "w+", np.dtype(layout.kind), (len(order), layout.width))
+    sorted_ = new_map(path, np.dtype(layout.kind), (len(order), layout.width))
     at = 0
     for part in parts:
         sorted_[place[at : at + len(part.words)]] = part.vectors

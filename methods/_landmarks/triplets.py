@@ -23,6 +23,7 @@ from bench.datasets.gldv2 import read_list
 from bench.device import resolve_device
 from bench.errors import UserError
 from bench.features.store import FeatureStore
+from bench.files import new_map
 from bench.training import LoopOptions, Progress, fingerprint
 
 B = TypeVar("B")  # a recipe's batch
@@ -153,7 +154,7 @@ def neighbours(
             _gather(store, images.keys, vectors, progress)
         if not part.exists():
             empty = part.with_suffix(".tmp.npy")
-            np.lib.format.open_memmap(empty, "w+", np.int32, (n, k))[:] = -1
+            new_map(empty, np.dtype(np.int32), (n, k))[:] = -1
             empty.replace(part)
         found = np.load(part, mmap_mode="r+", allow_pickle=False)
         nearest(np.load(vectors, mmap_mode="r", allow_pickle=False), k, found, device, progress)
@@ -167,7 +168,7 @@ def _gather(store: FeatureStore, keys: Sequence[str], path: Path, progress: Prog
     """The global descriptors of all images in one file, float16, for the search to read again and again."""
     wide = store.global_descriptors(keys[:1]).shape[1]
     part = path.with_suffix(".tmp.npy")
-    rows = np.lib.format.open_memmap(part, "w+", np.float16, (len(keys), wide))
+    rows = new_map(part, np.dtype(np.float16), (len(keys), wide))
     for first in range(0, len(keys), BLOCK[0]):
         rows[first : first + BLOCK[0]] = store.global_descriptors(keys[first : first + BLOCK[0]])
         if progress:
