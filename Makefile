@@ -62,10 +62,10 @@ baseline: .venv/ready-$(FAISS)
 bench: .venv/ready-$(FAISS)-test
 	$(BIN)/python -m tests.speed
 
-# every parser of other people's files, 15 s each; what breaks one is kept in results/fuzz
+# every parser of other people's files, 15 s each; what breaks one is kept in results/fuzz. A long run: make fuzz FUZZ="--inputs 1000000"
 fuzz: .venv/ready-$(FAISS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=2.3'
-	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache docs/_build
