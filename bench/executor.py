@@ -370,7 +370,7 @@ class _Actors:
             room = {} if settings.address else {"num_cpus": settings.workers * threads, "include_dashboard": False}
             try:
                 _knock(settings.address)
-                self._ray.init(settings.address, log_to_driver=False, logging_level="ERROR", **room)
+                self._ray.init(settings.address or "local", log_to_driver=False, logging_level="ERROR", **room)
             except (OSError, RuntimeError, ValueError) as error:
                 raise UserError(f"--ray-address {settings.address}: no Ray cluster answers there ({error})") from error
         self._actor = self._ray.remote(_Work).options(num_cpus=threads, num_gpus=settings.gpus, max_restarts=0)

@@ -69,6 +69,13 @@ def test_every_task_has_its_result_once(nodes: Nodes, tasks: ModuleType) -> None
     assert list(in_order(found)) == [n * n for n in range(40)]
 
 
+def test_without_an_address_a_cluster_that_runs_here_is_left_alone(
+    nodes: Nodes, tasks: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)  # as Ray itself would look for one
+    assert list(Ray(1).map(partial(tasks.worker, "square"), [3])) == [(0, 9)]
+
+
 def test_an_iterator_can_be_a_result_and_a_worker_has_its_threads(nodes: Nodes, tasks: ModuleType) -> None:
     assert list(Ray(1, address=nodes.address).map(partial(tasks.worker, "count"), [3])) == [(0, [0, 1, 2])]
     assert list(Ray(1, address=nodes.address).map(tasks.threads, [0])) == [(0, (1, "1"))]
