@@ -6,13 +6,16 @@ Text is UTF-8, with or without a byte order mark. Writing is whole or not at all
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
+import secrets
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +44,32 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it takes the file's name once all is written, or goes. OSError."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    """A temporary name beside `path` to write to; it takes the file's name once all is written, or goes. OSError.
+
+    What killed processes left of earlier tries goes first: whoever still writes holds a lock on its own.
+    """
+    for left in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
+        _remove_abandoned(left)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")  # machines have equal pids
+    held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    with suppress(OSError):  # it is being written, is gone by now, or cannot be locked or removed
+        held = os.open(temporary, os.O_RDWR)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()
+        finally:
+            os.close(held)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -37,6 +37,28 @@ def alone(place: Path, doing: str) -> Iterator[bool]:
         os.close(file)
 
 
+@contextmanager
+def alone_if_free(place: Path) -> Iterator[bool]:
+    """As `alone` without the wait: False inside where another is at work, or where `place` cannot be locked."""
+    lock = lock_of(place)
+    try:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield False
+        return
+    free = False
+    try:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = _is_at(file, lock)
+        yield free
+    finally:
+        if free:
+            with suppress(OSError):
+                lock.unlink()
+        os.close(file)
+
+
 def _taken(lock: Path, wait: str) -> tuple[int, bool]:
     """A descriptor of the lock file, and whether it is locked."""
     told = False

@@ -24,7 +24,7 @@ from bench.features.reuse import take_over
 from bench.features.shards import Entry, merge, write_shard
 from bench.features.store import FeatureStore
 from bench.files import write_whole, writing
-from bench.locks import alone
+from bench.locks import alone, alone_if_free
 
 SHARD_IMAGES = 64  # how much is lost at most when extraction is killed
 NAMED = 20  # unreadable queries named in a message
@@ -88,6 +88,10 @@ def fill(
                 _sweep(folder)
             total, notes = _update(wanted, folder, make_read, identity, progress, exact, executor, reuse)
         store = FeatureStore(folder)
+    elif any((folder / "shards").glob("tmp-*")):  # left by what was killed while merging, or in use
+        with alone_if_free(folder) as free:
+            if free:
+                _sweep(folder)
     errors = store.errors()
     failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
     if unreadable := [failed[item.key] for item in wanted if item.required and item.key in failed] if failed else []:

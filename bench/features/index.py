@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from bench.files import read_json
+from bench.files import read_json, whole
 from bench.images import Box
 
 NAME = "index.sqlite"
@@ -205,17 +204,14 @@ def _known(database: sqlite3.Connection) -> dict[str, tuple[dict[str, int] | Non
 
 def _made(folder: Path, paths: Sequence[Path], listed: Sequence[tuple[str, str]]) -> sqlite3.Connection:
     """A new index in the store's folder; in memory where there is nothing to keep or it cannot be written."""
-    temporary = folder / f"{NAME}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     if paths and os.access(folder, os.W_OK):
         try:
-            temporary.unlink(missing_ok=True)
-            with closing(sqlite3.connect(temporary)) as database:
+            with whole(folder / NAME) as temporary, closing(sqlite3.connect(temporary)) as database:
                 _fill(database, paths, listed)
-            os.replace(temporary, folder / NAME)
             if (kept := _read(folder / NAME)) is not None:
                 return kept
-        except (OSError, sqlite3.Error):  # a full disk
-            temporary.unlink(missing_ok=True)
+        except (OSError, sqlite3.Error):
+            pass  # a full disk
     database = sqlite3.connect(":memory:", check_same_thread=False)
     _fill(database, paths, listed)
     return database

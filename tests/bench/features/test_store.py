@@ -636,6 +636,19 @@ def test_an_unfinished_shard_of_a_running_process_is_left_alone(tmp_path: Path, 
     assert not waiting.is_alive() and not alive.exists() and len(FeatureStore(tmp_path / "store")) == 4
 
 
+def test_what_a_killed_merging_left_goes_although_every_image_is_there(
+    tmp_path: Path, small: Path, fill: Callable
+) -> None:
+    fill(small)
+    left = tmp_path / "store" / "shards" / "tmp-7-left"
+    left.mkdir()
+    with alone(tmp_path / "store", "extracting into"):
+        fill(small)  # it does not wait, since nothing is to be written
+        assert left.is_dir()
+    fill(small)
+    assert not left.exists() and len(FeatureStore(tmp_path / "store")) == 4
+
+
 def test_opening_a_store_while_its_shards_are_merged_finds_every_image(tmp_path: Path, small: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nimport numpy as np\n"
