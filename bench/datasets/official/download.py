@@ -57,6 +57,9 @@ def download(source: Source, root: Path, progress: Progress | None = None, patie
     with _alone(folder), httpx.Client(timeout=patience.stall, follow_redirects=True, max_redirects=5) as client:
         record = read_record(folder)
         todo = [file for file in source.files if not _finished(file, root, record)]
+        for file in source.files:  # archives that a killed download had unpacked already
+            if file not in todo and file.unpack is not None and _is_fetched(root / file.path, record[file.path]):
+                (root / file.path).unlink()
         notes += _require_room(client, todo, root)
         for file in todo:
             before = record.get(file.path, {})
@@ -85,6 +88,10 @@ def download(source: Source, root: Path, progress: Progress | None = None, patie
 def _finished(file: File, root: Path, record: Mapping[str, Mapping[str, Any]]) -> bool:
     entry = record.get(file.path, {})
     return "unpacked" in entry if file.unpack is not None else "sha256" in entry and (root / file.path).is_file()
+
+
+def _is_fetched(path: Path, entry: Mapping[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry.get("bytes")
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
@@ -253,7 +260,7 @@ def _remember(state: Path, url: str, headers: httpx.Headers) -> None:
     etag = headers.get("etag", "")
     # a weak tag does not promise equal bytes
     validator = etag if etag and not etag.startswith("W/") else headers.get("last-modified", "")
-    state.write_text(json.dumps({"url": url, "validator": validator}))
+    write_whole(state, json.dumps({"url": url, "validator": validator}))
 
 
 def _validator(state: Path, url: str) -> str | None:

@@ -9,13 +9,14 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from bench.datasets.official.sources import Unpack
 from bench.errors import UserError
+from bench.files import write_whole
 
 MOST_RATIO = 20  # times the archive's own size; photographs do not shrink
 MANIFEST = "manifest.jsonl"
@@ -65,10 +66,12 @@ def unpack(
         for inside in written:
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary / inside, target / inside)
-        with manifest.open("a") as listed:
-            for inside, (size, sha256) in written.items():
-                row = {"path": f"{how.target}/{inside}", "bytes": size, "sha256": sha256}
-                listed.write(json.dumps(row) + "\n")
+        rows = [
+            {"path": f"{how.target}/{inside}", "bytes": size, "sha256": sha256}
+            for inside, (size, sha256) in written.items()
+        ]
+        lines = [*_others(manifest, {str(row["path"]) for row in rows}), *map(json.dumps, rows)]
+        write_whole(manifest, "".join(f"{line}\n" for line in lines))
     except UserError:
         raise
     except OSError as error:
@@ -82,6 +85,19 @@ def unpack(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(written), left_out
+
+
+def _others(manifest: Path, paths: Collection[str]) -> list[str]:
+    """Its lines on other files, as they are: an unpacking that was killed may have written ours, or a torn one."""
+    lines = manifest.read_text().splitlines() if manifest.is_file() else []
+    return [line for line in lines if _path(line) not in {*paths, None}]
+
+
+def _path(line: str) -> str | None:
+    try:
+        return str(json.loads(line)["path"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _refused(archive: Path, why: str) -> UserError:

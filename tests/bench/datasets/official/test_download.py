@@ -259,6 +259,9 @@ def test_archives_are_unpacked_recorded_verified_and_removed(server: tuple[str, 
     assert sorted(path.name for path in (tmp_path / "set" / "jpg").iterdir()) == ["one.jpg", "two.jpg"]
     assert not (tmp_path / "set" / "file.bin").exists()
     assert download(wanted, tmp_path, patience=QUICK).files == 0
+    (tmp_path / "set" / "file.bin").write_bytes(behaviour.content)  # as a kill just after the unpacking leaves it
+    assert download(wanted, tmp_path, patience=QUICK).files == 0
+    assert not (tmp_path / "set" / "file.bin").exists()
     assert image_set(tmp_path / "set", "as found") == "images of a kind"
     assert image_set(tmp_path / "none", "as found") == "as found"
     assert verify(wanted, tmp_path).sound

@@ -58,6 +58,17 @@ def test_files_come_with_their_folders_or_without(tmp_path: Path, mode: str) -> 
     assert not (tmp_path / "deep.unpacking").exists()
 
 
+def test_a_manifest_that_a_kill_tore_is_whole_again(tmp_path: Path) -> None:
+    archive = tarred(tmp_path / "a.tar", entry("1.jpg"), entry("2.jpg"))
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"path": "other/1.jpg", "bytes": 1, "sha256": "0"}\n')
+    unpack(archive, tmp_path, Unpack("set"), manifest)
+    whole = manifest.read_text()
+    manifest.write_text(whole[:-30])
+    unpack(archive, tmp_path, Unpack("set"), manifest)
+    assert manifest.read_text() == whole and whole.count("\n") == 3
+
+
 def link_in_zip() -> tuple[zipfile.ZipInfo, bytes]:
     info = zipfile.ZipInfo("link")
     info.external_attr = 0o120777 << 16
