@@ -92,11 +92,12 @@ def import_foreign(
         old = before is None or (stored.identity or {}).get("version") != VERSION
         other = "another version of the import" if old or before is None else record.differs(before)
         other = other or ("other arrays" if stored.identity != identity else "")
+    going_on = began is not None and not record.differs(began) and FeatureStore(staged).identity == identity
+    if not len(stored) and going_on:  # killed while it took the place of the other
+        other = "another import"
     at = staged if other else folder
     with writing(folder):
-        if not (
-            other and began is not None and not record.differs(began) and FeatureStore(staged).identity == identity
-        ):
+        if not (other and going_on):
             shutil.rmtree(staged, ignore_errors=True)
         at.mkdir(parents=True, exist_ok=True)
         known = Record.read(at)
@@ -116,7 +117,7 @@ def import_foreign(
     with writing(folder):
         replace(record, caveats=caveats).write(at)
         if other:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # gone, where a kill came between the two
             staged.rename(folder)
             notes.append(f"{kind} features of {dataset.name} are read anew: the store held {other}")
     return replace(report, notes=tuple(notes), caveats=caveats)

@@ -117,6 +117,21 @@ def test_what_another_program_wrote_is_read_and_can_be_run(
         assert "100.0" in done.output  # views of an object have one global descriptor: all are found
 
 
+def test_an_import_killed_while_it_took_the_place_of_another_goes_on_from_there(
+    cli: Callable[..., Result], instances: Path, tmp_path: Path
+) -> None:
+    dataset = folder.load(instances)
+    path, globals_ = write("hloc", dataset, tmp_path)
+    given = ("features", "import", "hloc", str(path), "--globals", str(globals_), "-d", f"folder:{instances}")
+    given += ("--cache-dir", str(tmp_path / "cache"))
+    assert cli(*given).exit_code == 0
+    (store,) = (tmp_path / "cache" / "features").iterdir()
+    store.rename(store.with_name(f"{store.name}.new"))  # the old one is gone, the new one not yet in its place
+    done = cli(*given)
+    assert done.exit_code == 0 and "0 images imported" in done.output
+    assert [path.name for path in store.parent.iterdir()] == [store.name] and len(FeatureStore(store)) == 9
+
+
 def test_hdf5_that_points_elsewhere_or_holds_no_numbers_is_refused(tmp_path: Path) -> None:
     def group(file: object) -> object:
         made = file.create_group("a.png")  # type: ignore[attr-defined]
