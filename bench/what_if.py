@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from bench import registry
+from bench.blend import Blend
 from bench.changes import Changes
 from bench.device import resolve_device
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, Rankings, evaluate, main_difficulty
 from bench.metrics import primary
-from bench.named_row import named_row
+from bench.named_row import NamedRow, named_row
 from bench.pair import require_pairs
 from bench.places import Places
 from bench.rescore import reread, score
@@ -28,7 +29,7 @@ class WhatIf:
 
     run: Run
     row: str  # with the options that were given
-    by: str  # the changes, as the command line has them
+    by: str  # changes and blend, as the command line has them
     values: pd.DataFrame  # by query, with the columns `first`, `before` and `after`, in [0, 1]
 
     def __post_init__(self) -> None:
@@ -54,19 +55,41 @@ def what_if(
     changes: Changes,
     device: str = "cpu",
     progress: Callable[[str, int, int], None] | None = None,
+    blend: Blend = Blend(),
 ) -> WhatIf:
     """Score every query of the newest run with the row again, with the changes, and with options that are given.
 
-    A query's change is made to every query, and a candidate's to every candidate. UserError as of `bench.pair.pair`,
-    and where neither changes nor options are given.
+    A query's change is made to every query, and a candidate's to every candidate. A blend alone is replayed from the
+    stored scores. UserError as of `bench.pair.pair`, and where neither changes nor options nor a blend are given.
     """
     newest = named_row(runs, method, {})
     assert newest is not None  # every run fits
     asked = named_row([newest.run], method, given)
     assert asked is not None
     run, row = asked.run, asked.row
-    if not changes and not asked.given:
-        raise UserError(f"{row}: nothing to change", hint="name a change: --hide, --keep, --scale or -o")
+    if not changes and not asked.given and blend == Blend():
+        raise UserError(f"{row}: nothing to change", hint="name a change: --hide, --keep, --scale, --blend or -o")
+    if changes or asked.given:
+        stored = _scored(asked, method, places, changes, device, progress)
+        after = _values(evaluate(Rankings(stored, run.shortlist, run.dataset, blend)), run)
+    else:
+        after = _values(run.metrics(blend), run)
+    was = _values(run.metrics(), run)
+    values = pd.DataFrame({"first": was[FIRST_STAGE], "before": was[row], "after": after[row]})
+    by = [changes.said, f"--blend {blend}" if blend != Blend() else ""]
+    return WhatIf(run, asked.shown, " ".join(filter(None, by)), values)
+
+
+def _scored(
+    asked: NamedRow,
+    method: str,
+    places: Places,
+    changes: Changes,
+    device: str,
+    progress: Callable[[str, int, int], None] | None,
+) -> pd.DataFrame:
+    """Scores of all pairs of a run, as the run's own table has them."""
+    run, row = asked.run, asked.row
     reranker = registry.get(row.partition("@")[0])(asked.options, resolve_device(device))
     require_pairs(row, reranker)
     shortlist, scores = run.shortlist, dict[str, np.ndarray]()
@@ -87,11 +110,7 @@ def what_if(
         for number, query in enumerate(shortlist.queries)
         for image, one in zip(shortlist.union(number), scores[query], strict=True)
     ]
-    stored = pd.DataFrame(rows, columns=["method", "list", "query", "candidate", "score"])
-    after = _values(evaluate(Rankings(stored, shortlist, run.dataset)), run)
-    was = _values(run.metrics(), run)
-    values = pd.DataFrame({"first": was[FIRST_STAGE], "before": was[row], "after": after[row]})
-    return WhatIf(run, asked.shown, changes.said, values)
+    return pd.DataFrame(rows, columns=["method", "list", "query", "candidate", "score"])
 
 
 def _values(found: pd.DataFrame, run: Run) -> pd.DataFrame:

@@ -279,6 +279,11 @@ def export(
     metavar="query|candidate:FACTOR[,…]",
     help="The image made smaller or larger; of several factors, the highest score counts.",
 )
+@click.option(
+    "--blend",
+    default="replace",
+    help="With --worst: what add:WEIGHT or sigmoid:LAMBDA,GAMMA makes of it.",
+)
 @click.option("-o", "options", multiple=True, metavar="METHOD.OPTION=VALUE", help="Instead of the run's; repeatable.")
 @click.option("--run", "folder", type=Folder(), help="[default: the newest that has the row and both images]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -297,6 +302,7 @@ def show(
     hide: tuple[str, ...],
     keep: tuple[str, ...],
     scale: tuple[str, ...],
+    blend: str,
     options: tuple[str, ...],
     folder: Path | None,
     device: str,
@@ -313,6 +319,7 @@ def show(
     With --hide, --keep and --scale it says the score and the place before and after that. With --worst it changes the
     images of all queries, and says what that makes of their mean.
     """
+    from bench.blend import Blend
     from bench.changes import Changes
     from bench.errors import UserError
     from bench.pair import pair
@@ -326,13 +333,16 @@ def show(
             f"{'no --worst' if most is None else '--worst'}",
             hint="expected QUERY CANDIDATE, or --worst N",
         )
+    how = Blend.parse(blend)
+    if most is None and how != Blend():
+        raise UserError(f"--blend {blend} of one pair", hint="a blend orders whole lists: --worst N")
     runs = [sound_run(folder)] if folder else finished_runs(places.runs)
     if query is None or candidate is None:
         from bench.report.failures import show_worst
         from bench.report.terminal import progress_bars
 
         with progress_bars() as progress:
-            lines = show_worst(runs, method, most or 1, given, places, changes, device, out, progress)
+            lines = show_worst(runs, method, most or 1, given, places, changes, device, out, progress, how)
         click.echo("\n".join(lines))
         return
     found = pair(runs, query, candidate, method, given, places, device, changes)

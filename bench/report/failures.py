@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.blend import Blend
 from bench.changes import Changes
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, graded, main_difficulty
@@ -78,11 +79,12 @@ def show_worst(
     device: str = "cpu",
     out: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    blend: Blend = Blend(),
 ) -> list[str]:
     """Draw the sheet of the newest run that has the row, and say in lines what is on it.
 
-    The queries are those of the run. Changes and options that are given are made to the pairs that are drawn, and with
-    them the lines say what they make of all queries. UserError as of `bench.pair.pair`.
+    The queries are those of the run. Changes and options that are given are made to the pairs that are drawn. With them
+    and with a blend, the lines say what they make of all queries. UserError as of `bench.pair.pair`.
     """
     if out is not None and out.suffix != ".png":
         raise UserError(f"--out {out}: a picture is a .png", hint=f"--out {out.with_suffix('.png')}")
@@ -92,8 +94,9 @@ def show_worst(
     asked = named_row([run], method, given)
     assert asked is not None
     found, lost = failures(run, row, most)
-    changed = what_if([run], method, given, places, changes, device, progress) if changes or asked.given else None
-    lines = [] if changed is None else told(changed)
+    lines = []
+    if changes or asked.given or blend != Blend():
+        lines = told(what_if([run], method, given, places, changes, device, progress, blend))
     if not found:
         return [*lines, f"{row} loses on no query that can be shown, of {len(run.shortlist.queries)}"]
     pairs = [

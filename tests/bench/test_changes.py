@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.blend import Blend
 from bench.changes import Area, Change, Changes, redrawn, seen
 from bench.errors import UserError
 from bench.features import sets
@@ -244,6 +245,14 @@ def test_a_row_with_other_options_is_that_of_a_run_with_them(run: Go, buildings:
     assert not found.values["after"].equals(found.values["before"])
     with pytest.raises(UserError, match="nothing to change"):
         what_if([done], "mnn", {}, places, Changes())
+
+
+def test_a_blend_alone_is_replayed_from_the_stored_scores(done: Run, places: Places) -> None:
+    """With no weight on its scores a row is the first stage."""
+    found = what_if([done], "oracle", {}, replace(places, cache=places.runs), Changes(), blend=Blend.parse("add:0"))
+    assert found.values["after"].equals(found.values["first"]) and found.by == "--blend add:0"
+    both = what_if([done], "mnn", {}, places, Changes.parse(scale=["query:0.5"]), blend=Blend.parse("add:0"))
+    assert both.values["after"].equals(found.values["first"]) and both.by == "--scale query:0.5 --blend add:0"
 
 
 def test_queries_are_told_by_whether_they_lose_to_the_first_stage(done: Run, places: Places) -> None:

@@ -121,3 +121,7 @@ def test_the_command_draws_failures_and_says_what_a_change_makes_of_them(
         refused = cli("show", *arguments, "-m", "mnn")
         assert refused.exit_code == 1 and f"found {found}" in refused.output
         assert "expected QUERY CANDIDATE, or --worst N" in refused.output
+    blended = cli("show", "--worst", "1", "-m", "reverse", "--blend", "add:0")
+    assert blended.exit_code == 0 and "reverse with --blend add:0: mean AP, Medium" in blended.output, blended.output
+    alone = cli("show", "query0", "landmark0_0", "-m", "mnn", "--blend", "add:1")
+    assert alone.exit_code == 1 and "--blend add:1 of one pair" in alone.output
