@@ -1,8 +1,8 @@
 """`python -m tests.fuzz [--seconds N | --inputs N] [--keep] [TARGET …]`: coverage-guided fuzzing of every parser.
 
 Each target runs in a process of its own (atheris), at most 2 GiB and 10 s an input; what breaks a parser is kept in
-`results/fuzz/` and belongs into `tests/fuzz/corpus/TARGET/` once the parser is mended. `--inputs` goes by inputs instead
-of seconds, for a long run: the 15 s of the default are some thousands. `--keep` adds to the corpus what reaches code
+`results/fuzz/` and belongs into `tests/fuzz/corpus/TARGET/` once the parser is mended. `--inputs` goes by inputs, not
+by seconds, for a long run: the 15 s of the default are some thousands. `--keep` adds to the corpus what reaches code
 that nothing in it reached, as long as that is small.
 """
 
@@ -105,9 +105,7 @@ def run(name: str, bound: Bound, keep: bool = False) -> tuple[str, bool]:
     return line, done.returncode == 0
 
 
-def _child(
-    name: str, counts: Path, flags: Sequence[str], corpora: Sequence[Path]
-) -> subprocess.CompletedProcess[str]:
+def _child(name: str, counts: Path, flags: Sequence[str], corpora: Sequence[Path]) -> subprocess.CompletedProcess[str]:
     limits = [f"-rss_limit_mb={MEMORY}", f"-timeout={TIME}", f"-max_len={LONGEST}", "-print_final_stats=1"]
     command = [sys.executable, "-m", "tests.fuzz", "--child", str(counts), name, *limits, *flags, *map(str, corpora)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
