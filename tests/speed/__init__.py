@@ -73,14 +73,6 @@ def rank_changes(scores: Sequence[float], reference: Sequence[float]) -> int:
     return int((orders[0] != orders[1]).sum())
 
 
-def verdict(ratio: float, target: float) -> str:
-    """
-    >>> verdict(2.5, 2)
-    '2.50 x (target 2: met)'
-    """
-    return f"{ratio:.2f} x (target {target:g}: {'met' if ratio >= target else 'missed'})"
-
-
 def demo_scorer(places: Places, top_k: int = 50) -> tuple[Scorer, FeatureSet] | None:
     """The demo's queries on its sealed shortlist, and their features; None where `make demo` has not made them."""
     request, device = Setup("demo", top_k=top_k), torch.device("cpu")

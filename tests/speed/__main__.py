@@ -15,8 +15,16 @@ from tests.speed.aggregates import bench_asmk
 from tests.speed.extraction import bench_extraction, demo_images
 from tests.speed.full_size import bench_evaluation, bench_search
 from tests.speed.learned import bench_lightglue, bench_superglue
-from tests.speed.matching import bench_counting, bench_matching, bench_threads, bench_verification
+from tests.speed.matching import (
+    bench_counting,
+    bench_matching,
+    bench_maxsim,
+    bench_threads,
+    bench_trials,
+    bench_verification,
+)
 from tests.speed.rrt import bench_precision, bench_rrt
+from tests.speed.table import show_machine
 
 SECONDS_ALLOWED_FOR_HELP = 0.5
 
@@ -31,13 +39,16 @@ def bench_help() -> bool:
 
 def main() -> None:
     print(f"{torch.get_num_threads()} threads of {os.cpu_count()} processors")
+    show_machine()
     shipped = RRTConfig(depth=3, feedforward=256, global_dim=1280, local_dim=64)
     released = RRTConfig(global_dim=1280, local_dim=64)
     held = [bench_rrt(shipped, 100, rounds=5), bench_rrt(released, 500, rounds=2)]
     bench_precision(Places.of())
     held += [bench_matching(descriptors) for descriptors in (500, 1000)]
     held += [bench_counting(500, size) for size in (64, 128)]
+    held.append(bench_maxsim(500))
     held.append(bench_asmk())
+    held += [bench_trials(matches) for matches in (40, 100, 200)]
     held.append(bench_verification(Places.of()))
     bench_threads(Places.of())
     held += [bench_superglue(keypoints) for keypoints in (500, 1000)]

@@ -6,7 +6,8 @@ from bench.conformance import batch_of, example
 from bench.features.sets import card_of
 from bench.indexes import Indexes
 from methods.asmk import Asmk
-from tests.speed import interleaved, verdict
+from tests.speed import interleaved
+from tests.speed.table import Probe, Row, Work, flops_of, show
 
 TIMES_FASTER = 8.0  # a pair
 
@@ -18,13 +19,12 @@ def bench_asmk(descriptors: int = 500, candidates: int = 20, rounds: int = 5) ->
     query = example(descriptors, card, 0)
     batch = batch_of([example(descriptors, card, i, query) for i in range(1, candidates + 1)])
     kept, made = Indexes().batch(method, [str(i) for i in range(candidates)], batch)
+    probe = Probe()
     medians = interleaved(
-        {"anew": lambda: method.score(query, batch), "kept": lambda: method.score(query, kept)}, rounds
+        {"anew": lambda: method.score(query, batch), "kept": lambda: method.score(query, kept), **probe.calls}, rounds
     )
     same = bool((method.score(query, batch) == method.score(query, kept)).all())
-    print(
-        f"asmk, {candidates} candidates of {descriptors} descriptors, aggregates kept: "
-        f"{verdict(medians.seconds['anew'] / medians.seconds['kept'], TIMES_FASTER)}; "
-        f"{made.bytes / made.images / 1024:.1f} KiB an image; {'equal' if same else 'OTHER'} scores; {medians}"
-    )
-    return same
+    seconds, work = medians.seconds["kept"], Work(flops_of(lambda: method.score(query, kept)), made.bytes)
+    ratio, bound = medians.seconds["anew"] / seconds, probe.peaks(medians).bound(work, seconds)
+    name = f"asmk {descriptors}, {candidates} kept"
+    return show([Row(name, seconds / candidates, "aggregating", ratio, TIMES_FASTER, bound, same)], medians)

@@ -21,7 +21,8 @@ from bench.features.items import Item
 from bench.features.sets import SetName
 from bench.features.store import FeatureStore
 from bench.places import Places
-from tests.speed import interleaved, verdict
+from tests.speed import interleaved
+from tests.speed.table import Row, show
 
 TIMES_FASTER = 1.8  # two threads against one, on two free cores
 TIMES_SLOWER = 3.0  # beside two busy programs, at most
@@ -100,12 +101,14 @@ def bench_extraction(name: str, images: Sequence[Item], rounds: int = 3, threads
     same = all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
     new, old = "an image a thread", "an image on all threads"
     slower = taken[new] / free[new]
+    rows = [
+        Row(f"extraction {name}", free[new], "one thread", free["one thread"] / free[new], TIMES_FASTER, same=same),
+        Row("", free[new], "all on one", free[old] / free[new]),
+        Row("  beside busy programs", taken[new], "all on one", taken[old] / taken[new]),
+    ]
+    held = show(rows, alone)
     print(
-        f"extraction, {name}, {1e3 * free[new]:.0f} ms an image, {count} threads against one: "
-        f"{verdict(free['one thread'] / free[new], TIMES_FASTER)}; against all threads on one image "
-        f"{free[old] / free[new]:.2f} x; {'equal' if same else 'OTHER'} features; {alone}\n"
-        f"  beside {count} busy programs {slower:.2f} times slower "
-        f"(at most {TIMES_SLOWER:g}: {'met' if slower <= TIMES_SLOWER else 'missed'}), "
-        f"all threads on one image {taken[old] / free[old]:.2f} times; then {taken[old] / taken[new]:.2f} x"
+        f"  {count} threads; beside {count} busy programs {slower:.2f} times slower (at most {TIMES_SLOWER:g}: "
+        f"{'met' if slower <= TIMES_SLOWER else 'missed'}), all threads on one image {taken[old] / free[old]:.2f} times"
     )
-    return same
+    return held

@@ -16,7 +16,8 @@ import torch
 from bench.datasets import REVISITED
 from bench.metrics import measure, measures, ranks_in, without
 from bench.search import Vectors, search
-from tests.speed import interleaved, verdict
+from tests.speed import interleaved
+from tests.speed.table import HEADING, Probe, Row, Work, show
 
 QUERIES, DIM, DEPTH = 70, 1280, 100
 TARGET_SEARCH, TARGET_EVALUATION = 1.0, 10.0
@@ -57,16 +58,28 @@ def bench_search(count: int, dim: int = DIM, rounds: int = 3) -> bool:
                 queries, Vectors.of(mapped), DEPTH, probes=probes
             ),
         }
-        times = interleaved(calls, rounds)
+        probe = Probe()
+        times = interleaved({**calls, **probe.calls}, rounds)
+        peaks = probe.peaks(times)
         found, theirs = search(queries, Vectors.of(mapped), DEPTH), index.search(queries, DEPTH)[1]
-    same = int((found.order == theirs).all(axis=1).sum())
-    print(f"first stage, {count:,} x {dim}, {QUERIES} queries, top {DEPTH} ({times})")
-    for name, seconds in times.seconds.items():
-        print(f"  {1000 * seconds:8.0f} ms  {name}")
-    faiss_seconds = times.seconds["faiss, float32 in memory"]
-    print(f"  on the same arrays {verdict(faiss_seconds / times.seconds['blocks, float32 in memory'], TARGET_SEARCH)}")
-    print(f"  {same} of {QUERIES} lists are FAISS's, image by image")
-    return same == QUERIES
+    lists = int((found.order == theirs).all(axis=1).sum())
+    seconds, rows = {name: taken / QUERIES for name, taken in times.seconds.items()}, []
+    size = f"{count / 1e6:g}M" if count >= 1e6 else f"{count / 1e3:g}k"
+    for name, what, width in (
+        ("faiss, float32 in memory", f"faiss {size}x{dim}", 4),
+        ("blocks, float32 in memory", f"search {size}x{dim}", 4),
+        ("blocks, float16 from the memory map", "  float16 from a file", 2),
+        ("blocks, map, with ranks of 130 images a query", "  and 130 ranks", 2),
+    ):
+        work = Work(2 * count * dim, count * dim * width / QUERIES)  # the gallery is read once for all queries
+        ours = not what.startswith("faiss")
+        ratio = seconds["faiss, float32 in memory"] / seconds[name] if ours else None
+        target, held = (TARGET_SEARCH, lists == QUERIES) if what.startswith("search") else (None, None)
+        bound = peaks.bound(work, seconds[name])
+        rows.append(Row(what, seconds[name], "FAISS" if ours else "", ratio, target, bound, held))
+    held = show(rows, times)
+    print(f"  {lists} of {QUERIES} lists are FAISS's, image by image")
+    return held
 
 
 def plain_scores(ranking: np.ndarray, truth: dict[str, np.ndarray]) -> list[float]:
@@ -116,19 +129,21 @@ def bench_evaluation(count: int, rounds: int = 3) -> bool:
         "reference": lambda: [plain_scores(*each) for each in zip(rankings, truths, strict=True)],
         "ours": lambda: [own_scores(*each) for each in zip(rankings, truths, strict=True)],
     }
-    times = interleaved(calls, rounds)
+    probe = Probe()
+    times = interleaved({**calls, **probe.calls}, rounds)
     difference = float(np.abs(np.subtract(calls["ours"](), calls["reference"]())).max())
-    ours, reference = times.seconds["ours"], times.seconds["reference"]
-    print(f"evaluation, {QUERIES} rankings of {count:,}, E, M, H ({times})")
-    print(f"  {1000 * reference:.0f} ms the reference's algorithm, {1000 * ours:.0f} ms ours: ", end="")
-    print(f"{verdict(reference / ours, TARGET_EVALUATION)}, greatest difference {difference:g}")
-    return difference == 0
+    seconds, ratio = times.seconds["ours"] / QUERIES, times.seconds["reference"] / times.seconds["ours"]
+    bound = probe.peaks(times).bound(Work(0, rankings[0].nbytes), seconds)  # a ranking is read once
+    row = Row(f"measures, {count:,}", seconds, "reference", ratio, TARGET_EVALUATION, bound, difference == 0)
+    print(f"  greatest difference of measures {difference:g}")
+    return show([row], times)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.speed.full_size", description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
     count = parser.parse_args().images
+    print(HEADING)
     held = [bench_search(count), bench_evaluation(count)]
     sys.exit(0 if all(held) else 1)
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from bench.conformance import batch_of, example
 from bench.features import Features
 from bench.features.sets import card_of
+from methods._sinkhorn import transport
 from methods.lightglue import LightGlue
 from methods.superglue.model import HEADS, Keypoints, SuperGlue, SuperGlueConfig, matches
-from tests.speed import interleaved, verdict
+from tests.speed import interleaved
+from tests.speed.table import Probe, Row, Work, flops_of, show
 from third_party import lightglue_weights
 
 TARGETS = {500: 1.4, 1000: 2.2}  # keypoints -> times as fast
@@ -142,16 +144,21 @@ def bench_superglue(descriptors: int, rounds: int = 3, config: SuperGlueConfig =
     expected = [matches(plain.log_assignment(query, image), THRESHOLD)[0] for image in images]
     found = [places for places, _ in ours.score(query, images, ITERATIONS, THRESHOLD)]
     same = all(map(torch.equal, found, expected))
-    medians = interleaved(calls, rounds)
-    ms = {name: 1e3 * seconds / CANDIDATES for name, seconds in medians.seconds.items()}
-    ratio = ms["plain"] / ms["score"]
-    print(
-        f"superglue, {config.layers} layers, {descriptors} keypoints: {ms['score']:.0f} ms a pair, "
-        f"plain {ms['plain']:.0f}: "
-        + (verdict(ratio, TARGETS[descriptors]) if descriptors in TARGETS else f"{ratio:.2f} x")
-        + f"; {'the same' if same else 'OTHER'} {sum(int((places >= 0).sum()) for places in found)} matches; {medians}"
-    )
-    return same
+    probe, size = Probe(), descriptors + 1
+    couplings = torch.randn(size, size)
+    iterating: dict[str, Callable[[], object]] = {"Sinkhorn": lambda: transport(couplings, ITERATIONS)}
+    medians = interleaved({**calls, **iterating, **probe.calls}, rounds)
+    peaks, seconds = probe.peaks(medians), medians.seconds["score"] / CANDIDATES
+    ratio, held = medians.seconds["plain"] / medians.seconds["score"], "plain network"
+    bound = peaks.bound(Work(flops_of(calls["score"]) / CANDIDATES), seconds)
+    # both kinds of an iteration pass over the matrix, a multiplication and an addition an element
+    passes = Work(4 * ITERATIONS * size**2, 2 * ITERATIONS * couplings.nbytes)
+    alone = medians.seconds["Sinkhorn"]
+    rows = [
+        Row(f"superglue {descriptors}", seconds, held, ratio, TARGETS.get(descriptors), bound, same),
+        Row(f"  {ITERATIONS} Sinkhorn of it", alone, bound=peaks.bound(passes, alone)),
+    ]
+    return show(rows, medians)
 
 
 def bench_lightglue(descriptors: int, rounds: int = 3) -> bool:
@@ -173,24 +180,26 @@ def bench_lightglue(descriptors: int, rounds: int = 3) -> bool:
             found += [len(of) for of in pairs]
         return torch.tensor(found, dtype=torch.float32)
 
-    medians = interleaved(
-        {
-            "score": lambda: exact.score(query, batch_of(images)),
-            "kornia, one by one": lambda: counts(1),
-            f"kornia, batches of {CANDIDATES}": lambda: counts(CANDIDATES),
-            "adaptive, other counts": lambda: adaptive.score(query, batch_of(images)),
-        },
-        rounds,
-    )
+    probe = Probe()
+    plain, several = "kornia", f"kornia, {CANDIDATES} at once"
+    calls: dict[str, Callable[[], object]] = {
+        "score": lambda: exact.score(query, batch_of(images)),
+        plain: lambda: counts(1),
+        several: lambda: counts(CANDIDATES),
+        "adaptive": lambda: adaptive.score(query, batch_of(images)),  # other counts
+    }
+    medians = interleaved({**calls, **probe.calls}, rounds)
     same = torch.equal(exact.score(query, batch_of(images)).scores, counts(1))
-    ms = {name: 1e3 * seconds / CANDIDATES for name, seconds in medians.seconds.items()}
-    ratio = ms["kornia, one by one"] / ms["score"]
-    times = ", ".join(f"{name} {value:.1f}" for name, value in ms.items())
-    print(
-        f"lightglue, {descriptors} descriptors: {times} ms a pair; score is {verdict(ratio, TIMES_KORNIA)} kornia, "
-        f"with {'the same' if same else 'OTHER'} counts; {medians}"
-    )
-    return same
+    seconds = {name: medians.seconds[name] / CANDIDATES for name in calls}
+    bound = probe.peaks(medians).bound(Work(flops_of(calls["score"]) / CANDIDATES), seconds["score"])
+    target = TIMES_KORNIA if descriptors == 200 else None
+    rows = [
+        Row(f"lightglue {descriptors}", seconds["score"], plain, seconds[plain] / seconds["score"], target, bound, same)
+    ]
+    rows += [
+        Row(f"  {name}", seconds[name], "score", seconds["score"] / seconds[name]) for name in (several, "adaptive")
+    ]
+    return show(rows, medians)
 
 
 def _stacked(images: list[Features]) -> dict[str, Tensor]:

@@ -14,22 +14,35 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.conformance import batch_of
+from bench.features import Features
 from bench.features.items import query_key
 from bench.features.sets import FeatureSet
 from bench.places import Places
-from bench.rows import Row
+from bench.rows import Row as MethodRow
 from bench.scores import Scorer
 from methods._matching import Matches, match
 from methods._parallel import each
-from methods._verification import ENGINES, Verification, verify
+from methods._verification import ENGINES, Verification, compiled, trials, verify
+from methods.maxsim import MaxSim
 from methods.mnn import mutual_counts
 from methods.ransac import Ransac
-from tests.speed import demo_scorer, interleaved, verdict
+from tests.speed import demo_scorer, interleaved
+from tests.speed.table import Probe, Row, Work, show
 
 CANDIDATES = 100
 TRIALS, THRESHOLD = 1000, 12.0
 LEAST, SIMILAR = 0.82, 0.08  # of XFeat: the least cosine, and the share of descriptors that have one on the demo
-TIMES_FASTER = {"matching": 1.8, "counting": 1.15, "verification": 150.0, "threads": 1.7}
+TIMES_FASTER = {
+    "matching": 1.8,
+    "counting": 1.15,
+    "verification": 150.0,
+    "threads": 1.7,
+    "scikit-image": 300.0,
+    "numpy": 10.0,
+}
+REPEATS = 20  # of calls that take less than a millisecond
+RESIDUAL, MODEL = 13, 40  # operations of a match's squared residual, and of a sample's model
 AUC_MAY_FALL = 0.02
 
 
@@ -63,15 +76,35 @@ def bench_matching(descriptors: int, size: int = 128, rounds: int = 5, candidate
         "plain": lambda: [plain_match(query, image) for image in images],
         "match": lambda: each(partial(match, query), images),
     }
-    medians = interleaved(calls, rounds)
-    rate = {name: candidates / seconds for name, seconds in medians.seconds.items()}
+    probe = Probe()
+    medians = interleaved({**calls, **probe.calls}, rounds)
     same = all(_equal(match(query, image), plain_match(query, image)) for image in images)
-    print(
-        f"matching, {descriptors} descriptors of {size}: {rate['match']:.0f} pairs/s, plain {rate['plain']:.0f}: "
-        f"{verdict(rate['match'] / rate['plain'], TIMES_FASTER['matching'])}; "
-        f"{'the same' if same else 'OTHER'} matches; {medians}"
+    seconds = medians.seconds["match"] / candidates
+    ratio = medians.seconds["plain"] / medians.seconds["match"]
+    bound, target = probe.peaks(medians).bound(product(descriptors, size), seconds), TIMES_FASTER["matching"]
+    return show([Row(f"match {descriptors}x{size}", seconds, "cdist, topk", ratio, target, bound, same)], medians)
+
+
+def bench_maxsim(descriptors: int, size: int = 64, rounds: int = 9, candidates: int = CANDIDATES) -> bool:
+    """MaxSim of a query and its candidates against a loop over them; whether no score differs by 1e-6 or more."""
+    query, *images = (
+        Features.checked(descriptors=rows) for rows in overlapping(descriptors, size, candidates, SIMILAR)
     )
-    return same
+    batch, method, probe = batch_of(images), MaxSim(MaxSim.Options(descriptors=descriptors)), Probe()
+
+    def plain() -> Tensor:
+        return torch.stack([(query.descriptors @ image.descriptors.T).max(dim=1).values.mean() for image in images])
+
+    medians = interleaved({"plain": plain, "score": lambda: method.score(query, batch), **probe.calls}, rounds)
+    same = bool((plain() - method.score(query, batch)).abs().max() < 1e-6)
+    seconds, ratio = medians.seconds["score"] / candidates, medians.seconds["plain"] / medians.seconds["score"]
+    bound = probe.peaks(medians).bound(product(descriptors, size), seconds)
+    return show([Row(f"maxsim {descriptors}x{size}", seconds, "a loop", ratio, None, bound, same)], medians)
+
+
+def product(descriptors: int, size: int) -> Work:
+    """Cosines of two images' descriptors: what exact matching needs at least. One image comes from memory."""
+    return Work(2 * descriptors**2 * size, 4 * descriptors * size)
 
 
 def _equal(found: Matches, plain: Tensor) -> bool:
@@ -91,15 +124,19 @@ def bench_counting(descriptors: int, size: int = 64, rounds: int = 9, candidates
         "products": lambda: deque((query @ image.T for image in images), maxlen=0),
         "one product": lambda: query @ together.T,
     }
-    medians = interleaved(calls, rounds)
+    probe = Probe()
+    medians = interleaved({**calls, **probe.calls}, rounds)
     same = calls["matches"]() == calls["counts"]()
-    ratio = {name: medians.seconds["matches"] / seconds for name, seconds in medians.seconds.items()}
-    print(
-        f"counting mutual matches, {descriptors} descriptors of {size}: "
-        f"{verdict(ratio['counts'], TIMES_FASTER['counting'])}; products alone {ratio['products']:.2f} x, all in one "
-        f"{ratio['one product']:.2f} x; {'the same' if same else 'OTHER'} counts; {medians}"
-    )
-    return same
+    peaks, work, rows = probe.peaks(medians), product(descriptors, size), []
+    for name, what, target in (
+        ("counts", f"mnn {descriptors}x{size}", TIMES_FASTER["counting"]),
+        ("products", "  products of it alone", None),
+        ("one product", "  all in one product", None),
+    ):
+        seconds, ratio = medians.seconds[name] / candidates, medians.seconds["matches"] / medians.seconds[name]
+        bound, held = peaks.bound(work, seconds), same if name == "counts" else None
+        rows.append(Row(what, seconds, "listing them", ratio, target, bound, held))
+    return show(rows, medians)
 
 
 def matched_pairs(
@@ -122,13 +159,13 @@ def matched_pairs(
     return pairs
 
 
-def skimage_inliers(query: np.ndarray, candidate: np.ndarray) -> int:
+def skimage_inliers(query: np.ndarray, candidate: np.ndarray, trials: int = TRIALS) -> int:
     """Inliers as DELG counts them: scikit-image's RANSAC of an affine model with all of its trials."""
     from skimage.measure import ransac
     from skimage.transform import AffineTransform
 
     _, inliers = ransac(
-        (candidate, query), AffineTransform, min_samples=3, residual_threshold=THRESHOLD, max_trials=TRIALS, rng=0
+        (candidate, query), AffineTransform, min_samples=3, residual_threshold=THRESHOLD, max_trials=trials, rng=0
     )
     return 0 if inliers is None else int(inliers.sum())
 
@@ -151,13 +188,52 @@ def bench_verification(places: Places, queries: int = 20, each: int = 3) -> bool
     }
     medians = interleaved(calls, 3)
     seconds = {n: s / len(pairs if n != "skimage" else pairs[:: len(pairs) // 12]) for n, s in medians.seconds.items()}
-    held, auc = True, {name: roc_auc_score(truth, _all(count, pairs)) for name, count in counts.items()}
-    print(f"verification, affine, {len(pairs)} pairs of the demo with their matches given, one thread; {medians}")
+    auc = {name: roc_auc_score(truth, _all(count, pairs)) for name, count in counts.items()}
+    target, rows = TIMES_FASTER["verification"], []
     for name in counts:
-        times = "" if name == "skimage" else verdict(seconds["skimage"] / seconds[name], TIMES_FASTER["verification"])
-        print(f"  {name + ':':10s}{1e3 * seconds[name]:8.3f} ms a pair, AUC {auc[name]:.3f}  {times}")
-        held = held and auc[name] >= auc["skimage"] - AUC_MAY_FALL
-    return held
+        ratio = None if name == "skimage" else seconds["skimage"] / seconds[name]
+        rows.append(Row(f"{name}, demo", seconds[name], "" if ratio is None else "scikit-image", ratio, target))
+    show(rows, medians)
+    said = ", ".join(f"{name} {value:.3f}" for name, value in auc.items())
+    print(f"  AUC of inliers, {len(pairs)} pairs of the demo with their matches given: {said}")
+    return all(value >= auc["skimage"] - AUC_MAY_FALL for value in auc.values())
+
+
+def bench_trials(matches: int, rounds: int = 5, number: int = TRIALS) -> bool:
+    """The trials of `ransac` on one thread: compiled, by numpy, and scikit-image's as many; whether inliers are equal.
+
+    A third of the matches agree. The peak is that of products in double precision.
+    """
+    if find_spec("skimage") is None or compiled.search() is None:
+        print("ransac trials: needs the packages scikit-image and numba (extra dev)")
+        return True
+    draw, agree = np.random.default_rng(matches), matches // 3
+    candidate = draw.uniform(0, 600, (matches, 2))
+    query = draw.uniform(0, 600, (matches, 2))
+    query[:agree] = candidate[:agree] @ [[0.9, 0.25], [-0.2, 1.1]] + [30, -12] + 3 * draw.normal(size=(agree, 2))
+    settings = Verification("affine", "trials", number, THRESHOLD)
+
+    def by_numpy() -> np.ndarray:
+        words = trials._words(settings.seed, 3 * number + trials.SPARE)
+        return trials.best(words, number, candidate, query, THRESHOLD**2)[1]
+
+    calls: dict[str, Callable[[], object]] = {
+        "scikit-image": lambda: skimage_inliers(query, candidate, number),
+        "numpy": lambda: [by_numpy() for _ in range(REPEATS)],
+        "compiled": lambda: [verify(query, candidate, settings) for _ in range(REPEATS)],
+    }
+    probe = Probe(1, torch.float64)
+    medians = interleaved({**calls, **probe.calls}, rounds)
+    repeats = {"scikit-image": 1, "numpy": REPEATS, "compiled": REPEATS}
+    seconds = {name: medians.seconds[name] / n for name, n in repeats.items()}
+    same = bool((by_numpy() == verify(query, candidate, settings).inliers).all())
+    work = Work(number * (RESIDUAL * matches + MODEL))
+    bound, what = probe.peaks(medians).bound(work, seconds["compiled"]), f"ransac trials, {matches}"
+    rows = []
+    for name in ("scikit-image", "numpy"):
+        ratio = seconds[name] / seconds["compiled"]
+        rows.append(Row(what, seconds["compiled"], name, ratio, TIMES_FASTER[name], bound, same))
+    return show(rows, medians)
 
 
 def _count(settings: Verification, query: np.ndarray, candidate: np.ndarray) -> int:
@@ -177,13 +253,17 @@ def bench_threads(places: Places, queries: int = 10) -> None:
     before, methods = torch.get_num_threads(), {"pycolmap": Ransac(), "trials": Ransac(Ransac.Options(engine="trials"))}
     try:
         for name, method in methods.items():
-            ratios = []
+            method.load()
+            ratios, times = [], []
             for query in range(queries):
                 ms = {}
                 for threads in (1, 2):
                     torch.set_num_threads(threads)
-                    ms[threads] = min(scorer.score(Row(name, method, store), query).score_ms for _ in range(2))
+                    done = [scorer.score(MethodRow(name, method, store), query) for _ in range(2)]
+                    ms[threads] = min(one.score_ms / one.pairs for one in done)
                 ratios.append(ms[1] / ms[2])
-            print(f"ransac, {name}, two threads: {verdict(statistics.median(ratios), TIMES_FASTER['threads'])}")
+                times.append(ms[2] / 1e3)
+            ratio, target = statistics.median(ratios), TIMES_FASTER["threads"]
+            print(Row(f"{name}, 2 threads", statistics.median(times), "1 thread", ratio, target))
     finally:
         torch.set_num_threads(before)

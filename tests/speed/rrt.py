@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.places import Places
-from bench.rows import Row
+from bench.rows import Row as MethodRow
 from bench.shortlist import UNION
 from methods._transformer import Layer
 from methods.rrt import RerankingTransformer
 from methods.rrt.model import RRT, SINGLE_SCALE, RRTConfig, TokenBatch, Tokens, pad
 from tests.speed import demo_scorer, interleaved, rank_changes
+from tests.speed.table import Probe, Row, Work, show
 
 CANDIDATES = 20  # one round of `ragged`, so that their mean length is that of the hundred
 LOGITS_MAY_DIFFER = 1e-5
@@ -125,41 +127,29 @@ def bench_rrt(config: RRTConfig, descriptors: int, rounds: int) -> bool:
         "unfused naive, batch 1": (partial(unfused.score, query, batch=1), CANDIDATES),
         "score": (partial(model.score, query), CANDIDATES),
     }
-    square = torch.randn(2048, 2048)
-    image, kernel = square.T[None, :, :, None], square[:, :, None, None]
+    probe = Probe()
     calls: dict[str, Callable[[], object]] = {name: partial(call, images[:n]) for name, (call, n) in timed.items()}
-    calls["peak, MKL"], calls["peak, oneDNN"] = partial(torch.mm, square, square), partial(F.conv2d, image, kernel)
     expected, found = unfused.score(query, images, 10), model.score(query, images)  # these also warm up
-    medians = interleaved(calls, rounds, warm_up=False)
-    ms = {name: 1e3 * medians.seconds[name] / n for name, (_, n) in timed.items()}
-    print(
-        f"rrt {config.depth}x{config.feedforward}, fp32, query of {descriptors} descriptors, candidates of "
-        f"{min(lengths)} to {max(lengths)} (mean {np.mean(lengths):.0f}); median of {rounds} rounds, {medians}"
-    )
-    for name, value in ms.items():
-        print(f"  {name + ':':26s}{value:8.2f} ms a pair ({timed[name][1]} pairs)")
-    best = min((name for name in ms if name.startswith("naive")), key=lambda name: ms[name])
-    fastest = min((name for name in ms if name != "score"), key=lambda name: ms[name])
-    for name, baseline in (
-        ("naive, batch 100", "naive, batch 100"),
-        ("naive at its best batch size", best),
-        ("the fastest naive of all", fastest),
-    ):
-        ratio, target = ms[baseline] / ms["score"], TARGETS.get(name)
-        verdict = "" if target is None else f"; target {target:g}: {'met' if ratio >= target else 'missed'}"
-        print(f"  score is {ratio:.2f} x as fast as {name} ({baseline.rpartition(', ')[2]}){verdict}")
-    flops = np.mean([pair_flops(config, 4 + descriptors + n, True, 2 + descriptors) for n in lengths])
-    whole = np.mean([pair_flops(config, 4 + descriptors + n, False) for n in lengths])
-    peak = 2 * 2048**3 / min(medians.seconds["peak, MKL"], medians.seconds["peak, oneDNN"])
-    rate = flops / ms["score"] * 1e3
-    print(
-        f"  {flops / 1e9:.2f} GFLOP a pair ({whole / 1e9:.2f} of whole layers), "
-        f"{rate / 1e9:.0f} GFLOP/s: {100 * rate / peak:.0f} % of the {peak / 1e9:.0f} that a product of "
-        "2048x2048 matrices reaches here"
-    )
+    for call in probe.calls.values():
+        call()
+    medians = interleaved({**calls, **probe.calls}, rounds, warm_up=False)
+    seconds = {name: medians.seconds[name] / n for name, (_, n) in timed.items()}
+    best = min((name for name in seconds if name.startswith("naive")), key=lambda name: seconds[name])
+    flops = float(np.mean([pair_flops(config, 4 + descriptors + n, True, 2 + descriptors) for n in lengths]))
+    bound = probe.peaks(medians).bound(Work(flops), seconds["score"])
+    rows = []
+    for name in (name for name in timed if name != "score"):
+        targets = [TARGETS[name]] if name in TARGETS else []
+        targets += [TARGETS["naive at its best batch size"]] if name == best else []
+        what = f"rrt {config.depth}x{config.feedforward}, {descriptors}"
+        against = name.removeprefix("naive, ").replace("unfused naive, batch", "unfused,")
+        ratio = seconds[name] / seconds["score"]
+        rows.append(Row(what, seconds["score"], against, ratio, max(targets, default=None), bound))
     gap, changes = (found - expected).abs().max().item(), rank_changes(found.tolist(), expected.tolist())
-    print(f"  against naive: {changes} of {len(images)} ranks differ, logits by at most {gap:.1e} (allowed: 1e-05)")
-    return changes == 0 and gap <= LOGITS_MAY_DIFFER
+    same = changes == 0 and gap <= LOGITS_MAY_DIFFER
+    show([replace(row, same=same) for row in rows], medians)
+    print(f"  {flops / 1e9:.2f} GFLOP a pair; {changes} of {len(images)} ranks differ, logits by {gap:.1e} at most")
+    return same
 
 
 def bench_precision(places: Places, queries: int = 20) -> None:
@@ -170,7 +160,7 @@ def bench_precision(places: Places, queries: int = 20) -> None:
         return
     scorer, store = found
     methods = [RerankingTransformer(RerankingTransformer.Options(precision=p)) for p in ("fp32", "bf16")]
-    plain, bf16 = (Row("rrt", method, store) for method in methods)
+    plain, bf16 = (MethodRow("rrt", method, store) for method in methods)
     for row in (plain, bf16):
         row.method.load()
         scorer.score(row, 0)
@@ -178,8 +168,10 @@ def bench_precision(places: Places, queries: int = 20) -> None:
         (scorer.score(plain, i), scorer.score(bf16, i)) for i in range(min(queries, len(scorer.shortlist.queries)))
     ]
     changes = sum(rank_changes(two.scores[UNION], one.scores[UNION]) for one, two in pairs)
-    ratio = statistics.median(one.score_ms / two.score_ms for one, two in pairs)
-    print(
-        f"rrt, shipped weights, demo, {len(pairs)} queries: bf16 is {ratio:.2f} x as fast as fp32 and changes the rank "
-        f"of {changes} of {sum(one.pairs for one, _ in pairs)} candidates"
-    )
+    ms = {
+        name: [side.score_ms / side.pairs for side in sides]
+        for name, sides in zip(("fp32", "bf16"), zip(*pairs, strict=True), strict=True)
+    }
+    ratio = statistics.median(one / two for one, two in zip(ms["fp32"], ms["bf16"], strict=True))
+    print(Row("rrt bf16, demo", statistics.median(ms["bf16"]) / 1e3, "fp32", ratio))
+    print(f"  it changes the rank of {changes} of {sum(one.pairs for one, _ in pairs)} candidates")

@@ -22,7 +22,7 @@ def test_the_measures_are_held_against_the_references_algorithm(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench_evaluation(400, rounds=1)
-    assert "greatest difference 0" in capsys.readouterr().out
+    assert "greatest difference of measures 0" in capsys.readouterr().out
     monkeypatch.setattr(full_size, "ranks_in", lambda ranking, images: np.arange(len(images)))
     assert not bench_evaluation(400, rounds=1)
 

@@ -35,11 +35,12 @@ def test_the_bench_of_counts_fails_where_they_are_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench_counting(30, 16, rounds=1, candidates=4)
-    said = capsys.readouterr().out
-    assert "target 1.15: " in said and "the same counts" in said
+    counts, *products = (line for line in capsys.readouterr().out.splitlines() if "listing them" in line)
+    assert counts.startswith("mnn 30x16 ") and " 1.15 " in counts and " same " in counts
+    assert [line[:22].strip() for line in products] == ["products of it alone", "all in one product"]
     monkeypatch.setattr(matching, "mutual_counts", lambda query, images, least: [1] * len(images))
     assert not bench_counting(30, 16, rounds=1, candidates=4)
-    assert "OTHER counts" in capsys.readouterr().out
+    assert " OTHER " in capsys.readouterr().out
 
 
 def test_the_bench_says_its_ratio_and_fails_where_matches_differ(
@@ -47,11 +48,11 @@ def test_the_bench_says_its_ratio_and_fails_where_matches_differ(
 ) -> None:
     assert bench_matching(30, 16, rounds=1, candidates=4)
     said = capsys.readouterr().out
-    assert "target 1.8: " in said and "the same matches" in said
+    assert " 1.8 " in said and " cdist, topk   same " in said
     none = torch.zeros(0, dtype=torch.long)
     monkeypatch.setattr(matching, "match", lambda query, candidate: Matches(none, none, torch.zeros(0)))
     assert not bench_matching(30, 16, rounds=1, candidates=4)
-    assert "OTHER matches" in capsys.readouterr().out
+    assert " OTHER " in capsys.readouterr().out
 
 
 def test_scikit_image_counts_what_an_affine_model_explains() -> None:
@@ -71,3 +72,29 @@ def test_without_the_demos_features_the_bench_says_what_to_do(
     assert bench_verification(places)
     bench_threads(places)
     assert "make demo" in capsys.readouterr().out
+
+
+def test_maxsim_is_held_against_a_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert matching.bench_maxsim(30, 16, rounds=1, candidates=4)
+    assert " a loop        same " in capsys.readouterr().out
+    right = matching.MaxSim.score
+    monkeypatch.setattr(matching.MaxSim, "score", lambda self, query, images: right(self, query, images) + 1e-5)
+    assert not matching.bench_maxsim(30, 16, rounds=1, candidates=4)
+
+
+def test_compiled_trials_are_held_against_numpys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("numba")
+    assert matching.bench_trials(30, rounds=1, number=50)
+    said = capsys.readouterr().out
+    assert " 300 " in said and " 10 " in said and said.count(" same ") == 2 and said.count("GFLOP/s") == 2
+    monkeypatch.setattr(matching.compiled, "search", lambda: None)
+    assert matching.bench_trials(30, rounds=1, number=50)
+    assert "numba" in capsys.readouterr().out
+    monkeypatch.undo()
+    other = matching.Verification("affine", "trials", 1, 0.001)
+    right = matching.verify
+    monkeypatch.setattr(matching, "verify", lambda query, candidate, settings: right(query, candidate, other))
+    assert not matching.bench_trials(30, rounds=1, number=50)
