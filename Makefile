@@ -6,7 +6,7 @@ METHODS := identity,constant,oracle,aqe,superglobal,k-reciprocal,diffusion,maxsi
 # 200 of the 500 descriptors LightGlue takes by default, so that the demo ends in minutes on two cores
 DEMO := --dataset demo --method $(METHODS) --top-k 50 -o lightglue.descriptors=200 -o cascade.stages=rrt,lightglue:20:descriptors=200
 
-.PHONY: demo models test test-fast lint types docs check baseline bench fuzz clean
+.PHONY: demo models test test-fast lint types docs check baseline bench fuzz torture clean
 .DELETE_ON_ERROR:
 
 # what a user's commands need; this stamp and those of extras are renewed when the project's requirements change
@@ -66,6 +66,10 @@ bench: .venv/ready-$(FAISS)-test
 fuzz: .venv/ready-$(FAISS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=2.3'
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# commands killed, without room, beside one another: nothing may be lost. Longer: make torture TORTURE="--seconds 3600"
+torture: .venv/ready-$(FAISS)
+	$(BIN)/python -m tests.torture $(TORTURE)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache docs/_build

@@ -1,9 +1,9 @@
 """`python -m tests.fuzz [--seconds N | --inputs N] [--keep] [TARGET …]`: coverage-guided fuzzing of every parser.
 
 Each target runs in a process of its own (atheris), at most 2 GiB and 10 s an input; what breaks a parser is kept in
-`results/fuzz/` and belongs into `tests/fuzz/corpus/TARGET/` once the parser is mended. `--inputs` goes by inputs, not
-by seconds, for a long run: the 15 s of the default are some thousands. `--keep` adds to the corpus what reaches code
-that nothing in it reached, as long as that is small.
+`results/fuzz/` and belongs into `tests/fuzz/corpus/TARGET/` once the parser is mended. `--inputs` goes by inputs
+instead of seconds, for a long run: the 15 s of the default are some thousands. `--keep` adds to the corpus what reaches
+code that nothing in it reached, as long as that is small.
 """
 
 from __future__ import annotations
