@@ -56,7 +56,8 @@ def finished(root: Path) -> dict[str, str]:
             if (record := _record(line)) is not None:
                 found[f"{path.relative_to(root)}: {record['method']} on {record['query']}"] = _digest(line)
     for path in sorted((root / "data").rglob("*")):
-        if path.is_file() and path.suffix in (".txt", ".jpg") and ".unpacking" not in path.as_posix():
+        if path.suffix == ".txt" or (path.suffix == ".jpg" and not list((root / "data").rglob("*.tar"))):
+            # an archive is unpacked whole or again, and removed afterwards
             found[f"{path.relative_to(root)}: fetched"] = f"{path.stat().st_mtime_ns}"
     return found
 
