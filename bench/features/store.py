@@ -285,8 +285,7 @@ class FeatureStore:
             at = places[start:stop, 1]
             straight = at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all()
             rows[start:stop] = array[at[0] : at[-1] + 1] if straight else array[at]
-            if straight:
-                array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
+            array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
         return rows
 
     def global_descriptors(self, keys: Sequence[str]) -> np.ndarray:

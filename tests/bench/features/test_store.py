@@ -696,3 +696,14 @@ def test_memory_does_not_grow_with_the_images_read(
     assert resident_kib(tmp_path) == 0
     assert all(features_equal(a, b) for a, b in zip(once, again, strict=True))
     assert all(features_equal(a, b) for a, b in zip(once, store.read_all(keys), strict=True))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="the system does not say what a process holds")
+def test_memory_does_not_grow_with_the_global_descriptors_read(small: Path, fill: Callable, tmp_path: Path) -> None:
+    fill(folder.load(small))
+    store = FeatureStore(tmp_path / "store")
+    keys = list(store)
+    in_a_row = store.global_descriptors(keys)
+    assert resident_kib(tmp_path) == 0
+    assert np.array_equal(store.global_descriptors(keys[::-2]), in_a_row[::-2])
+    assert resident_kib(tmp_path) == 0
