@@ -45,10 +45,15 @@ class Vectors:
         )
 
     def blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Where each block starts, and its rows (b, D) in float32."""
+        """Where each block starts, and its rows (b, D) in float32, which the next block overwrites."""
+        kept = torch.zeros(0, 0)
         for start in range(0, self.count, size):
-            rows = self.block(start, min(start + size, self.count))
-            yield start, torch.from_numpy(np.array(rows)).float()  # torch converts half precision in threads
+            stored = np.require(self.block(start, min(start + size, self.count)), requirements=["C", "W"])
+            if start == 0:  # memory that is asked for anew for every block is not all given back
+                kept = torch.empty(stored.shape)
+            rows = kept[: len(stored)]
+            rows.copy_(torch.from_numpy(stored))  # torch converts half precision in threads
+            yield start, rows
 
 
 class NotFinite(UserError):
