@@ -72,8 +72,8 @@ def sweep(
     interrupted, the same command goes on where it stopped; another budget later runs that one alone (its times then do
     not compare with the others').
 
-    lightglue takes most of the time: on two CPU cores 28 ms a pair at 200 descriptors and three to four times that at
-    500, for each of queries x top-k pairs. A smaller --top-k makes it shorter.
+    lightglue takes most of the time, for each of queries x top-k pairs: `make demo` says what a pair costs. A smaller
+    --top-k makes it shorter.
     """
     from bench import sweep as sweeps
     from bench.report.terminal import print_table, progress_bars

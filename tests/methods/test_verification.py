@@ -256,7 +256,7 @@ def by_numpy(query: np.ndarray, candidate: np.ndarray, settings: Verification) -
 @pytest.fixture(scope="module")
 def search() -> Callable[..., tuple[bool, np.ndarray]]:
     """Compiled code; for a test that cannot do without."""
-    pytest.importorskip("numba")
+    pytest.importorskip("numba", reason="the extra jit is not installed")
     found = compiled.search()
     assert found is not None
     return found
@@ -320,7 +320,7 @@ def test_a_rejected_word_is_passed_over(search: Callable[..., tuple[bool, np.nda
 def test_where_machine_code_cannot_be_kept_it_is_compiled_all_the_same(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    numba, asked = pytest.importorskip("numba"), []
+    numba, asked = pytest.importorskip("numba", reason="the extra jit is not installed"), []
 
     def njit(signature: object, cache: bool = False, **how: object) -> Callable[[object], object]:
         asked.append((cache, how))

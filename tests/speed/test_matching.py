@@ -85,8 +85,8 @@ def test_maxsim_is_held_against_a_loop(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_compiled_trials_are_held_against_numpys(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("skimage")
-    pytest.importorskip("numba")
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    pytest.importorskip("numba", reason="the extra jit is not installed")
     assert matching.bench_trials(30, rounds=1, number=50)
     said = capsys.readouterr().out
     assert " 300 " in said and " 10 " in said and said.count(" same ") == 2 and said.count("GFLOP/s") == 2
