@@ -228,6 +228,35 @@ def _search(
     return Found(order, values, tuple(map(_places, order, probes, counts.ranks())))
 
 
+class _Rows:
+    """Columns of one length that grow at their end, in memory that is asked for seldom.
+
+    Small arrays that were kept between large ones, which come and go with every block, would keep the room of these.
+    """
+
+    def __init__(self, *kinds: type):
+        self._columns = [np.empty(0, kind) for kind in kinds]
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, *parts: np.ndarray) -> None:
+        """One part (m,) a column."""
+        before, self._count = self._count, self._count + len(parts[0])
+        if self._count > len(self._columns[0]):
+            self._columns = [np.resize(column, max(1_024, 2 * self._count)) for column in self._columns]
+        for column, part in zip(self._columns, parts, strict=True):
+            column[before : self._count] = part
+
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """Each (n,), which `add` after `clear` overwrites."""
+        return tuple(column[: self._count] for column in self._columns)
+
+    def clear(self) -> None:
+        self._count = 0
+
+
 class _Blocks:
     """The `wanted` nearest of every query so far. Only what beats the worst of them is looked at."""
 
@@ -235,7 +264,7 @@ class _Blocks:
         self.wanted = wanted
         self.values = np.zeros((len(own), 0), np.float32)
         self.order = np.zeros((len(own), 0), np.int64)
-        self.waiting: list[tuple[np.ndarray, ...]] = []  # queries, gallery indices, similarities
+        self.waiting = _Rows(np.int64, np.int64, np.float32)  # queries, gallery indices, similarities
         self.worst = torch.full((len(own), 1), -torch.inf)
 
     def add(self, similarities: torch.Tensor, start: int) -> None:
@@ -243,19 +272,20 @@ class _Blocks:
             # what is kept of the first block: its best, and those that tie with the last of them
             self.worst = similarities.topk(self.wanted, dim=1).values[:, -1:].nextafter(torch.tensor(-torch.inf))
         rows, columns = torch.nonzero(similarities > self.worst, as_tuple=True)
-        self.waiting.append((rows.numpy(), columns.numpy() + start, similarities[rows, columns].numpy()))
+        self.waiting.add(rows.numpy(), columns.numpy() + start, similarities[rows, columns].numpy())
         # one image more than are wanted, since a query's own is not looked at
         enough = start + similarities.shape[1] > self.wanted
-        if enough and sum(len(found[0]) for found in self.waiting) > self.order.size:
+        if enough and len(self.waiting) > self.order.size:
             self._merge()
 
     def _merge(self) -> None:
         n, kept = self.order.shape
         before = (np.repeat(np.arange(n), kept), self.order.ravel(), self.values.ravel())
-        rows, order, values = (np.concatenate(parts) for parts in zip(before, *self.waiting, strict=True))
+        rows, order, values = (np.concatenate(parts) for parts in zip(before, self.waiting.columns(), strict=True))
         best = np.lexsort((order, -values, rows))
         at = best[np.searchsorted(rows[best], np.arange(n))[:, None] + np.arange(self.wanted)]
-        self.order, self.values, self.waiting = order[at], values[at], []
+        self.order, self.values = order[at], values[at]
+        self.waiting.clear()
         self.worst = torch.from_numpy(self.values[:, -1:].copy())
 
     def indices(self) -> np.ndarray:
@@ -311,7 +341,7 @@ class _Counts:
             self.probes.append(asked[sort])
         n, most = self.values.shape
         self.between = np.zeros((n, most + 1), np.int64)  # images that are more similar than the probes before i alone
-        self.equal: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64),) * 3]  # query, place of the probe, image
+        self.equal = _Rows(np.int64, np.int64, np.int64)  # query, place of the probe, image
 
     def add(self, similarities: torch.Tensor, start: int) -> None:
         n, most = self.values.shape
@@ -326,12 +356,12 @@ class _Counts:
         self.between += torch.bincount(flat, minlength=n * (most + 1)).view(n, most + 1).numpy()
         at = below.clamp_(max=most - 1)
         rows, columns = torch.nonzero(values.gather(1, at) == similarities, as_tuple=True)
-        self.equal.append((rows.numpy(), at[rows, columns].numpy(), columns.numpy() + start))
+        self.equal.add(rows.numpy(), at[rows, columns].numpy(), columns.numpy() + start)
 
     def ranks(self) -> list[np.ndarray]:
         """(p,) places of each query's probes in its whole ranking."""
         greater = self.between.sum(axis=1, keepdims=True) - self.between.cumsum(axis=1)
-        rows, places, images = (np.concatenate(parts) for parts in zip(*self.equal, strict=True))
+        rows, places, images = self.equal.columns()
         by_row = np.argsort(rows, kind="stable")
         ends = np.searchsorted(rows[by_row], np.arange(len(self.probes) + 1))
         found = []

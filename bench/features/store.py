@@ -38,7 +38,7 @@ READS = {
 ALL = frozenset(READS)
 REMEMBERED = 65_536  # places of images kept in memory
 NOTHING = torch.zeros(0)
-RELEASED = 1_024  # images whose rows are read before the pages of all maps are given back to the system
+RELEASED = 256  # images whose rows are read before the pages of all maps are given back to the system
 MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
