@@ -280,8 +280,10 @@ class _Blocks:
 
     def _merge(self) -> None:
         n, kept = self.order.shape
-        before = (np.repeat(np.arange(n), kept), self.order.ravel(), self.values.ravel())
-        rows, order, values = (np.concatenate(parts) for parts in zip(before, self.waiting.columns(), strict=True))
+        queries, images, similarities = self.waiting.columns()
+        rows = np.concatenate([np.repeat(np.arange(n), kept), queries])
+        order = np.concatenate([self.order.ravel(), images])
+        values = np.concatenate([self.values.ravel(), similarities])
         best = np.lexsort((order, -values, rows))
         at = best[np.searchsorted(rows[best], np.arange(n))[:, None] + np.arange(self.wanted)]
         self.order, self.values = order[at], values[at]
