@@ -235,7 +235,7 @@ class _Rows:
     """
 
     def __init__(self, *kinds: type):
-        self._columns = [np.empty(0, kind) for kind in kinds]
+        self._columns: list[np.ndarray] = [np.empty(0, kind) for kind in kinds]
         self._count = 0
 
     def __len__(self) -> int:
