@@ -246,11 +246,18 @@ def _about(explanation: Explanation | Saliency | None, features: tuple[Features,
             if not len(image):
                 yield f"The {name} has no local descriptors."
         return
-    if isinstance(explanation, Saliency) and not explanation.adds_up:
-        weights = ", ".join(f"{name} {weight:.3g}" for name, weight in explanation.elsewhere.items())
-        yield f"{explanation.what.capitalize()}, not a share of the score{weights and f'; elsewhere: {weights}'}."
+    if weights := weights_note(explanation):
+        yield weights
     if not have_places(features):
         yield "These features have no keypoints, so that no descriptor can be drawn."
+
+
+def weights_note(explanation: Explanation | Saliency | None) -> str:
+    """What the weights of descriptors are where they are no shares of the score; empty elsewhere."""
+    if not isinstance(explanation, Saliency) or explanation.adds_up:
+        return ""
+    weights = ", ".join(f"{name} {weight:.3g}" for name, weight in explanation.elsewhere.items())
+    return f"{explanation.what.capitalize()}, not a share of the score{weights and f'; elsewhere: {weights}'}."
 
 
 # --- what changes make of it --------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class WhatIf:
         better = primary(self.run.dataset.protocol).better
         known = self.values.dropna()
         lost = better * (known["before"] - known["first"]) < 0
-        return {"that lose to the first stage": known[lost], "that do not": known[~lost], "": known}
+        return {"losing to the first stage": known[lost], "not losing": known[~lost], "all queries": known}
 
 
 def what_if(

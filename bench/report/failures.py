@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.evaluation import FIRST_STAGE, graded, main_difficulty
 from bench.metrics import primary
 from bench.named_row import named_row
 from bench.names import shown
-from bench.pair import Pair, pair
+from bench.pair import Pair, pair, weights_note
 from bench.places import Places, slug
 from bench.report.matches import COLOURS, DPI, MARGIN, WIDTH, panel
 from bench.report.pictures import worst
@@ -109,32 +110,35 @@ def show_worst(
             f"query {shown(one.query)}: {measure} {100 * one.first:.1f} -> {100 * one.value:.1f}; "
             f"wrong {_said(wrong)}; right {_said(right)}"
         )
-    notes = dict.fromkeys(note for two in pairs for each in two for note in each.notes)
+    # a sheet has no room for what each pair's weights are apart from its descriptors
+    notes = dict.fromkeys(
+        note for two in pairs for each in two for note in each.notes if note != weights_note(each.explanation)
+    )
     about = f"{shown(run.dataset.name)}, {main_difficulty(run.dataset)}: where {label(run, row)} loses most to the "
     title = f"{about}first stage ({lost} of {len(run.shortlist.queries)} queries lose)"
     path = out or Path(f"show-worst-{slug(method)}.png")
     with_change = " ".join([changes.said, *(f"-o {key}={value}" for key, value in sorted(asked.given.items()))]).strip()
     written = draw_sheet(found, pairs, measure, title, with_change, path)
-    return [*lines, *(f"note: {note}" for note in notes if not note.startswith("Attention")), f"written: {written}"]
+    return [*lines, *(f"note: {note}" for note in notes), f"written: {written}"]
 
 
 def told(found: WhatIf) -> list[str]:
-    """What changes made of all queries, and of those that lose to the first stage and that do not, in lines."""
+    """What changes made of all queries, of those that lose to the first stage and of the others, in lines."""
     measure = primary(found.run.dataset.protocol)
     lines = [
         f"{found.row}{found.by and f' with {found.by}'}: mean {measure.of_query}, {main_difficulty(found.run.dataset)}"
     ]
     for name, values in found.groups.items():
-        of = f"{len(values)} queries{name and f' {name}'}"
+        of = f"{name} ({len(values)})"
         if not len(values):
             lines.append(f"  {of}")
             continue
         first, before, after = (100 * values[column].mean() for column in ("first", "before", "after"))
         test = compare(values["after"], values["before"], better=measure.better)
         low, high = 100 * test.interval.low, 100 * test.interval.high
+        sure = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}], p {test.p:.3f}"  # of one query nothing is
         lines.append(
-            f"  {of}: {before:.1f} -> {after:.1f}, gain {100 * test.difference:+.1f} [{low:+.1f}, {high:+.1f}], "
-            f"p {test.p:.3f}; first stage {first:.1f}"
+            f"  {of}: {before:.1f} -> {after:.1f}, gain {100 * test.difference:+.1f}{sure}; first stage {first:.1f}"
         )
     return lines
 

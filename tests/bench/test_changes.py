@@ -265,7 +265,7 @@ def test_queries_are_told_by_whether_they_lose_to_the_first_stage(done: Run, pla
     )
     groups = WhatIf(done, "mnn", "", values).groups
     assert {name: list(group.index) for name, group in groups.items()} == {
-        "that lose to the first stage": ["a"],
-        "that do not": ["b", "c"],
-        "": ["a", "b", "c"],
+        "losing to the first stage": ["a"],
+        "not losing": ["b", "c"],
+        "all queries": ["a", "b", "c"],
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import Result
 
@@ -14,10 +15,11 @@ from bench.changes import Changes
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
 from bench.places import Places
-from bench.report.failures import ABOVE, BELOW, BETWEEN, HIGHEST, Failure, failures, show_worst
+from bench.report.failures import ABOVE, BELOW, BETWEEN, HIGHEST, Failure, failures, show_worst, told
 from bench.report.matches import WIDTH
 from bench.report.pictures import worst
 from bench.results import Run
+from bench.what_if import WhatIf
 
 Go = Callable[..., object]
 
@@ -78,9 +80,16 @@ def test_with_a_change_all_queries_are_told_before_and_after_it(done: Run, place
     whole = Changes.parse(keep=["query:0%,0%,100%,100%"])
     lines = show_worst([done], "rrt", 1, {}, places, whole, out=tmp_path / "sheet.png")
     assert lines[0] == "rrt with --keep query:0%,0%,100%,100%: mean AP, Medium"
-    counts = [int(line.split()[0]) for line in lines[1:4]]
+    counts = [int(line.partition("(")[2].partition(")")[0]) for line in lines[1:4]]
     assert counts[0] + counts[1] == counts[2] == 2
     assert "gain +0.0 [+0.0, +0.0], p 1.000" in lines[3]
+
+
+def test_of_one_query_no_interval_is_told(done: Run) -> None:
+    values = pd.DataFrame({"first": [0.5, 0.5], "before": [0.4, 0.6], "after": [0.5, 0.5]}, index=["a", "b"])
+    lines = told(WhatIf(done, "mnn", "--scale query:0.5", values))
+    assert lines[1] == "  losing to the first stage (1): 40.0 -> 50.0, gain +10.0; first stage 50.0"
+    assert lines[3].startswith("  all queries (2): 50.0 -> 50.0, gain +0.0 [")
 
 
 def test_images_that_are_gone_are_named(done: Run, places: Places, tmp_path: Path) -> None:
