@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from bench.threads import threads
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -19,14 +20,11 @@ def each(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     Each has one of torch's threads, so that results do not depend on their number. Inference mode is a thread's own:
     `work` enters it itself.
     """
-    threads = torch.get_num_threads()
-    if threads == 1:
+    count = torch.get_num_threads()
+    if count == 1:
         return list(map(work, items))
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(threads)  # the workers set what later threads start with
+    with threads(count) as pool:
+        return list(pool.map(work, items))
 
 
 def together(work: Callable[[Tensor], Tensor], images: Sequence[Tensor], most: int = 128) -> Tensor:

@@ -35,8 +35,8 @@ UNIT = 1e-2  # a descriptor whose norm is this near to 1 has unit norm: some ext
 HELD = 2**28  # bytes of images at most that wait for others of their size
 WINDOW = 64  # images among which those of one size are looked for
 AHEAD = 2  # images a thread that are begun before it is their turn to be stored
-T = TypeVar("T")
 PROBE = 128  # pixels of the sides of the picture that tells how long descriptors are
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)

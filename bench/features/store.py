@@ -234,8 +234,7 @@ class FeatureStore:
             self._held = 0
             for arrays in list(self._maps.values()):
                 for array in arrays.values():
-                    if isinstance(array.base, np.memmap):  # an empty array is not mapped
-                        array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+                    _give_back(array)
 
     def _place(self, key: str) -> tuple[int, int]:
         """Shard and row. Those looked up of late are remembered: every method reads the same candidates."""
@@ -285,7 +284,7 @@ class FeatureStore:
             at = places[start:stop, 1]
             straight = at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all()
             rows[start:stop] = array[at[0] : at[-1] + 1] if straight else array[at]
-            array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
+            _give_back(array)
         return rows
 
     def global_descriptors(self, keys: Sequence[str]) -> np.ndarray:
@@ -309,6 +308,12 @@ class FeatureStore:
                 yield item, "has another query box"
             elif item.files and stamp(item.files) != row.stat and content(item.files) != row.sha256:
                 yield item, "changed"
+
+
+def _give_back(array: np.ndarray) -> None:
+    """The system may have the memory of a mapped array; what is read of it later is read again."""
+    if isinstance(array.base, np.memmap):  # an empty array is not mapped
+        array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def zip_keys(keys: Iterable[str], index: Index) -> Iterator[tuple[str, Row | None]]:

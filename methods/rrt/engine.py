@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.threads import threads
 from methods._transformer import Attention, Layer
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -71,16 +71,13 @@ def pair_logits(
             first = torch.cat([_first_token(layers[-1], pair.x[: pair.tokens]) for pair in room.pairs])
         return torch.cat([classifier(token[None].float())[0] for token in first])
 
-    threads = torch.get_num_threads()
-    count = -(-len(candidates) // (PAIRS * threads)) * threads  # as much work for each thread
+    side_by_side = torch.get_num_threads()
+    count = -(-len(candidates) // (PAIRS * side_by_side)) * side_by_side  # as much work for each thread
     ends = [len(candidates) * i // max(count, 1) for i in range(count + 1)]
     chunks = [candidates[start:end] for start, end in pairwise(ends) if start < end]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            begun = pool.submit(begin).result()  # products of several threads round otherwise
-            return torch.cat([begun.source.new_empty(0), *pool.map(logits, chunks)])
-    finally:
-        torch.set_num_threads(threads)  # the workers set what later threads start with
+    with threads(side_by_side) as pool:
+        begun = pool.submit(begin).result()  # products of several threads round otherwise
+        return torch.cat([begun.source.new_empty(0), *pool.map(logits, chunks)])
 
 
 @dataclass(frozen=True, eq=False)
