@@ -140,7 +140,7 @@ def _empty(name: str) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run, read from its folder; the tables are read when first asked for."""
+    """A finished run, read from its folder; the tables are read when first asked for, and kept."""
 
     folder: Path
     record: RunRecord
@@ -207,13 +207,20 @@ class Run:
     def ledger(self) -> pd.DataFrame:
         return self._table("ledger")
 
+    @cached_property
+    def _measured(self) -> pd.DataFrame:
+        return self._table("metrics")
+
     def metrics(self, blend: Blend = Blend()) -> pd.DataFrame:
         """Measures of every query: as stored, or replayed from the scores for a blend or for newer measures."""
-        if blend == Blend():
-            stored = self._table("metrics")
-            if set(measures(self.dataset.protocol)) <= set(stored["measure"]):
-                return stored
+        if blend == Blend() and set(measures(self.dataset.protocol)) <= set(self._measured["measure"]):
+            return self._measured
         return evaluate(self.rankings(blend))
+
+    def whole(self) -> Run:
+        """The run with all of its tables read, whatever becomes of its folder: who measures it again removes that."""
+        _ = self.shortlist, self.dataset, self.scores, self.details, self.ledger, self._measured
+        return self
 
     def rankings(self, blend: Blend = Blend()) -> Rankings:
         """What every method ranks, from the stored scores."""

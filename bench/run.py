@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def _measure(
     others = begun.others(ended) if told and begun is not None and ended is not None else None
     for run in opened:
         outcomes[run.folder] = Outcome(_finish(run, scorer, cold, failures, others), (*notes, *run.notes))
-    return [outcomes[folder] for folder in identities]
+    return [replace(outcomes[folder], run=outcomes[folder].run.whole()) for folder in identities]
 
 
 def _identity(chosen: Chosen, scorer: Scorer, contents: Mapping[str, str], executor: Executor) -> Identity:

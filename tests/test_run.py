@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,15 @@ def test_a_finished_run_is_given_back_and_force_measures_again(run: Go, instance
     assert forced.run.folder == first.run.folder
     assert (forced.run.folder / "journal.jsonl").read_bytes() != before  # other times
     pd.testing.assert_frame_equal(forced.run.scores, first.run.scores, check_exact=True)
+
+
+def test_a_run_can_be_shown_after_another_process_has_removed_it_to_measure_again(run: Go, instances: Path) -> None:
+    done = run(instances, "identity,mnn")
+    expected = compare([Run.load(done.run.folder)])
+    shutil.rmtree(done.run.folder)
+    shown = compare([done.run])
+    pd.testing.assert_frame_equal(shown.rows, expected.rows, check_exact=True)
+    assert shown.title == expected.title and shown.notes == expected.notes
 
 
 def test_another_question_is_another_run(run: Go, instances: Path) -> None:
