@@ -21,7 +21,7 @@ from bench.features import shards
 from bench.features.items import Item, stamp
 from bench.features.precision import PRECISIONS
 from bench.features.reuse import take_over
-from bench.features.shards import Entry, merge, write_shard
+from bench.features.shards import Entry, left_over, merge, sweep, write_shard
 from bench.features.store import FeatureStore
 from bench.files import write_whole, writing
 from bench.locks import alone, alone_if_free
@@ -85,13 +85,13 @@ def fill(
         hint = "finished shards are kept; make room or choose another --cache-dir and run again"
         with writing(folder, hint), alone(folder, "extracting into") as locked:
             if locked:
-                _sweep(folder)
+                sweep(folder)
             total, notes = _update(wanted, folder, make_read, identity, progress, exact, executor, reuse)
         store = FeatureStore(folder)
-    elif any((folder / "shards").glob("tmp-*")):  # left by what was killed while merging, or in use
+    elif left_over(folder):
         with alone_if_free(folder) as free:
             if free:
-                _sweep(folder)
+                sweep(folder)
     errors = store.errors()
     failed = {item.key: errors[item.key] for item in wanted if item.key in errors} if errors else {}
     if unreadable := [failed[item.key] for item in wanted if item.required and item.key in failed] if failed else []:
@@ -101,12 +101,6 @@ def fill(
 
 def _outdated(store: FeatureStore, identity: Mapping[str, object]) -> bool:
     return bool(store.damaged) or (len(store) > 0 and store.identity != dict(identity))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left unfinished: who writes holds the lock, so nobody is at work on it."""
-    for left in (folder / "shards").glob("tmp-*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _update(

@@ -87,15 +87,25 @@ def _new_shard(folder: Path, name: str, listed: list[dict], local_dim: int) -> I
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def left_over(folder: Path) -> list[Path]:
+    """What killed processes left in a store, or others are at work on: temporary folders, and what was merged."""
+    return [*(folder / "shards").glob("tmp-*"), *shards(folder / "shards")[1]]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left. Only for who holds the store's lock, so that nobody is at work on it."""
+    for path in left_over(folder):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def merge(folder: Path) -> None:
     """Merge every MERGED small shards of a store into one, and remove what a merged one replaces.
 
     The merged shard appears whole, under a name that says which shards it stands for; those are removed afterwards, so
     that a process killed at any point leaves every image in place.
     """
-    found, replaced = shards(folder / "shards")
-    for path in replaced:
-        shutil.rmtree(path, ignore_errors=True)
+    sweep(folder)
+    found, _ = shards(folder / "shards")
     small = [shard for shard in found if shard.first == shard.last]
     for start in range(0, len(small) - MERGED + 1, MERGED):
         _merge(folder, small[start : start + MERGED])
