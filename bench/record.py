@@ -216,6 +216,14 @@ def cold_starts(folder: Path) -> Mapping[str, ColdStart] | None:
     return starts
 
 
+def took_turns(folder: Path) -> tuple[str, ...]:
+    """The runs that one that was begun in a folder says it took turns with; none where no record can be read."""
+    try:
+        return _read(tuple[str, ...], _content(folder).get("together"), "together")
+    except ValueError:
+        return ()
+
+
 def _content(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(folder / FILE)

@@ -32,6 +32,7 @@ from bench.record import (
     Part,
     RunRecord,
     cold_starts,
+    took_turns,
     write_record,
 )
 from bench.reranker import Reranker
@@ -229,8 +230,15 @@ def _begin(
     setup: Setup,
     together: Sequence[str],
 ) -> _Open:
-    """Write what is known before anything is scored; `together` are the runs whose methods take turns."""
+    """Write what is known before anything is scored; `together` are the runs whose methods take turns.
+
+    A run that was killed when all was scored keeps those that its methods took turns with.
+    """
     cold, scorer = cold_starts(folder), ready.scorer
+    with _written(folder):
+        journal = Journal(folder / "journal.jsonl")
+    if all(journal.has(row.name, query) for row in chosen.rows for query in scorer.shortlist.queries):
+        together = took_turns(folder) or together
     record = Begun(
         identity=identity,
         provenance=provenance.record(scorer.device, [row.method for row in chosen.rows], ready.packages),
@@ -252,7 +260,6 @@ def _begin(
         scorer.shortlist.save(folder / "shortlist.npz")
         results.save_dataset(folder / "dataset.json", scorer.dataset, scorer.shortlist.gallery)
         write_record(folder, record)
-        journal = Journal(folder / "journal.jsonl")
     jobs = tuple(Job(row, journal) for row in chosen.rows)
     begun = cold is not None or len(journal) > 0
     return _Open(folder, record, jobs, ("resuming an interrupted run",) if begun else ())

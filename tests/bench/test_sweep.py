@@ -21,7 +21,7 @@ from bench.features.sets import ExtractOptions, FeatureExtractor, features_of
 from bench.images import decode
 from bench.places import Places
 from bench.report.plots import quality_against_descriptors
-from bench.results import finished_runs
+from bench.results import finished_runs, write_tables
 from bench.run import Outcome
 from bench.setup import Selection, Setup
 from bench.sweep import Sweep, Varied, selections, sweep, vary
@@ -137,6 +137,23 @@ def test_interrupted_it_goes_on_where_it_stopped_and_scores_nothing_again(go: Go
     assert list(map(len, after.values())) == [18, 18, 18]
     assert all(after[name][: len(lines)] == lines for name, lines in before.items())
     assert told[-1] == (54, 54) and len(found.points) == 6
+
+
+def test_killed_when_all_was_scored_its_methods_took_turns_all_the_same(
+    go: Go, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = iter([write_tables])  # those of the first run, and then no more
+
+    def once(*arguments: object) -> None:
+        next(written)(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr("bench.results.write_tables", once)
+        go("ransac,rrt", (10, 40))
+    (first,) = finished_runs(places.runs)
+    table = go("ransac,rrt", (10, 40)).table
+    assert len({run.record.together for run in finished_runs(places.runs)}) == 1 and len(first.record.together) == 2
+    assert not any("not interleaved" in note for note in table.notes)
 
 
 def test_a_method_that_fails_at_one_budget_loses_neither_its_others_nor_the_other_methods(

@@ -57,9 +57,13 @@ def download(source: Source, root: Path, progress: Progress | None = None, patie
     with _alone(folder), httpx.Client(timeout=patience.stall, follow_redirects=True, max_redirects=5) as client:
         record = read_record(folder)
         todo = [file for file in source.files if not _finished(file, root, record)]
-        for file in source.files:  # archives that a killed download had unpacked already
+        for file in source.files:
             if file not in todo and file.unpack is not None and _is_fetched(root / file.path, record[file.path]):
+                # an archive that a killed download had unpacked already
                 (root / file.path).unlink()
+            part = _part(root / file.path)
+            if not part.is_file():  # it was whole, and a kill left what was known of it
+                _state(part).unlink(missing_ok=True)
         notes += _require_room(client, todo, root)
         for file in todo:
             before = record.get(file.path, {})
@@ -83,6 +87,16 @@ def download(source: Source, root: Path, progress: Progress | None = None, patie
                 _write(folder, record)
                 path.unlink()
     return Fetched(len(todo), tuple(notes))
+
+
+def _part(path: Path) -> Path:
+    """Where a file is while it is not whole."""
+    return path.with_name(path.name + ".part")
+
+
+def _state(part: Path) -> Path:
+    """What is known of the server's file that `part` is the beginning of."""
+    return part.with_name(part.name + ".json")
 
 
 def _finished(file: File, root: Path, record: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -149,7 +163,7 @@ def _fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
     for url in file.urls:
-        part = path.with_name(path.name + ".part")
+        part = _part(path)
         try:
             expected = file.digest or _published(client, file)
             _receive(client, url, file, part, progress, patience)
@@ -158,11 +172,11 @@ def _fetch(
             actual = found if kind == "sha256" else _hash(part, kind)
             if actual != wanted:
                 part.unlink()
-                part.with_name(part.name + ".json").unlink(missing_ok=True)
+                _state(part).unlink(missing_ok=True)
                 pinned = "" if expected else " pinned on first use"
                 raise _Failed(f"{kind} is {actual}, expected {wanted}{pinned}")
             os.replace(part, path)
-            part.with_name(part.name + ".json").unlink(missing_ok=True)
+            _state(part).unlink(missing_ok=True)
             return found, url
         except (_Failed, httpx.HTTPError, httpx.InvalidURL) as error:
             reasons.append(f"{url}: {error or type(error).__name__}")
@@ -187,7 +201,7 @@ def _receive(
     client: httpx.Client, url: str, file: File, part: Path, progress: Progress | None, patience: Patience
 ) -> None:
     """Bring the whole file into `part`, going on where an earlier try ended if the server's file is still the same."""
-    state = part.with_name(part.name + ".json")
+    state = _state(part)
     vain, pause, most = 0, patience.pause, part.stat().st_size if part.is_file() else 0
     while True:
         begun = part.stat().st_size if part.is_file() else 0

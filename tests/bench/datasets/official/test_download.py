@@ -18,7 +18,7 @@ from click.testing import Result
 from bench.datasets.catalogue import sources, sources_of
 from bench.datasets.official import download as downloads
 from bench.datasets.official.download import Patience, download, verify
-from bench.datasets.official.local import image_set, read_record
+from bench.datasets.official.local import RECORD, image_set, read_record
 from bench.datasets.official.sources import File, Source, Unpack
 from bench.errors import UserError
 
@@ -213,6 +213,25 @@ def test_a_part_longer_than_the_file_is_begun_anew(server: tuple[str, Behaviour]
     (tmp_path / "set" / "file.bin.part.json").write_text(json.dumps({"url": f"{url}/f", "validator": '"one"'}))
     download(of(f"{url}/f"), tmp_path, patience=QUICK)
     assert (tmp_path / "set" / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_was_known_of_a_file_that_is_whole_goes_also_after_a_kill(
+    server: tuple[str, Behaviour], tmp_path: Path, packed: bool
+) -> None:
+    url, behaviour = server
+    if packed:
+        behaviour.content = tarred(one=b"1" * 50)
+    wanted = of(f"{url}/f", digest=None, unpack=Unpack("set/jpg", flat=True) if packed else None)
+    download(wanted, tmp_path, patience=QUICK)
+    state = tmp_path / "set" / "file.bin.part.json"
+    for record in ("finished", "not written yet"):
+        state.write_text("{}")
+        if record != "finished":  # the file is in its place, and nothing says so
+            (tmp_path / "set" / "file.bin").write_bytes(behaviour.content)
+            (tmp_path / "set" / RECORD).unlink()
+        download(wanted, tmp_path, patience=QUICK)
+        assert not state.exists()
 
 
 def test_a_checksum_is_pinned_on_first_use(server: tuple[str, Behaviour], tmp_path: Path) -> None:
