@@ -363,7 +363,8 @@ class _Actors:
         try:
             self._ray = importlib.import_module("ray")
         except ImportError as error:
-            raise UserError("--executor ray: Ray is not installed", hint="pip install 'rerankbench[ray]'") from error
+            hint = "in this repository: pip install -e '.[ray]'"
+            raise UserError("--executor ray: Ray is not installed", hint=hint) from error
         threads = settings.threads or 1
         self._ours = not self._ray.is_initialized()
         if self._ours:

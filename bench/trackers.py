@@ -164,7 +164,8 @@ def send(run: Run, tracker: str, project: str = PROJECT, blend: Blend = Blend())
         module = importlib.import_module(tracker)
     except ImportError as error:
         raise UserError(
-            f"--to {tracker}: it is not installed ({error})", hint=f"pip install 'rerankbench[{tracker}]'"
+            f"--to {tracker}: it is not installed ({error})",
+            hint=f"in this repository: pip install -e '.[{tracker}]'",
         ) from error
     for number, one in enumerate(rows):
         try:

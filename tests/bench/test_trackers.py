@@ -230,7 +230,7 @@ def test_what_is_not_installed_is_said_with_its_command(done: Run, monkeypatch: 
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=f"--to {name}: it is not installed") as refused:
         send(done, name)
-    assert refused.value.hint == f"pip install 'rerankbench[{name}]'"
+    assert refused.value.hint == f"in this repository: pip install -e '.[{name}]'"
 
 
 def test_the_command_sends_or_writes_and_not_both(
