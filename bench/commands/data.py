@@ -75,7 +75,7 @@ def download(name: str, dry_run: bool, places: Places) -> None:
 def _list_files(source: Source, places: Places) -> None:
     for file in source.files:
         size = "size unknown" if file.size is None else f"{file.size:,} bytes"
-        check = file.digest or (f"md5 from {file.digest_url}" if file.digest_url else "sha256 pinned on first use")
+        check = file.digest or (f"checksum from {file.digest_url}" if file.digest_url else "sha256 pinned on first use")
         place = f"unpacked into {places.data / file.unpack.target}" if file.unpack else str(places.data / file.path)
         click.echo(f"{' or '.join(file.urls)}  {size}  {check}  {place}")
     click.echo(f"{len(source.files)} files; images: {source.image_set}; licence: {source.licence}")

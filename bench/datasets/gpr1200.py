@@ -10,18 +10,26 @@ import re
 from bench.datasets.dataset import Dataset, Instances, Place, Query, dataset
 from bench.datasets.folder import look, require_folder
 from bench.datasets.gallery import version_of
+from bench.datasets.official.sources import File, Source, Unpack
 from bench.errors import UserError
 from bench.names import shown
 
+LICENCE = "non-commercial research"
 NAME = re.compile(r"([0-9]+)_.+")
+
+
+def _archive() -> Source:
+    url = "https://visual-computing.com/files/GPR1200/GPR1200.zip"
+    return Source("gpr1200", (File("gpr1200/GPR1200.zip", (url,), unpack=Unpack("gpr1200")),), "GPR1200.zip", LICENCE)
 
 
 @dataset(
     "gpr1200",
     summary="GPR1200: 12,000 images of 1,200 categories, each a query",
-    licence="non-commercial research",
+    licence=LICENCE,
     needs="the unpacked archive of visual-computing.com",
     takes="PATH",
+    source=_archive(),
 )
 def read(place: Place) -> Dataset:
     """Ids are names without suffix, by the number of their category and then by name. UserError for other names."""

@@ -13,11 +13,13 @@ from bench.datasets.boxes import check_boxes
 from bench.datasets.dataset import Dataset, Place, Query, dataset
 from bench.datasets.folder import require_folder
 from bench.datasets.gallery import version_of
+from bench.datasets.official.sources import File, Source, Unpack
 from bench.errors import UserError
 from bench.files import read_text
 from bench.images import Box
 
 CORE = "ilias_core"
+LICENCE = "CC BY 4.0 and, of some images, others"
 OBJECT, QUERY, POSITIVE = (re.compile(form) for form in (r".+_([0-9]+)", r"Q([0-9]+)_.+\.jpg", r"P([0-9]+)_.+\.jpg"))
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 LARGEST = 2**20  # bytes of a file of boxes
@@ -61,12 +63,24 @@ def _images(folder: Path, form: re.Pattern[str], number: str) -> list[str]:
     return sorted(found)
 
 
+def _core() -> Source:
+    base = "https://vrg.fel.cvut.cz/ilias_data"
+    archive = File(
+        f"ilias/{CORE}.tar",
+        (f"{base}/{CORE}.tar",),
+        digest_url=f"{base}/checksums.txt",
+        unpack=Unpack("ilias", most_bytes=64 * 2**30),
+    )
+    return Source("ilias", (archive,), "core", LICENCE)
+
+
 @dataset(
     "ilias",
     summary="ILIAS, its core: 1,232 queries and 4,715 positives of 1,000 objects",
-    licence="CC BY 4.0 and, of some images, others",
+    licence=LICENCE,
     needs="the unpacked ilias_core.tar",
     takes="PATH",
+    source=_core(),
 )
 def read(place: Place) -> Dataset:
     """Ids are paths below the core's folder, as its lists of images have them.

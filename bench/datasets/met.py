@@ -16,6 +16,7 @@ from bench.datasets.dataset import Dataset, Place, Query, dataset
 from bench.datasets.folder import require_folder
 from bench.datasets.gallery import Gallery, Layout, version_of
 from bench.datasets.official.local import require_files
+from bench.datasets.official.sources import File, Source, Unpack
 from bench.errors import UserError
 from bench.files import read_json
 from bench.names import encodable, shown
@@ -23,6 +24,7 @@ from bench.names import encodable, shown
 DATABASES = {"all": "MET_database.json", "mini": "mini_MET_database.json"}
 SPLITS = {"test": "testset.json", "val": "valset.json"}
 LARGEST = 2**30  # bytes of a list; the official database is 397,121 entries of a line each
+LICENCE = "research; photographs of the museum mostly CC0"
 NUMBER = re.compile(r"[0-9]{1,18}")
 GET = "unpack the ground truth and the images of cmp.felk.cvut.cz/met into one folder"
 
@@ -109,12 +111,25 @@ class _Asked:
             yield f"{self.elsewhere} queries of exhibits without an image in the database are left out"
 
 
+def _everything() -> Source:
+    """The ground truth, which is without a folder of its own, and the photographs, whose folders the lists name."""
+    base = "http://ptak.felk.cvut.cz/met/dataset"
+    photographs = Unpack("met/images", most_files=500_000, most_bytes=64 * 2**30)
+    how = {"ground_truth": Unpack("met/ground_truth", flat=True)}
+    names = ("ground_truth", "test_met", "test_other", "test_noart", "MET")
+    files = (
+        File(f"met/{name}.tar.gz", (f"{base}/{name}.tar.gz",), unpack=how.get(name, photographs)) for name in names
+    )
+    return Source("met", tuple(files), "The Met", LICENCE)
+
+
 @dataset(
     "met",
     summary="The Met: 1,003 photographs of visitors, 397,121 images of 224,408 exhibits",
-    licence="research; photographs of the museum mostly CC0",
+    licence=LICENCE,
     needs="the unpacked ground truth and images of cmp.felk.cvut.cz/met",
     takes="PATH",
+    source=_everything(),
     options=Options,
     many=True,
 )

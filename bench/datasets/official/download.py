@@ -22,6 +22,8 @@ from bench.datasets.official.unpack import MANIFEST, unpack
 from bench.errors import UserError
 from bench.files import file_hash, read_json, write_whole
 
+CHECKSUMS = {32: "md5", 64: "sha256"}  # by their hexadecimal digits
+MOST_CHECKSUMS = 4 * 2**20  # characters of a list of them that are read
 Progress = Callable[[str, int, int], None]  # what, bytes so far, bytes in all (0 where not known)
 
 
@@ -187,14 +189,19 @@ def _fetch(
 
 
 def _published(client: httpx.Client, file: File) -> str | None:
-    """The md5 that the server publishes beside the file."""
+    """The md5 or sha256 that the server publishes beside the file, alone or in a list of files or addresses."""
     if file.digest_url is None:
         return None
     answer = client.get(file.digest_url).raise_for_status()
-    word = (answer.text[:4096].split() or [""])[0].lower()
-    if len(word) != 32 or set(word) - set("0123456789abcdef"):
-        raise _Failed(f"{file.digest_url}: {word[:40]!r} is no md5")
-    return f"md5:{word}"
+    rows = [line.split() for line in answer.text[:MOST_CHECKSUMS].splitlines() if line.strip()]
+    name = file.urls[0].rpartition("/")[2]
+    named = [row[0] for row in rows if len(row) == 2 and row[1].lstrip("*").rpartition("/")[2] == name]
+    if not named and len(rows) > 1:
+        raise _Failed(f"{file.digest_url}: no checksum of {name}")
+    word = (named or [row[0] for row in rows] or [""])[0].lower()
+    if len(word) not in CHECKSUMS or set(word) - set("0123456789abcdef"):
+        raise _Failed(f"{file.digest_url}: {word[:40]!r} is no md5 or sha256")
+    return f"{CHECKSUMS[len(word)]}:{word}"
 
 
 def _receive(

@@ -28,7 +28,7 @@ class File:
     urls: tuple[str, ...]
     size: int | None = None  # bytes
     digest: str | None = None  # sha256:… or md5:…
-    digest_url: str | None = None  # of a file that begins with the md5
+    digest_url: str | None = None  # of a file with the checksum, or with those of many files and their names
     unpack: Unpack | None = None
 
     def __post_init__(self) -> None:

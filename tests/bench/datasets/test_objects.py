@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import tarfile
+import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +27,7 @@ from bench.datasets.dataset import Place
 from bench.datasets.ilias import read_box
 from bench.datasets.instre import read_truth
 from bench.datasets.met import read_list
+from bench.datasets.official.download import download
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, Rankings, evaluate
 from bench.metrics import precision_with_query, truncated_precision
@@ -408,3 +416,78 @@ def test_a_list_that_is_missing_or_cut_short_is_named(museum: Path) -> None:
 def test_numbers_of_exhibits_may_be_text(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('[{"path": "a.jpg", "MET_id": "34"}, {"path": "b.jpg", "MET_id": null}]')
     assert [each.exhibit for each in read_list(tmp_path / "list.json", "MET_id")] == [34, None]
+
+
+# --- fetched ------------------------------------------------------------------------------------------------------
+
+
+def _of_ilias(served: Path, folder: Path) -> None:
+    with tarfile.open(served / "ilias_core.tar", "w") as tar:
+        tar.add(folder / "ilias_core", "ilias_core")
+    digest = hashlib.sha256((served / "ilias_core.tar").read_bytes()).hexdigest()
+    base = "https://vrg.fel.cvut.cz/ilias_data"
+    shard = "0" * 64 + f" {base}/yfcc100m/yfcc100m_0.tar"
+    (served / "checksums.txt").write_text(f"{shard}\n{digest} {base}/ilias_core.tar\n")
+
+
+def _of_gpr1200(served: Path, folder: Path) -> None:
+    shutil.make_archive(str(served / "GPR1200"), "zip", folder)
+
+
+def _of_met(served: Path, folder: Path) -> None:
+    parts = {"ground_truth": sorted((folder / "ground_truth").iterdir())}
+    for name in ("test_met", "test_other", "test_noart", "MET"):
+        parts[name] = [dot(folder / "images" / name / "another.jpg").parent]
+    for name, paths in parts.items():
+        with tarfile.open(served / f"{name}.tar.gz", "w:gz") as tar:
+            for path in paths:
+                tar.add(path, path.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "pack"),
+    [("gpr1200", "general", _of_gpr1200), ("ilias", "core", _of_ilias), ("met", "museum", _of_met)],
+)
+def test_what_its_servers_give_is_the_data_set(
+    name: str, files: str, pack: Callable[[Path, Path], None], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The archives as they are known to be, from a server of our own: none of theirs could be asked."""
+    folder, served = request.getfixturevalue(files), tmp_path / "served"
+    served.mkdir()
+    pack(served, folder)
+    before = load(f"{name}:{folder}")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=served))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def here(url: str) -> str:
+        return f"http://127.0.0.1:{server.server_port}/{url.rpartition('/')[2]}"
+
+    try:
+        (source,) = catalogue.sources_of(name)
+        ours = [
+            replace(
+                file,
+                urls=tuple(map(here, file.urls)),
+                digest_url=None if file.digest_url is None else here(file.digest_url),
+            )
+            for file in source.files
+        ]
+        assert download(replace(source, files=tuple(ours)), tmp_path / "root").files == len(ours)
+        if name == "ilias":  # its server publishes checksums
+            (served / "checksums.txt").write_text("1" * 64 + " https://vrg.fel.cvut.cz/ilias_data/ilias_core.tar\n")
+            with pytest.raises(UserError, match="sha256 is"):
+                download(replace(source, files=tuple(ours)), tmp_path / "other")
+            (served / "checksums.txt").write_text("1" * 64 + " another.tar\n" + "2" * 64 + " one.tar\n")
+            with pytest.raises(UserError, match=r"no checksum of ilias_core\.tar"):
+                download(replace(source, files=tuple(ours)), tmp_path / "other")
+    finally:
+        server.shutdown()
+        server.server_close()
+    after = load(f"{name}:{tmp_path / 'root' / name}")
+    assert list(after.gallery) == list(before.gallery) and after.grades == before.grades
+    assert [(query.id, query.box) for query in after.queries] == [(query.id, query.box) for query in before.queries]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass

@@ -164,8 +164,10 @@ def test_md5_is_checked_too_and_one_published_beside_the_file_is_used(
     url, behaviour = server
     with pytest.raises(UserError, match="md5 is"):
         download(of(f"{url}/f", digest="md5:" + "0" * 32), tmp_path, patience=QUICK)
-    with pytest.raises(UserError, match="is no md5"):
-        download(of(f"{url}/f", digest=None, digest_url=f"{url}/md5"), tmp_path, patience=QUICK)
+    for said, why in ((CONTENT, "no checksum of f"), (b"<html>", "is no md5 or sha256"), (b"", "is no md5 or sha256")):
+        behaviour.content = said
+        with pytest.raises(UserError, match=why):
+            download(of(f"{url}/f", digest=None, digest_url=f"{url}/md5"), tmp_path, patience=QUICK)
     behaviour.content = hashlib.md5(b"x").hexdigest().encode()  # the same server gives file and checksum
     with pytest.raises(UserError, match="md5 is"):
         download(of(f"{url}/f", digest=None, digest_url=f"{url}/md5"), tmp_path, patience=QUICK)
@@ -306,6 +308,7 @@ def test_every_known_data_set_is_listed_without_asking_a_server(cli: Callable[..
     files = {name: [len(part.files) for part in sources_of(name)] for name in sources()}
     assert files["gldv2"] == files["gldv2-public"] == [3 + 100 + 20] and files["revisitop1m"] == [101]
     assert files["roxford"] == files["roxford5k"] == [2] and files["rparis+1m"] == [3, 101] and files["sop"] == [1]
+    assert files["gpr1200"] == files["ilias"] == [1] and files["met"] == [5]
     unknown = cli("datasets", "download", "roxfort")
     assert unknown.exit_code == 1 and "did you mean 'roxford'" in unknown.output
     nothing = cli("datasets", "verify", "roxford")
