@@ -23,6 +23,10 @@ class UserError(Exception):
         return self.message if self.hint is None else f"{self.message} ({self.hint})"
 
 
+class NoRoom(UserError):
+    """A full disk: it ends the command, for leaving out a part of the work would only fail at the next write."""
+
+
 class Unknown(UserError):
     """A name that nothing here has."""
 

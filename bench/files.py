@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.errors import NoRoom, UserError
 
 INSTEAD = {  # what to do where it is not room that lacks
     errno.ENOENT: "was it removed while it was in use? make the folder, or run the same command again",
     errno.EEXIST: "a file stands where a folder is needed; choose another place",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
 }
+FULL = (errno.ENOSPC, errno.EDQUOT, None)
 LARGEST_NPZ = 16 * 2**30  # bytes of all arrays together
 
 
@@ -97,13 +98,14 @@ def write_json(path: Path, content: object) -> None:
 
 @contextmanager
 def writing(place: Path, hint: str = "make room there, or choose another place") -> Iterator[None]:
-    """What is done inside writes to `place`; a full disk or a folder that may not be written is a UserError."""
+    """What is done inside writes to `place`; a folder that may not be written is a UserError, a full disk NoRoom."""
     try:
         yield
     except OSError as error:
         # numpy, which wrote less than it was to, does not say why
         reason = error.strerror or os.strerror(errno.ENOSPC)
-        raise UserError(f"{place}: cannot write ({reason})", hint=INSTEAD.get(error.errno or 0, hint)) from error
+        kind = NoRoom if error.errno in FULL else UserError
+        raise kind(f"{place}: cannot write ({reason})", hint=INSTEAD.get(error.errno or 0, hint)) from error
 
 
 def read_json(path: Path) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.datasets import Dataset
 from bench.device import resolve_device
-from bench.errors import UserError
+from bench.errors import NoRoom, UserError
 from bench.evaluation import CEILING, FIRST_STAGE, Rankings, evaluate, graded, main_difficulty
 from bench.features.sets import Progress
 from bench.first_stages import names
@@ -60,6 +60,8 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
             require_accepted(setup, () if stage is None else stage.sets)
             for features in () if stage is None else stage.sets:
                 data.stores.of(features)
+        except NoRoom:
+            raise
         except UserError as error:
             missing.append((one.first_stage, error))
         else:
@@ -71,6 +73,8 @@ def first_stages(setup: Setup, texts: Sequence[str], places: Places, progress: P
         try:
             opened = None if stage is None else stage.open(data.context)
             shortlist, of_lists, cost = seal_shortlist(data.dataset, opened, one, places, notes, progress)
+        except NoRoom:
+            raise
         except UserError as error:
             missing.append((one.first_stage, error))
             continue

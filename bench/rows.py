@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.errors import Unknown, UserError
+from bench.errors import NoRoom, Unknown, UserError
 from bench.features.importing import without_order
 from bench.features.sets import FeatureSet, SetName, Stores
 from bench.features.store import ALL
@@ -241,6 +241,8 @@ def _opened(
         return None
     try:
         features = stores.of(read)
+    except NoRoom:
+        raise
     except UserError as error:
         return error.line
     except Exception as error:  # an extractor of the user's; it leaves out its rows, as a method that raises does

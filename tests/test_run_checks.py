@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
+
+from bench.features.shards import write_shard
 
 SMALL = ("--max-side", "160", "--keep-descriptors", "150")
 Cli = Callable[..., Result]
@@ -226,3 +229,29 @@ def test_no_readable_query_is_an_error(see: Cli, truth: Callable) -> None:
     (root / "queries" / "a5.png").write_bytes(b"")
     result = see(root, "mnn", "--skip-unreadable")
     assert result.exit_code == 1 and "no query image can be read" in result.output
+
+
+# --- a full disk --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_room_for_xfeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path, *arguments: object) -> None:
+        if "xfeat" in folder.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_shard(folder, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("bench.features.fill.write_shard", write)
+
+
+def test_a_full_disk_ends_the_command_instead_of_leaving_out_rows(
+    no_room_for_xfeat: None, cli: Cli, instances: Path, tmp_path: Path
+) -> None:
+    """Else a run without those rows would be begun, which nobody asked for."""
+    where = ("-d", f"folder:{instances}", "--cache-dir", str(tmp_path / "cache"), *SMALL)
+    runs = ("--runs", str(tmp_path / "runs"))
+    result = cli("run", "-m", "identity,mnn", "--first-stage", "gem-lite0", *where, *runs)
+    assert result.exit_code == 1 and "No space left on device" in said(result) and "make room" in said(result)
+    assert not list((tmp_path / "runs").glob("*/*"))
+    compared = cli("first-stages", "--first-stage", "gem-lite0", "--first-stage", "asmk@xfeat", *where)
+    assert compared.exit_code == 1 and "No space left on device" in said(compared) and "mAP" not in said(compared)
