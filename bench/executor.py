@@ -372,8 +372,16 @@ class _Actors:
             try:
                 _knock(settings.address)
                 self._ray.init(settings.address or "local", log_to_driver=False, logging_level="ERROR", **room)
-            except (OSError, RuntimeError, ValueError) as error:
-                raise UserError(f"--ray-address {settings.address}: no Ray cluster answers there ({error})") from error
+            except Exception as error:  # Ray raises plain ones, too
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                if settings.address:
+                    raise UserError(
+                        f"--ray-address {settings.address}: no Ray cluster answers there ({why})"
+                    ) from error
+                raise UserError(
+                    f"--executor ray: Ray did not start on this machine ({why})",
+                    hint="run the same command again, or --workers N without --executor ray",
+                ) from error
         self._actor = self._ray.remote(_Work).options(num_cpus=threads, num_gpus=settings.gpus, max_restarts=0)
         self._settings = (self._ray.put(make), threads)
         self._actors: dict[int, Any] = {}

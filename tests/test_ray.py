@@ -121,3 +121,16 @@ def test_a_lost_node_changes_nothing(nodes: Nodes, tasks: ModuleType) -> None:
             nodes.lose_one()
             lost = True
     assert lost and set(counted) == set(range(300))
+
+
+def test_a_node_that_does_not_start_is_said_in_a_line(tasks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a plain exception where a machine is too busy for it."""
+
+    def init(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup.\nSome of the raylet failed.")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(UserError, match=r"did not start on this machine \(The current node timed out") as refused:
+        list(Ray(1).map(partial(tasks.worker, "square"), [3]))
+    assert "\n" not in refused.value.message and refused.value.hint
