@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ from bench.run import Outcome, execute
 from bench.setup import Selection, Setup
 from cli import main
 from methods.rrt.model import RRT, RRTConfig
+from tests.programs import Start, starting
 
 settings.register_profile("untimed", deadline=None)  # a machine that is busy fails no test
 settings.load_profile("untimed")
@@ -60,6 +62,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path in slow:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: -slow.get(item.path, 0))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: nobody needs to look through it again for what can go."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -251,6 +259,13 @@ def cli(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         return result
 
     return go
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Start]:
+    """`program("cli.py", "methods")` or `program("-c", "…")`: a real process that has everything imported."""
+    with starting() as start:
+        yield start
 
 
 METHOD = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from click.testing import Result
 from bench import doctor, registry
 from bench.features.sets import EXTRACTORS, IMPORTS
 from cli import main
+from tests.programs import Start
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTROLS = {"identity", "constant", "random", "reverse", "oracle"}
@@ -258,31 +258,10 @@ def test_an_interrupt_says_how_to_go_on(cli: Callable[..., Result], monkeypatch:
     assert result.exit_code == 1 and "run the same command again" in result.output
 
 
-def test_threads_are_set_and_recorded(instances: Path, tmp_path: Path, cache: Path) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "cli.py",
-            "run",
-            "-m",
-            "identity",
-            "-d",
-            f"folder:{instances}",
-            "--threads",
-            "2",
-            "--max-side",
-            "160",
-            "--keep-descriptors",
-            "150",
-            "--runs",
-            str(tmp_path),
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "RERANKBENCH_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+def test_threads_are_set_and_recorded(program: Start, instances: Path, tmp_path: Path, cache: Path) -> None:
+    command = ["run", "-m", "identity", "-d", f"folder:{instances}", "--threads", "2", "--runs", str(tmp_path)]
+    small = ["--max-side", "160", "--keep-descriptors", "150"]
+    done = program("cli.py", *command, *small, env={"RERANKBENCH_CACHE": str(cache)}).finish()
     assert done.returncode == 0, done.stderr
     assert "2 threads" in done.stdout
 

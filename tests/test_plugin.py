@@ -12,27 +12,29 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import Start
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 Python = Callable[..., str]
 Typed = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
+def python(program: Start, tmp_path_factory: pytest.TempPathFactory) -> Python:
     """`python(…)`: what a Python that has the sample package prints; fails if it exits with an error."""
     source, site = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("site")
     shutil.copytree(REPOSITORY / "tests" / "plugin", source)  # a build leaves files behind
     install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)])}
+    command = [sys.executable, *install, "--target", str(site), str(source)]
+    installed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    environment = {"PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)])}
 
     def go(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments], env=environment, cwd=REPOSITORY, capture_output=True, text=True
-        )
+        done = program(*arguments, env=environment).finish()
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    go(*install, "--target", str(site), str(source))
     return go
 
 

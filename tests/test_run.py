@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from bench.report.tables import compare
 from bench.results import Run, finished_runs
 from bench.run import Outcome, execute
 from bench.setup import Selection, Setup
+from tests.programs import Program, Start
 
 Go = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -415,44 +415,21 @@ main()
 """
 
 
-def start(tmp_path: Path, places: Places, images: Path, names: str, nap: float = 0.0) -> subprocess.Popen:
+def start(program: Start, tmp_path: Path, places: Places, images: Path, names: str, nap: float = 0.0) -> Program:
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER.format(methods=str(tmp_path / "more_methods"), nap=nap))
-    return subprocess.Popen(
-        [
-            sys.executable,
-            str(driver),
-            "run",
-            "--dataset",
-            f"folder:{images}",
-            "--method",
-            names,
-            "--threads",
-            "1",
-            "--max-side",
-            "160",
-            "--keep-descriptors",
-            "150",
-            "--first-stage",
-            "gem-lite0",
-            "--cache-dir",
-            str(places.cache),
-            "--runs",
-            str(places.runs),
-        ],
-        env={**os.environ, "NAP": "0.15", "PYTHONPATH": str(REPOSITORY)},
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    small = ["--max-side", "160", "--keep-descriptors", "150", "--first-stage", "gem-lite0", "--threads", "1"]
+    folders = ["--cache-dir", str(places.cache), "--runs", str(places.runs)]
+    command = [str(driver), "run", "--dataset", f"folder:{images}", "--method", names, *small, *folders]
+    return program(*command, env={"NAP": "0.15", "PYTHONPATH": str(REPOSITORY)})
 
 
-def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+def kill_when(process: Program, reached: Callable[[], bool]) -> None:
     end = time.monotonic() + 100
     while not reached():
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
-            raise AssertionError(f"never got there: {process.communicate()[0].decode()[-2000:]}")
+            raise AssertionError(f"never got there: {process.finish().stderr[-2000:]}")
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -460,7 +437,13 @@ def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
 
 
 def test_a_run_killed_while_scoring_goes_on_where_it_stopped(
-    run: Go, instances: Path, places: Places, tmp_path: Path, add_method: Callable, stored: tuple[Dataset, FeatureSet]
+    program: Start,
+    run: Go,
+    instances: Path,
+    places: Places,
+    tmp_path: Path,
+    add_method: Callable,
+    stored: tuple[Dataset, FeatureSet],
 ) -> None:
     add_method("napping", SLOW)
 
@@ -468,7 +451,7 @@ def test_a_run_killed_while_scoring_goes_on_where_it_stopped(
         return b"".join(path.read_bytes() for path in places.runs.glob("*/journal.jsonl"))
 
     names = "identity,napping,ransac"
-    kill_when(start(tmp_path, places, instances, names), lambda: journal().count(b"\n") >= 8)
+    kill_when(start(program, tmp_path, places, instances, names), lambda: journal().count(b"\n") >= 8)
     kept = journal()
     assert 8 <= kept.count(b"\n") < 27
     assert finished_runs(places.runs) == []
@@ -483,14 +466,19 @@ def test_a_run_killed_while_scoring_goes_on_where_it_stopped(
 
 
 def test_an_extraction_killed_in_the_middle_keeps_its_shards(
-    run: Go, instances: Path, tmp_path: Path, stored: tuple[Dataset, FeatureSet], add_method: Callable
+    program: Start,
+    run: Go,
+    instances: Path,
+    tmp_path: Path,
+    stored: tuple[Dataset, FeatureSet],
+    add_method: Callable,
 ) -> None:
     places = Places(tmp_path / "cache", tmp_path / "data", tmp_path / "runs")
 
     def shards() -> list[Path]:
         return sorted(places.cache.glob("features/*/shards/[0-9]*"))
 
-    kill_when(start(tmp_path, places, instances, "rrt", nap=0.2), lambda: len(shards()) >= 2)
+    kill_when(start(program, tmp_path, places, instances, "rrt", nap=0.2), lambda: len(shards()) >= 2)
     before = {path: (path / "shard.json").stat().st_mtime_ns for path in shards()}
     told: list[tuple[str, int, int]] = []
     extract = ExtractOptions(160, 150)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +26,17 @@ from bench.locks import alone, lock_of
 from bench.places import Places
 from bench.results import Run, read_runs
 from cli import main
+from tests.programs import Start
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ["--max-side", "160", "--keep-descriptors", "150", "--threads", "1"]
 Cli = Callable[..., Result]
 
 
-def command(*arguments: object, environment: dict[str, str] | None = None, **more: object) -> subprocess.Popen:
+@pytest.fixture
+def command(program: Start) -> Start:
     """A real process of the command line, its output in pipes unless told otherwise."""
-    more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-    return subprocess.Popen(
-        [sys.executable, "cli.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, **(environment or {})},
-        **more,  # type: ignore[call-overload]
-    )
+    return partial(program, "cli.py")
 
 
 def asked(images: Path, place: Path, *more: str) -> list[str]:
@@ -64,7 +61,7 @@ def table(output: bytes) -> list[str]:
 
 @pytest.mark.parametrize("more", [(), ("--force",)])
 def test_the_same_command_twice_at_once_gives_one_run_and_one_table(
-    instances: Path, tmp_path: Path, more: tuple[str, ...]
+    command: Start, instances: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     name, options = f"folder:{instances}", ExtractOptions(160, 150)
     places = Places.of(tmp_path / "cache", tmp_path, tmp_path / "runs")
@@ -112,8 +109,10 @@ def holder() -> Iterator[Callable[[Path], subprocess.Popen]]:
         process.communicate()
 
 
-def test_who_waits_goes_on_when_the_holder_is_killed(instances: Path, tmp_path: Path, holder: Callable) -> None:
-    assert command(*asked(instances, tmp_path)).wait(200) == 0
+def test_who_waits_goes_on_when_the_holder_is_killed(
+    command: Start, instances: Path, tmp_path: Path, holder: Callable
+) -> None:
+    assert command(*asked(instances, tmp_path)).finish().returncode == 0
     (run,) = (tmp_path / "runs").iterdir()
     held = holder(run)
     waiting = command(*asked(instances, tmp_path, "--force"))
@@ -351,16 +350,10 @@ main()
     "arguments", [("report", "--plots", "{out}"), ("export", "--format", "csv", "--out", "{out}/out")]
 )
 def test_a_disk_full_in_the_middle_of_an_output_is_a_message(
-    two: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, ...]
+    program: Start, two: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     given = [text.format(out=tmp_path / "out") for text in arguments]
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, "64", *given, "--runs", str(two[0].parent)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = program("-c", FULL, "64", *given, "--runs", str(two[0].parent)).finish()
     assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
@@ -418,9 +411,11 @@ def test_a_name_that_can_be_no_folder_is_refused(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("arguments", [("run", "--help"), ("methods",), ("report",)])
-def test_a_terminal_that_takes_nothing_is_a_message(arguments: tuple[str, ...], two: tuple[Path, Path]) -> None:
+def test_a_terminal_that_takes_nothing_is_a_message(
+    command: Start, arguments: tuple[str, ...], two: tuple[Path, Path]
+) -> None:
     with open("/dev/full", "w") as full:
-        process = command(*arguments, environment={"RERANKBENCH_RUNS": str(two[0].parent)}, stdout=full)
+        process = command(*arguments, env={"RERANKBENCH_RUNS": str(two[0].parent)}, stdout=full)
         _, said = process.communicate(timeout=100)
     assert process.returncode == 1
     assert said.decode() == "Error: cannot write to the output: No space left on device\n"
@@ -428,9 +423,9 @@ def test_a_terminal_that_takes_nothing_is_a_message(arguments: tuple[str, ...], 
 
 @pytest.mark.parametrize("arguments", [("report",), ("run", "--help")])
 def test_a_reader_that_has_read_enough_ends_the_command_quietly(
-    arguments: tuple[str, ...], two: tuple[Path, Path]
+    command: Start, arguments: tuple[str, ...], two: tuple[Path, Path]
 ) -> None:
-    process = command(*arguments, environment={"RERANKBENCH_RUNS": str(two[0].parent)})
+    process = command(*arguments, env={"RERANKBENCH_RUNS": str(two[0].parent)})
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(100) in (0, 1)
@@ -468,7 +463,7 @@ def test_a_terminal_that_knows_ascii_alone_shows_the_table(
         assert "mnn" in out and len(widths) == 1, "columns stand below one another"
 
 
-def test_a_name_that_is_not_utf_8_is_printed_escaped(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_printed_escaped(command: Start, tmp_path: Path) -> None:
     process = command("run", "-m", "identity", "-d", b"folder:/nowhere/caf\xe9".decode(errors="surrogateescape"))
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1 and b"/nowhere/caf\\xe9" in said and b"Traceback" not in said

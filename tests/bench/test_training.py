@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,6 +105,7 @@ def stop_at(step: int):
 
 KILLED = f"""
 import os, signal, sys
+sys.dont_write_bytecode = True
 from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = [{str(REPOSITORY)!r}, {str(Path(__file__).parent)!r}]
@@ -125,12 +123,11 @@ fit(replace(recipe, loss=loss), OPTIONS, Path(sys.argv[1]))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_a_killed_training_ends_at_the_weights_of_an_unkilled_one(tmp_path):
+def test_a_killed_training_ends_at_the_weights_of_an_unkilled_one(program, tmp_path):
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     fit(toy(OPTIONS), OPTIONS, whole)
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    died = subprocess.run([sys.executable, "-c", KILLED, killed], capture_output=True, env=environment, timeout=120)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    died = program("-c", KILLED, str(killed)).finish()
+    assert died.returncode == -signal.SIGKILL, died.stderr
     assert not killed.exists() and (tmp_path / "killed.safetensors.training").exists()
     fit(toy(OPTIONS), OPTIONS, killed)
     assert same(whole, killed) and rows(whole) == rows(killed)

@@ -22,12 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.torture.process import ALONE
+
 if TYPE_CHECKING:
     from tests.torture.scenarios import Bench
-
-# before anything is imported that would start threads, which a fork does not have
-ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-ALONE |= {"JE_ARROW_MALLOC_CONF": "background_thread:false", "MPLBACKEND": "agg"}
 
 
 @dataclass

@@ -24,10 +24,15 @@ from tests.torture import inside
 from tests.torture.inside import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+# before anything is imported that would start threads, which a fork does not have
+ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ALONE |= {"JE_ARROW_MALLOC_CONF": "background_thread:false", "MPLBACKEND": "agg"}
 PATIENCE = 1200.0  # seconds that a command may take: far more than any does
 PACKAGES = ("bench.datasets", "bench.features.extractors", "bench.features.imports", "methods", "bench.report")
 MODULES = ("cli", "bench.sweep", "bench.training", "bench.datasets.official.download", "methods.rrt.training.views")
-OTHERS = ("pycolmap", "kornia", "pyarrow.parquet", "matplotlib.backends.backend_agg", "seaborn", "h5py", "httpx")
+# pictures before pycolmap: the copy of zlib that its wheel brings ends the process where Pillow's is loaded after it
+PICTURES = ("PIL._imaging", "matplotlib.backends.backend_agg", "seaborn")
+OTHERS = (*PICTURES, "pycolmap", "kornia", "pyarrow.parquet", "h5py", "httpx")
 T = TypeVar("T")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from bench.features.index import NAME, Index
 from bench.features.items import Item
 from bench.features.shards import Entry, left_over
 from bench.features.store import FeatureStore
+from tests.programs import Start
 
 IDENTITY = {"features": "made", "local_dim": 12}
 
@@ -121,12 +120,11 @@ ENDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 13)  # of the calls that merging makes, the 
 
 
 @pytest.fixture(scope="module")
-def killed_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def killed_stores(program: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """By where a merging process was killed: what it left."""
     place = tmp_path_factory.mktemp("stores") / "whole"
     code = KILLED.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", code, str(place), *map(str, ENDS)]
-    done = subprocess.run(command, cwd=Path.cwd(), capture_output=True, text=True)
+    done = program("-c", code, str(place), *map(str, ENDS)).finish()
     assert done.stdout.split() == ["9"] * len(ENDS), done.stderr
     return {at: place.with_name(f"killed-{at}") for at in ENDS}
 

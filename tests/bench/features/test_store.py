@@ -33,6 +33,7 @@ from bench.locks import alone
 from bench.places import Places
 from bench.run import Outcome
 from bench.shortlist import BLIND_LIST
+from tests.programs import Start
 
 EXTRACT = ExtractOptions(160, 150)
 XFEAT = SetName.parse("xfeat").parts[0]
@@ -541,16 +542,10 @@ except UserError as error:
 
 
 def test_a_disk_that_takes_no_more_is_a_clear_error_and_finished_shards_survive(
-    small: Path, fill: Callable, two_a_shard: None, tmp_path: Path
+    program: Start, small: Path, fill: Callable, two_a_shard: None, tmp_path: Path
 ) -> None:
     """The operating system refuses to write (a limit on file sizes, as a full disk or a quota does)."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(small), str(tmp_path / "store")],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        timeout=100,
-    )
+    done = program("-c", FULL, str(small), str(tmp_path / "store")).finish()
     assert done.returncode == 7, done.stderr[-2000:]
     assert "cannot write" in done.stdout and "finished shards are kept" in done.stdout
     assert [p.name for p in (tmp_path / "store" / "shards").iterdir()] == ["000000"]
@@ -649,8 +644,8 @@ def test_what_a_killed_merging_left_goes_although_every_image_is_there(
     assert not left.exists() and len(FeatureStore(tmp_path / "store")) == 4
 
 
-def test_opening_a_store_while_its_shards_are_merged_finds_every_image(tmp_path: Path, small: Path) -> None:
-    program = (
+def test_opening_a_store_while_its_shards_are_merged_finds_every_image(program: Start, tmp_path: Path) -> None:
+    code = (
         "import sys\nfrom pathlib import Path\nimport numpy as np\n"
         "from bench.features import fill, shards\nfrom bench.features.items import Item\n"
         "fill.SHARD_IMAGES, shards.MERGED = 1, 2\n"
@@ -661,13 +656,12 @@ def test_opening_a_store_while_its_shards_are_merged_finds_every_image(tmp_path:
         "    fill.fill([Item(str(i), ())], Path(sys.argv[1]), lambda: lambda item: made_, {'a': 1})\n"
     )
     place = tmp_path / "merging"
-    with subprocess.Popen([sys.executable, "-c", program, str(place)], cwd=REPOSITORY) as writer:
-        seen = 0
-        while writer.poll() is None:
-            store = FeatureStore(place)
-            assert not store.damaged and len(store) >= seen
-            seen = len(store)
-    assert writer.returncode == 0 and len(FeatureStore(place)) == 120
+    writer, seen = program("-c", code, str(place)), 0
+    while writer.poll() is None:
+        store = FeatureStore(place)
+        assert not store.damaged and len(store) >= seen
+        seen = len(store)
+    assert writer.finish().returncode == 0 and len(FeatureStore(place)) == 120
 
 
 def resident_kib(folder: Path) -> int:
