@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 # The name under which a module is imported, and the packages that provide it. Any version may change a result.
@@ -33,11 +34,16 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
     """Version by package of those that are installed."""
-    found = {}
-    for package in packages:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    found = {package: _version(package) for package in packages}
+    return {package: number for package, number in found.items() if number is not None}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """Read once: this process has imported what it uses, whatever is installed after that."""
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None
 
 
 def versions(modules: Iterable[str] = ()) -> dict[str, str | None]:
