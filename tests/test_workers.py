@@ -6,12 +6,11 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pandas as pd
 import pytest
@@ -22,8 +21,10 @@ from bench.places import Places
 from bench.results import Run
 from bench.run import Outcome, execute
 from bench.setup import Selection, Setup
+from tests.programs import Start
 
 METHODS = "identity,mnn,ransac"
+KERNEL = "asmk@xfeat"  # a first stage that has one part of features extracted, for tests of what happens after that
 
 
 @pytest.fixture
@@ -34,10 +35,14 @@ def alone(tmp_path: Path, instances: Path) -> Callable[..., tuple[Outcome, Place
 
 
 def _alone(
-    place: Path, images: Path, executor: Executor, told: Callable[[str, int, int], None] | None = None
+    place: Path,
+    images: Path,
+    executor: Executor,
+    told: Callable[[str, int, int], None] | None = None,
+    first_stage: str | None = None,
 ) -> tuple[Outcome, Places]:
     places = Places(place / "cache", place / "data", place / "runs")
-    setup = Setup(f"folder:{images}", extract=ExtractOptions(160, 150), executor=executor)
+    setup = Setup(f"folder:{images}", extract=ExtractOptions(160, 150), executor=executor, first_stage=first_stage)
     (outcome,) = execute(setup, [Selection(tuple(METHODS.split(",")))], places, told)
     return outcome, places
 
@@ -46,6 +51,12 @@ def _alone(
 def one(tmp_path_factory: pytest.TempPathFactory, instances: Path) -> tuple[Outcome, Places]:
     """What one process gives. Read only."""
     return _alone(tmp_path_factory.mktemp("one"), instances, Local(threads=1))
+
+
+@pytest.fixture(scope="module")
+def on_kernel(tmp_path_factory: pytest.TempPathFactory, instances: Path) -> tuple[Outcome, Places]:
+    """The same with KERNEL. Read only."""
+    return _alone(tmp_path_factory.mktemp("kernel"), instances, Local(threads=1), first_stage=KERNEL)
 
 
 def scores(run: Run) -> pd.DataFrame:
@@ -81,7 +92,7 @@ def test_two_workers_give_what_one_process_gives_in_a_run_of_their_own(
     assert len(done) == len(set(done)) == 27
 
 
-def test_a_worker_killed_during_the_run_changes_nothing(alone: Callable, one: tuple[Outcome, Places]) -> None:
+def test_a_worker_killed_during_the_run_changes_nothing(alone: Callable, on_kernel: tuple[Outcome, Places]) -> None:
     killed: list[int] = []
 
     def kill(what: str, done: int, total: int) -> None:
@@ -90,28 +101,30 @@ def test_a_worker_killed_during_the_run_changes_nothing(alone: Callable, one: tu
             killed.append(int(child.pid or 0))
             os.kill(killed[0], signal.SIGKILL)
 
-    found = alone(Local(2, threads=1), kill)
+    found = alone(Local(2, threads=1), kill, KERNEL)
     assert killed
-    same(one, found)
+    same(on_kernel, found)
 
 
-def test_a_driver_killed_goes_on_where_it_stopped(tmp_path: Path, instances: Path, one: tuple[Outcome, Places]) -> None:
-    command = [sys.executable, "cli.py", "run", "-m", METHODS, "-d", f"folder:{instances}", "--workers", "2"]
-    command += ["--threads", "1", "--max-side", "160", "--keep-descriptors", "150"]
+def test_a_driver_killed_goes_on_where_it_stopped(
+    program: Start, tmp_path: Path, instances: Path, on_kernel: tuple[Outcome, Places]
+) -> None:
+    command = ["cli.py", "run", "-m", METHODS, "-d", f"folder:{instances}", "--workers", "2"]
+    command += ["--threads", "1", "--max-side", "160", "--keep-descriptors", "150", "--first-stage", KERNEL]
     command += ["--cache-dir", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs")]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = program(*command, stdout=DEVNULL, stderr=DEVNULL)
     before = 0
     while driver.poll() is None and not before:
         before = sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").glob("*/journal.jsonl"))
         time.sleep(0.002)
     driver.kill()
     driver.wait()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = program(*command).finish()
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     run = Run.load(folder)
     assert before and len(journal(run)) == len(set(journal(run))) == 27
-    pd.testing.assert_frame_equal(scores(run), scores(one[0].run))
+    pd.testing.assert_frame_equal(scores(run), scores(on_kernel[0].run))
 
 
 @pytest.mark.timeout(240)

@@ -14,14 +14,14 @@ from tests.speed.first_stage import Drawn, bench_first_stage, kernel_lists
 
 
 def test_lists_are_held_against_the_kernel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench_first_stage(90, rounds=1)
+    assert bench_first_stage(30, rounds=1)
     said = capsys.readouterr().out
     assert said.count("20 of 20 lists of a sample are the kernel's own") == 2
     assert said.count("70 of 70 queries find their own image first") == 2
     wrong = Found(np.zeros((20, 20), int), np.zeros((20, 20)), ())
     right = first_stage.search_by
     monkeypatch.setattr(first_stage, "search_by", lambda s, d, **k: wrong if s.queries == 20 else right(s, d, **k))
-    assert not bench_first_stage(90, rounds=1)
+    assert not bench_first_stage(30, rounds=1)
     assert capsys.readouterr().out.count("0 of 20 lists") == 2
 
 

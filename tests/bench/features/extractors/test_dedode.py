@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for part, path in zip((network.detector, network.descriptor), paths, strict=True):
         torch.save(part.state_dict(), path)
     return paths
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn(weights: tuple[Path, Path]) -> Iterator[None]:
+    """Networks that are made here have their weights loaded: the millions of numbers they begin with are not drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_"):
+            patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+        yield
 
 
 @pytest.fixture(scope="module")
