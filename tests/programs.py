@@ -4,6 +4,7 @@ Importing torch takes seconds of a core, which a test of signals, streams or exi
 A program has its arguments, folder, environment and streams of its own, and its interpreter ends as any other does.
 What Python reads of its environment before it begins, such as the encoding of its streams, is that of the first one.
 A test of such things begins a process of its own, and so does one that must have imported nothing else.
+Where the system does not say how many threads run, nothing is forked: every program then begins by itself.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import IO, Protocol
 from tests.torture import process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+THREADS = Path("/proc/self/task")
 NUMBER = struct.Struct("q")
 PIPE = subprocess.PIPE
 
@@ -83,13 +85,7 @@ class Program:
 
     def finish(self, timeout: float = 200) -> subprocess.CompletedProcess[str]:
         """As `subprocess.run` with text; a program that takes longer is killed."""
-        try:
-            out, err = self.communicate(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-        assert self.returncode is not None
-        return subprocess.CompletedProcess(self.args, self.returncode, out.decode(), err.decode())
+        return _finished(self, timeout)
 
     def _ended(self, seconds: float | None) -> int | None:
         if self.returncode is None:
@@ -101,6 +97,22 @@ class Program:
         return self.returncode
 
 
+class ByItself(subprocess.Popen):
+    """A program that is no fork."""
+
+    def finish(self, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+        return _finished(self, timeout)
+
+
+def _finished(program: Program | ByItself, timeout: float) -> subprocess.CompletedProcess[str]:
+    try:
+        out, err = program.communicate(timeout)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        raise
+    return subprocess.CompletedProcess(program.args, program.wait(), (out or b"").decode(), (err or b"").decode())
+
+
 class Start(Protocol):
     """Starts a program: `start("cli.py", "methods")` or `start("-c", "print(1)")`. PIPE: its stream is one."""
 
@@ -110,7 +122,7 @@ class Start(Protocol):
         env: Mapping[str, str] | None = None,
         stdout: int | IO = PIPE,
         stderr: int | IO = PIPE,
-    ) -> Program: ...
+    ) -> Program | ByItself: ...
 
 
 @contextmanager
@@ -120,10 +132,14 @@ def starting() -> Iterator[Start]:
 
     def start(
         *arguments: str, env: Mapping[str, str] | None = None, stdout: int | IO = PIPE, stderr: int | IO = PIPE
-    ) -> Program:
+    ) -> Program | ByItself:
+        environment = {**os.environ, **(env or {})}
+        if not THREADS.is_dir():
+            command = [sys.executable, *arguments]
+            return ByItself(command, cwd=REPOSITORY, env=environment, stdout=stdout, stderr=stderr)
         if not first:
             first.append(_begin())
-        asked = _Asked(arguments, str(REPOSITORY), {**os.environ, **(env or {})})
+        asked = _Asked(arguments, str(REPOSITORY), environment)
         told, tell = os.pipe()
         nothing = os.open(os.devnull, os.O_RDWR)
         pipes: list[IO[bytes] | None] = []

@@ -27,7 +27,7 @@ from bench.report.tables import compare
 from bench.results import Run, finished_runs
 from bench.run import Outcome, execute
 from bench.setup import Selection, Setup
-from tests.programs import Program, Start
+from tests.programs import ByItself, Program, Start
 
 Go = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -415,7 +415,9 @@ main()
 """
 
 
-def start(program: Start, tmp_path: Path, places: Places, images: Path, names: str, nap: float = 0.0) -> Program:
+def start(
+    program: Start, tmp_path: Path, places: Places, images: Path, names: str, nap: float = 0.0
+) -> Program | ByItself:
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER.format(methods=str(tmp_path / "more_methods"), nap=nap))
     small = ["--max-side", "160", "--keep-descriptors", "150", "--first-stage", "gem-lite0", "--threads", "1"]
@@ -424,7 +426,7 @@ def start(program: Start, tmp_path: Path, places: Places, images: Path, names: s
     return program(*command, env={"NAP": "0.15", "PYTHONPATH": str(REPOSITORY)})
 
 
-def kill_when(process: Program, reached: Callable[[], bool]) -> None:
+def kill_when(process: Program | ByItself, reached: Callable[[], bool]) -> None:
     end = time.monotonic() + 100
     while not reached():
         if process.poll() is not None or time.monotonic() > end:
