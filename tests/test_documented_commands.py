@@ -29,7 +29,6 @@ from bench.datasets import Dataset, cached, demo, folder, revisited
 from bench.datasets.demo.generate import DemoSpec
 from bench.features.sets import IMPORTS, ExtractOptions, part_folder
 from bench.places import Places
-from bench.results import read_runs
 from cli import main
 from methods.rrt.model import RRT, load_checkpoint, save_checkpoint
 from tests.methods.lightglue.test_lightglue import released as released_lightglue
@@ -304,8 +303,8 @@ class Workplace:
 
     def left_out(self) -> set[tuple[str, str]]:
         """Run and row of every row that was asked for and has no scores."""
-        runs = read_runs(self.places.runs).finished
-        return {(run.folder.name, row) for run in runs for row in [*run.record.skipped, *run.record.failed]}
+        read = [(path.parent.name, json.loads(path.read_text())) for path in self.places.runs.glob("*/run.json")]
+        return {(run, row) for run, record in read for row in [*record["skipped"], *record.get("failed", ())]}
 
     def type(self, *arguments: str) -> Result:
         folders = {f"RERANKBENCH_{name.upper()}": str(place) for name, place in vars(self.places).items()}

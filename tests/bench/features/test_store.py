@@ -651,7 +651,7 @@ def test_opening_a_store_while_its_shards_are_merged_finds_every_image(program: 
         "fill.SHARD_IMAGES, shards.MERGED = 1, 2\n"
         "made = dict(global_descriptor=np.ones(2), descriptors=np.ones((1, 2)), keypoints=np.zeros((1, 2)),\n"
         "  scales=np.ones(1), orientations=np.zeros(1), scores=np.ones(1), image_size=np.ones(2))\n"
-        "for i in range(120):\n"
+        "for i in range(60):\n"
         "    made_ = shards.Entry('', made)\n"
         "    fill.fill([Item(str(i), ())], Path(sys.argv[1]), lambda: lambda item: made_, {'a': 1})\n"
     )
@@ -661,7 +661,7 @@ def test_opening_a_store_while_its_shards_are_merged_finds_every_image(program: 
         store = FeatureStore(place)
         assert not store.damaged and len(store) >= seen
         seen = len(store)
-    assert writer.finish().returncode == 0 and len(FeatureStore(place)) == 120
+    assert writer.finish().returncode == 0 and len(FeatureStore(place)) == 60
 
 
 def resident_kib(folder: Path) -> int:

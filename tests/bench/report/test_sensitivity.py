@@ -33,7 +33,7 @@ from bench.report.tables import compare
 from bench.results import Run
 from bench.run import Outcome
 
-Go = Callable[..., Outcome]
+Go = Callable[..., Run]
 NAMES = "identity,mnn,asmk,rrt,aqe"
 PAIRWISE = ["asmk", "mnn", "rrt"]
 
@@ -51,8 +51,8 @@ def choice(found: Sensitivity, said: str) -> Choice:
 
 
 @pytest.mark.parametrize("policy", ["blind", "paper"])
-def test_under_its_own_protocol_a_row_has_the_tables_value(run: Go, buildings: Path, policy: str) -> None:
-    done = run(buildings, NAMES, top_k=8, policy=policy).run
+def test_under_its_own_protocol_a_row_has_the_tables_value(finished: Go, buildings: Path, policy: str) -> None:
+    done = finished(buildings, NAMES, top_k=8, policy=policy)
     table, found = compare([done]), of(done)
     assert found.contenders == [name for name in table.rows.index[::-1] if name != "identity"]
     for name in found.contenders:
@@ -61,51 +61,51 @@ def test_under_its_own_protocol_a_row_has_the_tables_value(run: Go, buildings: P
 
 
 @pytest.mark.parametrize("policy", ["blind", "paper"])
-def test_a_smaller_k_is_a_run_at_that_k(run: Go, buildings: Path, policy: str) -> None:
-    found = of(run(buildings, NAMES, top_k=9, policy=policy).run, cuts=(2, 5))
+def test_a_smaller_k_is_a_run_at_that_k(finished: Go, buildings: Path, policy: str) -> None:
+    found = of(finished(buildings, NAMES, top_k=9, policy=policy), cuts=(2, 5))
     changed = 0
     for k in (2, 5):
-        table = compare([run(buildings, NAMES, top_k=k, policy=policy).run])
+        table = compare([finished(buildings, NAMES, top_k=k, policy=policy)])
         for name in PAIRWISE:
             assert found.value(name, choice(found, f"k {k}")) == table.rows.loc[name, "mAP Medium"]
             changed += found.value(name, choice(found, f"k {k}")) != found.value(name)
     assert changed > 1
 
 
-def test_blind_lists_are_replayed_from_a_run_of_papers_lists(run: Go, buildings: Path) -> None:
+def test_blind_lists_are_replayed_from_a_run_of_papers_lists(finished: Go, buildings: Path) -> None:
     for k in (3, 6, 9):
-        found = of(run(buildings, NAMES, top_k=k, policy="paper").run)
-        table = compare([run(buildings, NAMES, top_k=k, policy="blind").run])
+        found = of(finished(buildings, NAMES, top_k=k, policy="paper"))
+        table = compare([finished(buildings, NAMES, top_k=k, policy="blind")])
         blind = choice(found, "policy blind")
         assert blind.rules.k == k
         for name in PAIRWISE:
             assert found.value(name, blind) == table.rows.loc[name, "mAP Medium"]
 
 
-def test_papers_lists_are_replayed_as_far_as_their_candidates_were_scored(run: Go, buildings: Path) -> None:
-    found = of(run(buildings, NAMES, top_k=12).run)  # the whole gallery, with an image of junk for each query
+def test_papers_lists_are_replayed_as_far_as_their_candidates_were_scored(finished: Go, buildings: Path) -> None:
+    found = of(finished(buildings, NAMES, top_k=12))  # the whole gallery, with an image of junk for each query
     paper = choice(found, "policy paper")
     assert (
         paper.rules.k == 11 and paper.said == "policy paper, k = 11" and choice(found, "k 11").rules.policy == "blind"
     )
     assert any(note.startswith("Policy paper at k = 12 needs candidates that were not scored") for note in found.notes)
-    table = compare([run(buildings, NAMES, top_k=11, policy="paper").run])
+    table = compare([finished(buildings, NAMES, top_k=11, policy="paper")])
     for name in PAIRWISE:
         assert found.value(name, paper) == table.rows.loc[name, "mAP Medium"]
-    few = of(run(buildings, NAMES, top_k=8).run)
+    few = of(finished(buildings, NAMES, top_k=8))
     assert not [one for one in few.choices if one.family == "policy"]
     assert any("only a run with --policy paper can tell" in note for note in few.notes)
 
 
-def test_policies_that_make_the_same_lists_are_said_to(run: Go, instances: Path) -> None:
-    found = of(run(instances, "identity,mnn", top_k=5).run)
+def test_policies_that_make_the_same_lists_are_said_to(finished: Go, instances: Path) -> None:
+    found = of(finished(instances, "identity,mnn", top_k=5))
     assert found.notes[0] == "No image is ignored at All, so both policies make the same lists."
     assert {one.family for one in found.choices} == {"blend", "ties", "AP"}
 
 
 @pytest.mark.parametrize("mine", ["replace", "add:0.5"])
-def test_a_blend_is_the_table_under_that_blend(run: Go, buildings: Path, mine: str) -> None:
-    done = run(buildings, NAMES, top_k=8).run
+def test_a_blend_is_the_table_under_that_blend(finished: Go, buildings: Path, mine: str) -> None:
+    done = finished(buildings, NAMES, top_k=8)
     found = of(done, Blend.parse(mine))
     others = [one for one in found.choices if one.family == "blend"]
     assert len(others) == 3 and mine not in [one.name for one in others]
@@ -116,16 +116,16 @@ def test_a_blend_is_the_table_under_that_blend(run: Go, buildings: Path, mine: s
         assert found.value(FIRST_STAGE, other) == table.first_stage
 
 
-def test_scores_of_whole_lists_are_not_replayed_on_others(run: Go, buildings: Path) -> None:
-    found = of(run(buildings, NAMES, top_k=12).run)
+def test_scores_of_whole_lists_are_not_replayed_on_others(finished: Go, buildings: Path) -> None:
+    found = of(finished(buildings, NAMES, top_k=12))
     for one in found.choices:
         assert np.isnan(found.value("aqe", one)) == (one.family in ("policy", "k"))
     assert "Scores of whole lists cannot be replayed on other lists: aqe." in found.notes
     assert all(row[2:4] == ["–", "–"] for row in cells(found) if row[0] == "aqe")
 
 
-def test_rectangular_precision_is_that_of_the_whole_ranking(run: Go, buildings: Path) -> None:
-    done = run(buildings, NAMES, top_k=12).run  # the whole gallery: nothing is behind the candidates
+def test_rectangular_precision_is_that_of_the_whole_ranking(finished: Go, buildings: Path) -> None:
+    done = finished(buildings, NAMES, top_k=12)  # the whole gallery: nothing is behind the candidates
     found, values = of(done), []
     for number in range(2):
         positives, ignored = graded(done.shortlist, done.dataset, number, "Medium")
@@ -135,8 +135,8 @@ def test_rectangular_precision_is_that_of_the_whole_ranking(run: Go, buildings: 
     assert found.value("mnn", choice(found, "rectangular AP")) == pytest.approx(100 * np.mean(values), abs=1e-12)
 
 
-def test_the_best_contenders_alone_are_varied_where_that_is_asked_for(run: Go, buildings: Path) -> None:
-    done = run(buildings, NAMES, top_k=8).run
+def test_the_best_contenders_alone_are_varied_where_that_is_asked_for(finished: Go, buildings: Path) -> None:
+    done = finished(buildings, NAMES, top_k=8)
     found = of(done, most=2)
     assert found.contenders == of(done).contenders[:2] and "2 contenders of lower rank are left out." in found.notes
 
@@ -145,7 +145,7 @@ def test_the_best_contenders_alone_are_varied_where_that_is_asked_for(run: Go, b
 
 
 def test_a_method_that_ties_all_is_between_its_best_and_its_worst_order(
-    run: Go, buildings: Path, add_method: Callable
+    run: Callable[..., Outcome], buildings: Path, add_method: Callable
 ) -> None:
     add_method("flat", "def score(self, query, candidates):\n    return torch.zeros(len(candidates))")
     add_method("coarse", "def score(self, query, candidates):\n    return candidates.similarities.mul(4).round()")
@@ -275,7 +275,7 @@ def test_the_report_says_it_in_the_terminal_and_in_markdown(
     assert refused.exit_code == 1 and "--sensitivity with --format csv" in refused.output
 
 
-def test_markdown_has_a_column_for_each_choice(run: Go, buildings: Path) -> None:
-    found = of(run(buildings, NAMES, top_k=8).run)
+def test_markdown_has_a_column_for_each_choice(finished: Go, buildings: Path) -> None:
+    found = of(finished(buildings, NAMES, top_k=8))
     lines = [line for line in to_markdown(found).splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {len(found.choices) + 3} and len(lines) == 2 + 4 + 2
