@@ -37,6 +37,13 @@ def read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8-sig")
 
 
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file without their ends, one at a time. UnicodeDecodeError (a ValueError) or OSError."""
+    with path.open(encoding="utf-8-sig") as file:
+        for line in file:
+            yield line.removesuffix("\n")
+
+
 def file_hash(path: Path) -> str:
     """sha256 of a file's bytes. OSError for one that cannot be read."""
     with path.open("rb") as file:

@@ -105,6 +105,7 @@ def prepare(setup: Setup, selections: Sequence[Selection], places: Places, progr
     stores = data.stores
     first = [stores.of(name) for name in searched]  # without them there is nothing to compare
     chosen = [_with_features(each, stores, data.dataset) for each in asked]
+    stores.settled()
     report = stores.report()
     notes += report.notes
     dataset, context = data.dataset, data.context
@@ -247,7 +248,7 @@ def _with_features(asked: _Asked, stores: Stores, dataset: Dataset) -> Chosen:
     rows: dict[str, Row] = {}
     skipped = dict(asked.skipped)
     for one in asked.rows:
-        row = opened(one, stores, lambda: (item.key for item in items(dataset)))
+        row = opened(one, stores, lambda: items(dataset).keys())
         if isinstance(row, str):
             skipped[str(one.asked)] = row
         elif row.name not in rows:

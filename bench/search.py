@@ -17,6 +17,7 @@ import torch
 from bench.errors import UserError
 
 BLOCK = 4_096  # gallery rows compared at a time
+READ = 512  # rows that are held as they are stored, on their way to a block in single precision
 QUERIES = 1_024  # queries compared at a time
 MARGIN = 16  # more than asked for are kept, since single precision may swap near equals at the end of the list
 
@@ -25,11 +26,15 @@ S = TypeVar("S", bound="Similarities")
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Global descriptors of a gallery: `block(start, stop)` gives rows (b, D), `rows(indices)` any of them."""
+    """Global descriptors of a gallery: `block(start, stop)` gives rows (b, D), `rows(indices)` any of them.
+
+    `blocks` asks for `read` rows at a time.
+    """
 
     count: int
     block: Callable[[int, int], np.ndarray]
     rows: Callable[[np.ndarray], np.ndarray]
+    read: int = READ
 
     @staticmethod
     def of(array: np.ndarray) -> Vectors:
@@ -42,18 +47,21 @@ class Vectors:
             self.count,
             lambda start, stop: change(self.block(start, stop).astype(np.float32)),
             lambda indices: change(self.rows(indices).astype(np.float32)),
+            BLOCK,  # a matrix product may be another in its last digits with other rows beside
         )
 
     def blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Where each block starts, and its rows (b, D) in float32, which the next block overwrites."""
         kept = torch.zeros(0, 0)
         for start in range(0, self.count, size):
-            stored = np.require(self.block(start, min(start + size, self.count)), requirements=["C", "W"])
-            if start == 0:  # memory that is asked for anew for every block is not all given back
-                kept = torch.empty(stored.shape)
-            rows = kept[: len(stored)]
-            rows.copy_(torch.from_numpy(stored))  # torch converts half precision in threads
-            yield start, rows
+            stop = min(start + size, self.count)
+            for at in range(start, stop, self.read):
+                stored = np.require(self.block(at, min(at + self.read, stop)), requirements=["C", "W"])
+                if at == 0:  # memory that is asked for anew for every block is not all given back
+                    kept = torch.empty((stop, *stored.shape[1:]))
+                # torch converts half precision in threads
+                kept[at - start : at - start + len(stored)].copy_(torch.from_numpy(stored))
+            yield start, kept[: stop - start]
 
 
 class NotFinite(UserError):

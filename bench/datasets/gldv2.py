@@ -9,11 +9,12 @@ Queries are the test images that the solution marks Public or Private, not those
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.datasets.dataset import Dataset, File, Place, Query, Source, Unpack, dataset, grade
 from bench.datasets.gallery import Gallery, Layout
-from bench.datasets.official.local import NotHere, image_set, require_files
+from bench.datasets.official.local import NotHere, image_set, require_files, require_images
 from bench.errors import UserError
 from bench.files import read_text
 
@@ -50,8 +51,8 @@ def read_list(path: Path) -> dict[str, str]:
     return found
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """(line, values by column) of a csv file with these columns. UserError for anything else."""
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, values by column) of a csv file with these columns, one at a time. UserError for anything else."""
     try:
         if path.stat().st_size > LARGEST_CSV:
             raise UserError(f"{path}: {path.stat().st_size} bytes, the official file has under 20 MB")
@@ -59,14 +60,12 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ())[: len(columns)] != columns:
                 raise UserError(f"{path}: found the columns {reader.fieldnames}, expected {', '.join(columns)}")
-            rows = []
             for row in reader:
                 if any(not isinstance(row[name], str) for name in columns):
                     raise UserError(f"{path}, line {reader.line_num}: expected the columns {', '.join(columns)}")
-                rows.append((reader.line_num, {name: row[name] for name in columns}))
+                yield reader.line_num, {name: row[name] for name in columns}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})", hint=GET) from error
-    return rows
 
 
 def _id(text: str, path: Path, line: int) -> str:
@@ -75,9 +74,12 @@ def _id(text: str, path: Path, line: int) -> str:
     return text
 
 
-def read_index(path: Path) -> list[str]:
-    """Ids of the index images (`index.csv`), in its order. UserError naming the line for anything else."""
-    return [_id(row["id"], path, line) for line, row in _rows(path, ("id",))]
+def read_index(path: Path) -> Iterator[str]:
+    """Ids of the index images (`index.csv`), in its order, read as they are asked for.
+
+    UserError naming the line for anything else.
+    """
+    return (_id(row["id"], path, line) for line, row in _rows(path, ("id",)))
 
 
 def read_solution(path: Path, usages: tuple[str, ...] = SPLITS["gldv2"]) -> dict[str, list[str]]:
@@ -112,7 +114,7 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
     grades = {query: grade(query, easy=found) for query, found in solution.items()}
     if images:
         require_files(name, [*(q.image for q in queries)], base / "missing.txt", GET)
-        require_files(name, gallery.values(), base / "missing.txt", GET)
+        require_images(name, gallery, base / "missing.txt", GET)
     return Dataset(name, "gldv2", image_set(base, "v2 as found"), queries, gallery, grades)
 
 

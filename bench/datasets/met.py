@@ -15,7 +15,7 @@ from typing import Any, Literal
 from bench.datasets.dataset import Dataset, Place, Query, dataset
 from bench.datasets.folder import require_folder
 from bench.datasets.gallery import Gallery, Layout, version_of
-from bench.datasets.official.local import require_files
+from bench.datasets.official.local import require_files, require_images
 from bench.datasets.official.sources import File, Source, Unpack
 from bench.errors import UserError
 from bench.files import read_json
@@ -153,7 +153,7 @@ def read(place: Place) -> Dataset:
     queries = tuple(Query(name, root / name) for name in asked.right)
     if place.images:
         require_files(place.name, [query.image for query in queries], root / "missing.txt", GET)
-        require_files(place.name, gallery.values(), root / "missing.txt", GET)
+        require_images(place.name, gallery, root / "missing.txt", GET)
     grades = {query: dict.fromkeys(images, "easy") for query, images in asked.right.items()}
     version = version_of(root, [*gallery, *asked.right])
     return Dataset(place.name, "met", version, queries, gallery, grades, tuple(asked.notes()))

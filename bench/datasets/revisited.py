@@ -6,16 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bench.datasets.boxes import check_boxes
 from bench.datasets.dataset import Dataset, File, Place, Query, Source, Unpack, dataset, grade
 from bench.datasets.gallery import Gallery, Layout
-from bench.datasets.official.local import NotHere, image_set, require_files
+from bench.datasets.official.local import NotHere, image_set, require_files, require_images
 from bench.errors import UserError
-from bench.files import read_text
+from bench.files import lines_of
 from bench.images import Box
 from third_party import allowed_pickle
 
@@ -111,36 +112,32 @@ def load(name: str, root: Path, images: bool = True) -> Dataset:
             raise NotHere(
                 f"data set {name!r} is not in {root}: missing {more / 'revisitop1m.txt'}", hint=GET_DISTRACTORS
             )
-        ids = [*gallery, *(DISTRACTOR + image for image in read_distractors(more / "revisitop1m.txt"))]
+        ids = chain(gallery, (DISTRACTOR + image for image in read_distractors(more / "revisitop1m.txt")))
         layouts = [Layout(base / "jpg"), Layout(more / "jpg", DISTRACTOR_SUFFIX, DISTRACTOR)]
-        gallery = Gallery(ids, layouts, str(more / "revisitop1m.txt"))
+        near, gallery = len(gallery), Gallery(ids, layouts, str(more / "revisitop1m.txt"))
         version += ", " + image_set(more, "revisitop1m as found")
         if images:
-            distractors = (path for image, path in gallery.items() if image.startswith(DISTRACTOR))
-            require_files(name, distractors, more / "missing.txt", GET_DISTRACTORS)
+            require_images(name, gallery, more / "missing.txt", GET_DISTRACTORS, first=near)
     notes = check_boxes(queries, str(pickle_file)) if images else ()
     return Dataset(name, "revisited", version, tuple(queries), gallery, grades, notes)
 
 
-def read_distractors(path: Path) -> list[str]:
-    """Ids of the distractors, their paths below jpg/ without suffix, in the list's order.
+def read_distractors(path: Path) -> Iterator[str]:
+    """Ids of the distractors, their paths below jpg/ without suffix, in the list's order, read as they are asked for.
 
     UserError naming the line for what is no path of a .jpg file.
     """
     try:
         if path.stat().st_size > LARGEST_LIST:
             raise UserError(f"{path}: {path.stat().st_size} bytes, the official list has about 40 MB")
-        lines = read_text(path).splitlines()
+        for number, line in enumerate(lines_of(path), 1):
+            name = line.strip().removeprefix("./").removeprefix("jpg/")
+            parts = name.split("/")
+            if not name.endswith(DISTRACTOR_SUFFIX) or name.startswith("/") or {"..", "", "."} & set(parts):
+                raise UserError(f"{path}, line {number}: found {line[:80]!r}, expected jpg/NAME.jpg")
+            yield name.removesuffix(DISTRACTOR_SUFFIX)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})", hint=GET_DISTRACTORS) from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        name = line.strip().removeprefix("./").removeprefix("jpg/")
-        parts = name.split("/")
-        if not name.endswith(DISTRACTOR_SUFFIX) or name.startswith("/") or {"..", "", "."} & set(parts):
-            raise UserError(f"{path}, line {number}: found {line[:80]!r}, expected jpg/NAME.jpg")
-        found.append(name.removesuffix(DISTRACTOR_SUFFIX))
-    return found
 
 
 def _index(value: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.datasets.dataset import Dataset, File, Instances, Place, Query, Source, Unpack, dataset
 from bench.datasets.gallery import Gallery, Layout
-from bench.datasets.official.local import NotHere, image_set, require_files
+from bench.datasets.official.local import NotHere, image_set, require_images
 from bench.errors import UserError
 from bench.files import read_text
 
@@ -62,7 +62,7 @@ def load(root: Path, images: bool = True) -> Dataset:
     gallery = Gallery(classes, [Layout(folder, SUFFIX)], str(folder / "Ebay_test.txt"))
     queries = tuple(Query(image, folder / f"{image}{SUFFIX}") for image in classes)
     if images:
-        require_files("sop", gallery.values(), folder / "missing.txt", GET)
+        require_images("sop", gallery, folder / "missing.txt", GET)
     return Dataset("sop", "sop", image_set(root / "sop", "as found"), queries, gallery, Instances(members.values()))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 
 from bench.datasets import Dataset
+from bench.datasets.gallery import MISSING, Gallery, stamp_of
 from bench.images import Box
 
 TIMED = 32  # queries that are extracted by themselves, whatever the others: their median is what a new query costs
-UNREADABLE = (-1, -1)  # what `stamp` says of files of which one cannot be read
+UNREADABLE = MISSING  # what `stamp` says of files of which one cannot be read
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Item:
     box: Box | None = None
     required: bool = False  # a query: if it cannot be read, nothing can be compared
     alone: bool = False  # extracted by itself, so that the time of a single image is known
+    stat: tuple[int, ...] | None = None  # `stamp` of the files, where it was asked for before; None: it was not
 
 
 def query_key(dataset: Dataset, query: int) -> str:
@@ -35,8 +38,9 @@ def query_key(dataset: Dataset, query: int) -> str:
 class Items(Iterable[Item]):
     """Every image of the data set once, queries first (an unreadable query must stop the run early)."""
 
-    def __init__(self, dataset: Dataset, required: bool = True):
+    def __init__(self, dataset: Dataset, required: bool = True, asked: bool = False):
         self._dataset = dataset
+        self._stamps = asked and isinstance(dataset.gallery, Gallery)
         self._queries = {
             key: Item(key, (query.image,), query.box, required, i < TIMED)
             for i, query in enumerate(dataset.queries)
@@ -47,26 +51,40 @@ class Items(Iterable[Item]):
         return len(self._queries) + len(self._dataset.gallery) - sum(k in self._dataset.gallery for k in self._queries)
 
     def __iter__(self) -> Iterator[Item]:
-        yield from self._queries.values()
-        for key in self._dataset.gallery:
+        gallery = self._dataset.gallery
+        stamps: Iterable[tuple[int, ...] | None] = repeat(None)
+        if self._stamps and isinstance(gallery, Gallery):
+            stamps = gallery.each_stamp()
+            for key, item in self._queries.items():
+                yield replace(item, stat=gallery.stamp(key)) if key in gallery else item
+        else:
+            yield from self._queries.values()
+        for (key, file), stat in zip(gallery.items(), stamps, strict=False):
             if key not in self._queries:
-                yield Item(key, (self._dataset.gallery[key],))
+                yield Item(key, (file,), stat=stat)
+
+    def keys(self) -> Iterator[str]:
+        """Those of the items, in their order."""
+        yield from self._queries
+        yield from (key for key in self._dataset.gallery if key not in self._queries)
 
 
-def items(dataset: Dataset, required: bool = True) -> Items:
-    """Every image of the data set; made one at a time. `required`: whether every query must be readable."""
-    return Items(dataset, required)
+def items(dataset: Dataset, required: bool = True, *, asked: bool = False) -> Items:
+    """Every image of the data set; made one at a time. `required`: whether every query must be readable.
+
+    `asked`: what a compact gallery remembers of its files is taken for what they are, and none is asked for again.
+    """
+    return Items(dataset, required, asked)
 
 
 def stamp(files: Sequence[Path]) -> tuple[int, ...]:
     """Size in bytes and time of change in ns of each file; -1, -1 if one cannot be read."""
     found: list[int] = []
     for path in files:
-        try:
-            status = path.stat()
-        except OSError:
+        one = stamp_of(path)
+        if one == UNREADABLE:
             return UNREADABLE
-        found += [status.st_size, status.st_mtime_ns]
+        found += one
     return tuple(found)
 
 

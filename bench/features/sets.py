@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from bench.datasets import Dataset
+from bench.datasets.gallery import Gallery
 from bench.doors import Door
 from bench.errors import UserError, unknown
 from bench.executor import Executor, Local
@@ -368,6 +369,7 @@ class Stores:
         self._required, self._unreachable = not skip_unreadable, unreachable
         self._found: dict[str, FeatureStore | UserError] = {}
         self._reports: dict[str, ExtractReport] = {}
+        self._extracted = False
 
     def part(self, part: Part | Import) -> FeatureStore:
         """The store of a part; imported ones are only checked to be up to date. UserError, again the next time."""
@@ -389,6 +391,11 @@ class Stores:
             whole = None
         return FeatureSet(name, local, whole)
 
+    def settled(self) -> None:
+        """All parts that will be read have been asked for: what the gallery remembers of its files may go."""
+        if isinstance(self.dataset.gallery, Gallery):
+            self.dataset.gallery.forget()
+
     def report(self) -> ExtractReport:
         """What happened to all parts that were asked for."""
         reports = self._reports.values()
@@ -408,13 +415,15 @@ class Stores:
         else:
             progress = None if self._progress is None else partial(self._progress, f"extracting {part.spec.name}")
             report = extract(
-                items(dataset, required=self._required),
+                # files are asked for once for all parts, and anew once hours may have passed
+                items(dataset, required=self._required, asked=not self._extracted),
                 folder,
                 partial(PartExtractor, part, self.options, self._device),
                 part.identity(self.options),
                 progress,
                 self._executor,
             )
+            self._extracted = self._extracted or report.extracted > 0
         self._reports[part.key] = report
         return FeatureStore(folder)
 

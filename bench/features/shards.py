@@ -66,7 +66,7 @@ def write_shard(
         for name in LOCAL.keys() & arrays[0].keys():
             rows = np.concatenate([a[name] for a in arrays])
             stored = pack(rows) if pack is not None and name == "descriptors" else rows.astype(kind(LOCAL[name]))
-            np.save(temporary / f"{name}.npy", stored)
+            np.save(temporary / f"{name}.npy", np.ascontiguousarray(stored))  # each row in one piece
         for name in WHOLE.keys() & arrays[0].keys():
             np.save(temporary / f"{name}.npy", np.stack([a[name] for a in arrays]).astype(kind(WHOLE[name])))
         rows_of = (len(a["scores"]) if "scores" in a else 0 for a in arrays)

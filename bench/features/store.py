@@ -1,4 +1,4 @@
-"""Reading a feature store: memory-mapped arrays of shards, no pickle, opened in the same time whatever its size.
+"""Reading a feature store: rows of arrays of shards, no pickle, opened in the same time whatever its size.
 
 A shard whose files have other sizes than it says was damaged after it was written; it is reported, set aside and read
 again. Which shard and row an image is in is looked up in `bench.features.index`.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, tee
+from itertools import islice, pairwise, tee
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.features import Features
+from bench.features.arrays import ArrayFile
 from bench.features.index import Index, Row
 from bench.features.items import Item, content, stamp
 from bench.features.precision import unpacked
@@ -36,10 +37,10 @@ READS = {
     "global": ("global_descriptor",),
 }
 ALL = frozenset(READS)
-REMEMBERED = 65_536  # places of images kept in memory
+REMEMBERED = 16_384  # places of images kept in memory
+TOGETHER = 65_536  # images whose places are held at a time where all of a gallery are counted
 NOTHING = torch.zeros(0)
-RELEASED = 256  # images whose rows are read before the pages of all maps are given back to the system
-MAPPED = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
+OPEN = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +52,42 @@ class Stored:
     local_dim: int  # values of a local descriptor before it was packed; 0 where there are none
 
 
+class Places:
+    """Where images lie, shard and row of each: of those that follow one another in a shard the first is kept."""
+
+    def __init__(self, pairs: Iterable[tuple[int, int]]):
+        firsts, shards, rows = array("q"), array("i"), array("i")
+        count, shard, row = 0, -1, -1
+        for one, other in pairs:
+            row += 1
+            if one != shard or other != row:
+                shard, row = one, other
+                firsts.append(count)
+                shards.append(shard)
+                rows.append(row)
+            count += 1
+        self._count = count
+        self._firsts = np.array(firsts, np.int64)  # number of the first image of each run
+        self._shards, self._rows = np.array(shards, np.int32), np.array(rows, np.int32)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, numbers: np.ndarray) -> np.ndarray:
+        """(m, 2) shard and row of the images of these numbers (m,)."""
+        run = np.searchsorted(self._firsts, numbers, side="right") - 1
+        return np.stack([self._shards[run], self._rows[run] + numbers - self._firsts[run]], axis=1)
+
+
 class FeatureStore:
-    """Features of many images, by key. Opening reads no list of images; arrays are mapped when first used."""
+    """Features of many images, by key. Opening reads no list of images; arrays are opened when first used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._index = Index(folder)
-        self._maps: dict[int, dict[str, np.ndarray]] = {}
+        self._open: dict[int, dict[str, ArrayFile]] = {}
         self._places: dict[str, tuple[int, int]] = {}
         self._last: tuple[int, dict[str, Any]] = (-1, {})
-        self._held = 0  # images read since pages were given back
         self.damaged = self._index.damaged
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
@@ -96,10 +123,8 @@ class FeatureStore:
     def content(self, keys: Iterable[str]) -> str:
         """sha256 over the extraction's identity and the image contents of these keys."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
-        for row in self._index.rows(keys):
-            if row is None:
-                raise KeyError("an image that is not in the store")
-            digest.update(f"{row.key}\0{row.sha256}\0{row.box}\n".encode())
+        for key, sha256, box in self._index.contents(keys):
+            digest.update(f"{key}\0{sha256}\0{box}\n".encode())
         return digest.hexdigest()
 
     @cached_property
@@ -144,10 +169,10 @@ class FeatureStore:
     def stored(self, row: Row) -> Stored:
         """What is stored of an image of this store, as it is. UserError, OSError: it was removed meanwhile."""
         arrays, about = self._arrays(row.shard), self._listed(row.shard)
-        start, stop = arrays["offsets"][row.row : row.row + 2]
+        start, stop = arrays["offsets"].rows(row.row, row.row + 2)
         return Stored(
             {
-                name: array[start:stop] if name in LOCAL else array[row.row]
+                name: array.rows(start, stop) if name in LOCAL else array.rows(row.row, row.row + 1)[0]
                 for name, array in arrays.items()
                 if name != "offsets"
             },
@@ -161,14 +186,13 @@ class FeatureStore:
             self._last = number, read_json(self._index.shards[number] / "shard.json")
         return self._last[1]
 
-    def _arrays(self, number: int) -> dict[str, np.ndarray]:
-        found = self._maps.get(number)
+    def _arrays(self, number: int) -> dict[str, ArrayFile]:
+        found = self._open.get(number)
         if found is None:
             folder = self._index.shards[number]
             try:
                 found = {
-                    # a plain view of the map: indexing a memmap itself costs more than reading a row
-                    name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+                    name: ArrayFile(folder / f"{name}.npy")
                     for name in (*LOCAL, *WHOLE, "offsets")
                     if name == "offsets" or (folder / f"{name}.npy").is_file()
                 }
@@ -176,9 +200,9 @@ class FeatureStore:
                 raise UserError(
                     f"{folder}: was removed while the store was in use", hint="run the same command again"
                 ) from error
-            if len(self._maps) >= MAPPED:
-                self._maps.pop(next(iter(self._maps)), None)
-            self._maps[number] = found
+            if len(self._open) >= OPEN:
+                self._open.pop(next(iter(self._open)), None)
+            self._open[number] = found
         return found
 
     def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
@@ -194,18 +218,22 @@ class FeatureStore:
         for key in keys:
             shard, row = self._place(key)
             arrays = self._arrays(shard)
-            start, stop = arrays["offsets"][row], arrays["offsets"][row + 1]
-            rows = int(stop - start) if "local" in needs else 0
+            start, stop = arrays["offsets"].rows(row, row + 2).tolist()
+            rows = stop - start if "local" in needs else 0
             if top is not None:
                 rows = min(rows, top(rows))
-            parts.append((arrays, row, slice(start, start + rows)))
+            parts.append((arrays, row, start))
             sizes.append(rows)
         total = sum(sizes)
 
         def joined(name: str) -> Tensor:
             if name not in parts[0][0] or (name in READS["keypoints"] and "keypoints" not in needs):
                 return torch.zeros((total, *((2,) if name == "keypoints" else (0,) * (name == "descriptors"))))
-            stored = np.concatenate([arrays[name][at] for arrays, _, at in parts])
+            first, at = parts[0][0][name], 0
+            stored = np.empty((total, *first.shape[1:]), first.dtype)
+            for (arrays, _, start), size in zip(parts, sizes, strict=True):
+                arrays[name].into(stored[at : at + size], start)
+                at += size
             if name == "descriptors" and stored.dtype != np.float16:
                 return torch.from_numpy(unpacked(stored, self.dims[0]))
             return torch.from_numpy(stored).float()
@@ -215,26 +243,20 @@ class FeatureStore:
         rising = torch.nonzero(local["scores"][1:] > local["scores"][:-1]).flatten() + 1
         if not torch.isin(rising, ends).all():
             raise ValueError(f"local descriptors of one of {keys[0]!r}, … are not sorted by descending score")
-        whole = [arrays["global_descriptor"][row] for arrays, row, _ in parts] if "global" in needs else []
+
+        def each(name: str) -> Sequence[Tensor]:
+            rows = np.concatenate([arrays[name].rows(row, row + 1) for arrays, row, _ in parts])
+            return torch.from_numpy(rows).float().unbind()
+
         columns = {
-            "global_descriptor": torch.from_numpy(np.stack(whole)).float().unbind() if whole else [NOTHING] * len(keys),
-            "image_size": torch.from_numpy(np.stack([a["image_size"][row] for a, row, _ in parts])).float().unbind(),
+            "global_descriptor": each("global_descriptor") if "global" in needs else [NOTHING] * len(keys),
+            "image_size": each("image_size"),
             **{name: rows.split(sizes) for name, rows in local.items()},
         }
-        self._release(len(keys))
         return tuple(
             Features.checked(**dict(zip(columns, values, strict=True)))
             for values in zip(*columns.values(), strict=True)
         )
-
-    def _release(self, read: int) -> None:
-        """Give pages back once many images were read, so that memory does not grow with the gallery: all are copied."""
-        self._held += read
-        if self._held >= RELEASED:
-            self._held = 0
-            for arrays in list(self._maps.values()):
-                for array in arrays.values():
-                    _give_back(array)
 
     def _place(self, key: str) -> tuple[int, int]:
         """Shard and row. Those looked up of late are remembered: every method reads the same candidates."""
@@ -248,43 +270,41 @@ class FeatureStore:
     def count(self, key: str) -> int:
         """Number of local descriptors stored for the image."""
         shard, row = self._place(key)
-        offsets = self._arrays(shard)["offsets"]
-        return int(offsets[row + 1] - offsets[row])
+        start, stop = self._arrays(shard)["offsets"].rows(row, row + 2)
+        return int(stop - start)
 
     def places(self, keys: Iterable[str]) -> np.ndarray:
         """(len(keys), 2) int32 shard and row of each image. KeyError for one that is not here."""
-        flat = np.fromiter(
-            (number for key, row in zip_keys(keys, self._index) for number in _place(key, row)), dtype=np.int32
-        )
-        return flat.reshape(-1, 2)
+        return np.fromiter(self._index.places(keys), dtype=(np.int32, 2))
 
     def counts(self, keys: Iterable[str]) -> np.ndarray:
-        """(len(keys),) numbers of local descriptors."""
-        places = self.places(keys)
-        found = np.empty(len(places), np.int64)
-        for shard in np.unique(places[:, 0]):
-            at = places[:, 0] == shard
-            found[at] = np.diff(self._arrays(int(shard))["offsets"])[places[at, 1]]
-        return found
+        """(len(keys),) int32 numbers of local descriptors."""
+        rest, found = self._index.places(keys), []
+        while len(places := np.fromiter(islice(rest, TOGETHER), dtype=(np.int32, 2))):
+            counts = np.empty(len(places), np.int32)
+            for shard in np.unique(places[:, 0]):
+                at, offsets = places[:, 0] == shard, self._arrays(int(shard))["offsets"]
+                counts[at] = np.diff(offsets.rows(0, len(offsets)))[places[at, 1]]
+            found.append(counts)
+        return np.concatenate([np.empty(0, np.int32), *found])
 
     def vectors(self, keys: Iterable[str]) -> Vectors:
         """The global descriptors of these images as they are stored, for a search to take block by block."""
-        places = self.places(keys)
+        places = Places(self._index.places(keys))
         return Vectors(
-            len(places), lambda start, stop: self._globals(places[start:stop]), lambda at: self._globals(places[at])
+            len(places),
+            lambda start, stop: self._globals(places.at(np.arange(start, stop))),
+            lambda numbers: self._globals(places.at(numbers)),
         )
 
     def _globals(self, places: np.ndarray) -> np.ndarray:
-        """(n, D) copies of the rows at (n, 2) places; their pages are given back to the system."""
+        """(n, D) rows at (n, 2) places."""
         first = self._arrays(int(places[0, 0]))["global_descriptor"]
         rows = np.empty((len(places), *first.shape[1:]), first.dtype)
         ends = np.flatnonzero(np.r_[np.diff(places[:, 0]) != 0, True]) + 1
         for start, stop in pairwise([0, *ends.tolist()]):
             array = self._arrays(int(places[start, 0]))["global_descriptor"]
-            at = places[start:stop, 1]
-            straight = at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all()
-            rows[start:stop] = array[at[0] : at[-1] + 1] if straight else array[at]
-            _give_back(array)
+            array.gather(rows[start:stop], places[start:stop, 1])
         return rows
 
     def global_descriptors(self, keys: Sequence[str]) -> np.ndarray:
@@ -295,7 +315,7 @@ class FeatureStore:
         """Stored bytes of one image's global descriptor and of one local row, for what `needs` names."""
         arrays = self._arrays(0)
         names = [name for need in needs & ALL for name in READS[need] if name in arrays]
-        size = {name: int(np.prod(arrays[name].shape[1:])) * arrays[name].itemsize for name in names}
+        size = {name: int(np.prod(arrays[name].shape[1:])) * arrays[name].dtype.itemsize for name in names}
         return size.get("global_descriptor", 0), sum(size[name] for name in names if name in LOCAL)
 
     def stale(self, wanted: Iterable[Item]) -> Iterator[tuple[Item, str]]:
@@ -306,22 +326,9 @@ class FeatureStore:
                 yield item, "new"
             elif row.box != item.box:
                 yield item, "has another query box"
-            elif item.files and stamp(item.files) != row.stat and content(item.files) != row.sha256:
+            elif (
+                item.files
+                and (stamp(item.files) if item.stat is None else item.stat) != row.stat
+                and content(item.files) != row.sha256
+            ):
                 yield item, "changed"
-
-
-def _give_back(array: np.ndarray) -> None:
-    """The system may have the memory of a mapped array; what is read of it later is read again."""
-    if isinstance(array.base, np.memmap):  # an empty array is not mapped
-        array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
-
-
-def zip_keys(keys: Iterable[str], index: Index) -> Iterator[tuple[str, Row | None]]:
-    these, again = tee(keys)
-    return zip(these, index.rows(again), strict=True)
-
-
-def _place(key: str, row: Row | None) -> tuple[int, int]:
-    if row is None:
-        raise KeyError(key)
-    return row.shard, row.row

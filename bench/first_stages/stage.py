@@ -34,7 +34,7 @@ class Context:
     def content(self, part: Part | Import) -> str:
         """sha256 over a part's features of every image of the data set, and how they were made."""
         if part.key not in self.contents:
-            self.contents[part.key] = self.stores.part(part).content(item.key for item in items(self.dataset))
+            self.contents[part.key] = self.stores.part(part).content(items(self.dataset).keys())
         return self.contents[part.key]
 
     @property

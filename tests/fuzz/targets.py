@@ -195,13 +195,13 @@ def _products(path: Path) -> object:
 def _distractors(path: Path) -> object:
     from bench.datasets.revisited import read_distractors
 
-    return read_distractors(path)
+    return list(read_distractors(path))
 
 
 def _landmark_index(path: Path) -> object:
     from bench.datasets.gldv2 import read_index
 
-    return read_index(path)
+    return list(read_index(path))
 
 
 def _solution(path: Path) -> object:

@@ -1,5 +1,8 @@
 """Whole runs at galleries of several sizes: the time of every stage, and peak memory.
 
+Memory is what the system counts of the process: of all its pages at most, and of those that no file has, looked at
+every few milliseconds. The others are libraries and files, which the system may drop and read again.
+
 `python -m tests.speed.scale --images 10000,100000,1000000` lays out Revisited Oxford's folders with generated features,
 70 queries and empty distractor files below --folder (17 GB at a million), runs `identity`, `mnn` and `rrt` on them in a
 process of their own, and removes each gallery before the next.
@@ -18,6 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +29,18 @@ import numpy as np
 from PIL import Image
 
 from bench.datasets.catalogue import load
-from bench.features.fill import fill
-from bench.features.items import Item, items
+from bench.features.items import items, stamp
+from bench.features.precision import PRECISIONS
 from bench.features.sets import ExtractOptions, SetName, part_folder
-from bench.features.shards import Entry
+from bench.features.shards import write_shard
+from bench.files import write_whole
 from bench.places import Places
 
 DATASET, FEATURES, METHODS = "roxford+1m", "xfeat+gem-lite0", "identity,mnn,rrt"
 QUERIES, NEAR, TOP_K = 70, 1000, 100  # queries, photographs that are no distractors, candidates
 GRADES = {"easy": 40, "hard": 60, "junk": 30}  # images of a query, about as many as Revisited Oxford has
 DESCRIPTORS, LOCAL_DIM, GLOBAL_DIM, DRAWN = 100, 64, 1280, 64
+SHARD = 16_384  # images, as many as a merged shard has
 STAGES = {
     "searching": "search",
     "indexing": "search",
@@ -63,20 +69,22 @@ print(json.dumps({
     "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
 }))
 """
+LOOKED = 0.01  # seconds between two looks at a process's memory
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A run of its own process: seconds of each stage, and the most memory that it held."""
+    """A run of its own process: seconds of each stage, and the most memory that it held, of all and of no file."""
 
     images: int
     seconds: Mapping[str, float]
     mib: float
+    anonymous: float  # MiB; nan where the system does not say
     seal: str
 
     @staticmethod
-    def of(images: int, said: Mapping[str, Any]) -> Whole:
-        """From what the process said of itself."""
+    def of(images: int, said: Mapping[str, Any], anonymous: float) -> Whole:
+        """From what the process said of itself, and what was seen of it."""
         seen = said["seen"]
         search = seen.get("search", seen["rerank"])
         return Whole(
@@ -89,12 +97,13 @@ class Whole:
                 "write": said["ended"] - seen["rerank"][1],
             },
             said["MiB"],
+            anonymous,
             said["seal"],
         )
 
     def __str__(self) -> str:
         stages = "".join(f"{value:9.1f}" for value in self.seconds.values())
-        return f"  {self.images:>9,}{stages}{sum(self.seconds.values()):9.1f}{self.mib:9.0f}  {self.seal[:8]}"
+        return f"  {self.images:>9,}{stages}{sum(self.seconds.values()):9.1f}{self.anonymous:9.0f}{self.mib:9.0f}  {self.seal[:8]}"
 
 
 def lay_out(root: Path, images: int) -> None:
@@ -124,7 +133,7 @@ def lay_out(root: Path, images: int) -> None:
 
 
 def write_features(places: Places) -> None:
-    """Stores of both parts, through the program's own writing.
+    """Stores of both parts, shard by shard as the program writes them, of the size that merging gives.
 
     Local descriptors repeat those of DRAWN images, by the key. No two global descriptors are alike: equal ones would be
     ties, which a search has to remember.
@@ -147,13 +156,18 @@ def write_features(places: Places) -> None:
         "global": lambda number: {"global_descriptor": unit(np.random.default_rng(number), GLOBAL_DIM)},
     }
     for part in SetName.parse(FEATURES).parts:
-        arrays = made[part.spec.gives]
-
-        def read(item: Item, arrays: Callable[[int], Mapping[str, np.ndarray]] = arrays) -> Entry:
-            return Entry("0" * 64, {**arrays(zlib.crc32(item.key.encode())), **size})
-
-        folder = part_folder(DATASET, part, ExtractOptions(), places)
-        fill(items(dataset), folder, lambda read=read: read, part.identity(ExtractOptions()))
+        folder, identity = part_folder(DATASET, part, ExtractOptions(), places), part.identity(ExtractOptions())
+        (folder / "shards").mkdir(parents=True)
+        write_whole(folder / "set.json", json.dumps(identity, sort_keys=True))
+        rest = iter(items(dataset))
+        while some := list(islice(rest, SHARD)):
+            numbers = (zlib.crc32(item.key.encode()) for item in some)
+            listed = [
+                {"key": item.key, "sha256": "0" * 64, "stat": stamp(item.files), "box": item.box, "error": None}
+                for item in some
+            ]
+            arrays = [{**made[part.spec.gives](number), **size} for number in numbers]
+            write_shard(folder, listed, arrays, PRECISIONS["float16"])
 
 
 def unit(draw: np.random.Generator, *shape: int) -> np.ndarray:
@@ -173,18 +187,38 @@ def whole_run(images: int, folder: Path, stage: str, methods: str) -> Whole:
         written = time.perf_counter()
         print(f"  {images:,} files laid out in {laid - began:.0f} s, features written in {written - laid:.0f} s")
     given = json.dumps({name: str(path) for name, path in vars(places).items()})
-    done = subprocess.run([sys.executable, "-c", CHILD, given, stage, methods], stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-c", CHILD, given, stage, methods]
+    anonymous = float("nan")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
+        while run.poll() is None:  # it says little, and at its end
+            anonymous = np.fmax(anonymous, anonymous_mib(run.pid))
+            time.sleep(LOOKED)
+        assert run.stdout is not None
+        said = run.stdout.read()
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command)
     shutil.rmtree(places.runs)
-    return Whole.of(images, json.loads(done.stdout.splitlines()[-1]))
+    return Whole.of(images, json.loads(said.splitlines()[-1]), float(anonymous))
+
+
+def anonymous_mib(process: int) -> float:
+    """MiB that a process holds of pages that no file has; nan where the system does not say."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    found = [float(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")]
+    return found[0] if found else float("nan")
 
 
 def bench_scale(sizes: Sequence[int], folder: Path, stage: str, methods: str = METHODS, rounds: int = 1) -> list[Whole]:
     """Runs at each size, printed as they end."""
-    print(f"{methods} on {stage}, {QUERIES} queries, top {TOP_K}; seconds of each stage, and MiB at most")
+    print(f"{methods} on {stage}, {QUERIES} queries, top {TOP_K}; seconds of each stage, and MiB at most:")
+    print("  anon: of pages that no file has; MiB: of all")
     print(
         "  "
         + f"{'images':>9}"
-        + "".join(f"{n:>9}" for n in ("start", "open", "search", "rerank", "write", "all", "MiB"))
+        + "".join(f"{n:>9}" for n in ("start", "open", "search", "rerank", "write", "all", "anon", "MiB"))
     )
     found = []
     for images in sizes:
@@ -192,7 +226,8 @@ def bench_scale(sizes: Sequence[int], folder: Path, stage: str, methods: str = M
             found.append(whole_run(images, folder / str(images), stage, methods))
             print(found[-1], flush=True)
         shutil.rmtree(folder / str(images))
-    print(f"  memory at the most {max(w.mib for w in found) / min(w.mib for w in found):.2f} times that at the least")
+    for what, values in (("anonymous memory", [w.anonymous for w in found]), ("memory", [w.mib for w in found])):
+        print(f"  {what} at the most {max(values) / min(values):.2f} times that at the least")
     return found
 
 

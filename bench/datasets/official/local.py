@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bench.datasets.gallery import MISSING, Gallery
 from bench.errors import UserError
 from bench.files import read_json
 
@@ -50,6 +53,17 @@ def require_files(name: str, paths: Iterable[Path], listed: Path, hint: str) -> 
         total += 1
         if not path.is_file():
             missing.append(path)
+    _require(name, missing, total, listed, hint)
+
+
+def require_images(name: str, gallery: Gallery, listed: Path, hint: str, first: int = 0) -> None:
+    """As `require_files`, of the gallery's images from number `first` on, whose files are asked for once."""
+    absent = (first + np.flatnonzero(gallery.stamps[first:, 0] == MISSING[0])).tolist()
+    missing = [gallery[gallery.id_at(number)] for number in absent]
+    _require(name, missing, len(gallery) - first, listed, hint)
+
+
+def _require(name: str, missing: Sequence[Path], total: int, listed: Path, hint: str) -> None:
     if not missing:
         return
     names = sorted(path.name for path in missing)

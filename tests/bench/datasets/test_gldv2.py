@@ -132,7 +132,7 @@ def test_a_byte_order_mark_changes_no_list(tmp_path: Path) -> None:
         plain, marked = tmp_path / f"{number}.csv", tmp_path / f"{number}-marked.csv"
         plain.write_bytes(text)
         marked.write_bytes(mark + text)
-        assert read(marked) == read(plain)
+        assert list(read(marked)) == list(read(plain)) != []
     lines = tmp_path / "lines.txt"
     lines.write_bytes(mark + b"jpg/a1.jpg,7,640,480\n")
     assert read_list(lines) == {"jpg/a1.jpg": "7"}

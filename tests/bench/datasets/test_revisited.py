@@ -220,9 +220,9 @@ def test_a_distractor_that_is_no_path_of_a_photograph_is_named_by_its_line(distr
 
 def test_a_byte_order_mark_does_not_change_the_distractors(distracted: Path) -> None:
     listed = distracted / "revisitop1m" / "revisitop1m.txt"
-    before = revisited.read_distractors(listed)
+    before = list(revisited.read_distractors(listed))
     listed.write_bytes(b"\xef\xbb\xbf" + listed.read_bytes())
-    assert revisited.read_distractors(listed) == before
+    assert list(revisited.read_distractors(listed)) == before != []
 
 
 def test_boxes_are_compared_with_the_photographs_where_these_are_read(small_set: Path) -> None:
