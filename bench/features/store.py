@@ -38,7 +38,7 @@ READS = {
 }
 ALL = frozenset(READS)
 REMEMBERED = 16_384  # places of images kept in memory
-TOGETHER = 65_536  # images whose places are held at a time where all of a gallery are counted
+TOGETHER = 8_192  # images whose places are held at a time where all of a gallery are counted
 NOTHING = torch.zeros(0)
 OPEN = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 

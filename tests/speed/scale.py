@@ -103,7 +103,8 @@ class Whole:
 
     def __str__(self) -> str:
         stages = "".join(f"{value:9.1f}" for value in self.seconds.values())
-        return f"  {self.images:>9,}{stages}{sum(self.seconds.values()):9.1f}{self.anonymous:9.0f}{self.mib:9.0f}  {self.seal[:8]}"
+        memory = f"{self.anonymous:9.0f}{self.mib:9.0f}"
+        return f"  {self.images:>9,}{stages}{sum(self.seconds.values()):9.1f}{memory}  {self.seal[:8]}"
 
 
 def lay_out(root: Path, images: int) -> None:
