@@ -83,8 +83,11 @@ class Whole:
     seal: str
 
     @staticmethod
-    def of(images: int, said: Mapping[str, Any], anonymous: float) -> Whole:
-        """From what the process said of itself, and what was seen of it."""
+    def of(images: int, said: Mapping[str, Any], anonymous: float, most: float) -> Whole:
+        """From what the process said of itself, and what was seen of it.
+
+        Its own word is of the time since its last method was loaded, for which a run begins to count anew.
+        """
         seen = said["seen"]
         search = seen.get("search", seen["rerank"])
         return Whole(
@@ -96,7 +99,7 @@ class Whole:
                 "rerank": seen["rerank"][1] - seen["rerank"][0],
                 "write": said["ended"] - seen["rerank"][1],
             },
-            said["MiB"],
+            float(np.fmax(said["MiB"], most)),
             anonymous,
             said["seal"],
         )
@@ -189,27 +192,27 @@ def whole_run(images: int, folder: Path, stage: str, methods: str) -> Whole:
         print(f"  {images:,} files laid out in {laid - began:.0f} s, features written in {written - laid:.0f} s")
     given = json.dumps({name: str(path) for name, path in vars(places).items()})
     command = [sys.executable, "-c", CHILD, given, stage, methods]
-    anonymous = float("nan")
+    most = np.array([np.nan, np.nan])
     with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
         while run.poll() is None:  # it says little, and at its end
-            anonymous = np.fmax(anonymous, anonymous_mib(run.pid))
+            most = np.fmax(most, seen(run.pid))
             time.sleep(LOOKED)
         assert run.stdout is not None
         said = run.stdout.read()
     if run.returncode:
         raise subprocess.CalledProcessError(run.returncode, command)
     shutil.rmtree(places.runs)
-    return Whole.of(images, json.loads(said.splitlines()[-1]), float(anonymous))
+    return Whole.of(images, json.loads(said.splitlines()[-1]), *most.tolist())
 
 
-def anonymous_mib(process: int) -> float:
-    """MiB that a process holds of pages that no file has; nan where the system does not say."""
+def seen(process: int) -> tuple[float, float]:
+    """MiB that a process holds of pages that no file has, and at most of all; nan where the system does not say."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
-        return float("nan")
-    found = [float(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")]
-    return found[0] if found else float("nan")
+        return float("nan"), float("nan")
+    found = {line.partition(":")[0]: float(line.split()[1]) / 1024 for line in lines if line.endswith("kB")}
+    return found.get("RssAnon", float("nan")), found.get("VmHWM", float("nan"))
 
 
 def bench_scale(sizes: Sequence[int], folder: Path, stage: str, methods: str = METHODS, rounds: int = 1) -> list[Whole]:

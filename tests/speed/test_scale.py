@@ -25,7 +25,8 @@ def test_what_is_laid_out_is_revisited_oxford_with_distractors(tmp_path: Path) -
 def test_stages_are_parted_where_the_program_says_what_it_does() -> None:
     seen = {"search": (14.0, 15.0), "rerank": (17.0, 27.0)}
     said = {"began": 10.0, "imported": 12.0, "seen": seen, "ended": 28.0, "seal": "ab", "MiB": 300.0}
-    whole = Whole.of(5, said, 200.0)
+    whole = Whole.of(5, said, 200.0, 310.0)
+    assert (whole.mib, whole.anonymous) == (310.0, 200.0) and Whole.of(5, said, 200.0, float("nan")).mib == 300.0
     assert whole.seconds == {"start": 2.0, "open": 2.0, "search": 3.0, "rerank": 10.0, "write": 1.0}
     assert sum(whole.seconds.values()) == 28.0 - 10.0
 
