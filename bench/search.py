@@ -351,7 +351,10 @@ class _Counts:
             self.probes.append(asked[sort])
         n, most = self.values.shape
         self.between = np.zeros((n, most + 1), np.int64)  # images that are more similar than the probes before i alone
-        self.equal = _Rows(np.int64, np.int64, np.int64)  # query, place of the probe, image
+        # of each probe, the first one that is as similar; ties are counted there
+        self.firsts = [np.searchsorted(row, row[: len(asked)]) for row, asked in zip(self.values, probes, strict=True)]
+        self.equal = np.zeros(n * most, np.int64)  # images so far that are as similar as a first one
+        self.before = np.zeros((n, most), np.int64)  # of them, those before the probe
 
     def add(self, similarities: torch.Tensor, start: int) -> None:
         n, most = self.values.shape
@@ -366,24 +369,28 @@ class _Counts:
         self.between += torch.bincount(flat, minlength=n * (most + 1)).view(n, most + 1).numpy()
         at = below.clamp_(max=most - 1)
         rows, columns = torch.nonzero(values.gather(1, at) == similarities, as_tuple=True)
-        self.equal.add(rows.numpy(), at[rows, columns].numpy(), columns.numpy() + start)
+        self._add_equal(rows.numpy() * most + at[rows, columns].numpy(), columns.numpy(), start, similarities.shape[1])
+
+    def _add_equal(self, groups: np.ndarray, columns: np.ndarray, start: int, width: int) -> None:
+        """Images (m,) of a block that are as similar as a probe: their columns, and at which place of which query.
+
+        They are counted and not kept: however many images are alike, memory does not grow with them.
+        """
+        keys = np.sort(groups * width + columns)
+        for q, (asked, firsts) in enumerate(zip(self.probes, self.firsts, strict=True)):
+            inside = np.flatnonzero((asked >= start) & (asked < start + width))
+            group = q * self.values.shape[1] + firsts[inside]
+            here = np.searchsorted(keys, group * width + asked[inside] - start) - np.searchsorted(keys, group * width)
+            self.before[q, inside] = self.equal[group] + here
+        self.equal += np.bincount(groups, minlength=len(self.equal))
 
     def ranks(self) -> list[np.ndarray]:
         """(p,) places of each query's probes in its whole ranking."""
         greater = self.between.sum(axis=1, keepdims=True) - self.between.cumsum(axis=1)
-        rows, places, images = self.equal.columns()
-        by_row = np.argsort(rows, kind="stable")
-        ends = np.searchsorted(rows[by_row], np.arange(len(self.probes) + 1))
         found = []
         for q, (asked, sort) in enumerate(zip(self.probes, self.sorts, strict=True)):
-            mine = by_row[ends[q] : ends[q + 1]]
             ranks = np.empty(len(asked), np.int64)
-            # ties are written down at the first probe of that similarity
-            first = np.searchsorted(self.values[q], self.values[q, : len(asked)])
-            tied = np.lexsort((images[mine], places[mine]))
-            keys = places[mine][tied] * (1 << 40) + images[mine][tied]
-            before = np.searchsorted(keys, first * (1 << 40) + asked) - np.searchsorted(keys, first * (1 << 40))
-            ranks[sort] = greater[q, : len(asked)] + before
+            ranks[sort] = greater[q, : len(asked)] + self.before[q, : len(asked)]
             found.append(ranks)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -163,3 +164,20 @@ def test_a_search_says_how_many_queries_are_done(monkeypatch: pytest.MonkeyPatch
     told: list[tuple[int, int]] = []
     search(queries, Vectors.of(gallery), 2, block=20, progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_images_that_are_alike_are_counted_and_not_kept() -> None:
+    probes = [np.array([7, 3, 1_990]), np.array([1_000])]
+
+    def most(count: int) -> int:
+        gallery = Vectors(
+            count, lambda start, stop: np.ones((stop - start, 1), np.float32), lambda at: np.ones((len(at), 1))
+        )
+        tracemalloc.start()
+        found = search(np.ones((2, 1)), gallery, 3, probes=probes, block=500)
+        _, held = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert [rank.tolist() for rank in found.ranks] == [[7, 3, 1_990], [1_000]]
+        return held
+
+    assert most(40_000) < most(2_000) + 2_000
