@@ -47,13 +47,13 @@ STAGES = {
     "scoring": "rerank",
 }  # what the program calls them while it works
 CHILD = """
-import json, resource, sys, time
+import json, os, sys, time
 from pathlib import Path
 began = time.perf_counter()
 from bench.places import Places
 from bench.run import execute
 from bench.setup import Selection, Setup
-from tests.speed.scale import DATASET, FEATURES, STAGES, TOP_K
+from tests.speed.scale import DATASET, FEATURES, STAGES, TOP_K, seen as memory
 imported = time.perf_counter()
 folders, stage, methods = json.loads(sys.argv[1]), sys.argv[2], tuple(sys.argv[3].split(","))
 seen = {}
@@ -66,7 +66,7 @@ setup = Setup(DATASET, FEATURES, first_stage=stage, top_k=TOP_K)
 ended = time.perf_counter()
 print(json.dumps({
     "began": began, "imported": imported, "seen": seen, "ended": ended, "seal": outcome.run.record.identity.seal,
-    "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "MiB": memory(os.getpid())[1],  # what getrusage says begins with what the process that started this one held
 }))
 """
 LOOKED = 0.01  # seconds between two looks at a process's memory
