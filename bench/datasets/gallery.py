@@ -34,11 +34,10 @@ class Layout:
     spread: int = 0
 
     def __call__(self, image: str) -> Path:
-        rest = image.removeprefix(self.prefix)
-        return self.folder.joinpath(*rest[: self.spread], rest + self.suffix)
+        return Path(self.text(image))
 
     def text(self, image: str) -> str:
-        """The same as text, in much less time."""
+        """Without making a path of it, which takes most of the time."""
         rest = image.removeprefix(self.prefix)
         return os.path.join(self.folder, *rest[: self.spread], rest + self.suffix)
 

@@ -8,6 +8,7 @@ where a map would kill the process.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,8 @@ class ArrayFile:
 
     def gather(self, rows: np.ndarray, at: np.ndarray) -> None:
         """Fill `rows` (m, …) with those at the indices `at` (m,); what lies in a row is read in one piece."""
-        begins = np.flatnonzero(np.r_[True, np.diff(at) != 1]) if len(at) else at
-        for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(at)], strict=True) if len(at) else ():
+        if not len(at):
+            return
+        ends = np.flatnonzero(np.r_[np.diff(at) != 1, True]) + 1
+        for begin, end in pairwise([0, *ends.tolist()]):
             self.into(rows[begin:end], int(at[begin]))

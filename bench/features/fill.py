@@ -181,7 +181,7 @@ def _write_shards(
                     progress(done, total)
             write_shard(store.folder, listed, arrays, pack)
             if done // SHARD_IMAGES % shards.MERGED == 0:
-                merge(store.folder)  # what `store` has mapped may go: it looks up no arrays here
+                merge(store.folder)  # what `store` has open may go: it looks up no arrays here
             if broken and not item.required:
                 break  # every query has been read by now, and nothing can be compared
     return notes
