@@ -55,7 +55,7 @@ def download(name: str, dry_run: bool, places: Places) -> None:
 
     Interrupted, the same command goes on where it stopped. A file without a known checksum is pinned on first use.
     """
-    from bench.datasets.catalogue import sources_of
+    from bench.datasets.catalogue import get, names, sources_of
     from bench.datasets.official.download import download as fetch
     from bench.report.terminal import progress_bars
 
@@ -70,6 +70,8 @@ def download(name: str, dry_run: bool, places: Places) -> None:
         click.echo(
             f"{done.files} files fetched, {len(source.files) - done.files} were there: {places.data / source.folder}"
         )
+        if name in names() and get(name).takes is not None:
+            click.echo(f"it is --dataset {name}:{places.data / source.folder}")
 
 
 def _list_files(source: Source, places: Places) -> None:

@@ -111,7 +111,8 @@ def read(place: Place) -> Dataset:
             grades[query] = dict.fromkeys(positives, "easy")
     if not queries:
         raise UserError(
-            f"{root}: no queries found", hint="expected NAME_OBJECT/query/QOBJECT_NUMBER.jpg and NAME_OBJECT/pos/"
+            f"{root}: no queries found, expected NAME_OBJECT/query/QOBJECT_NUMBER.jpg and NAME_OBJECT/pos/",
+            hint="python cli.py datasets download ilias; or unpack ilias_core.tar there",
         )
     notes = (*(check_boxes(queries, str(root)) if place.images else ()), ALONE)
     version = version_of(root, [*gallery, *(query.id for query in queries)])

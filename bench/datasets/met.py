@@ -26,7 +26,7 @@ SPLITS = {"test": "testset.json", "val": "valset.json"}
 LARGEST = 2**30  # bytes of a list; the official database is 397,121 entries of a line each
 LICENCE = "research; photographs of the museum mostly CC0"
 NUMBER = re.compile(r"[0-9]{1,18}")
-GET = "unpack the ground truth and the images of cmp.felk.cvut.cz/met into one folder"
+GET = "python cli.py datasets download met; or unpack what cmp.felk.cvut.cz/met has into one folder"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -449,7 +450,13 @@ def _of_met(served: Path, folder: Path) -> None:
     [("gpr1200", "general", _of_gpr1200), ("ilias", "core", _of_ilias), ("met", "museum", _of_met)],
 )
 def test_what_its_servers_give_is_the_data_set(
-    name: str, files: str, pack: Callable[[Path, Path], None], tmp_path: Path, request: pytest.FixtureRequest
+    name: str,
+    files: str,
+    pack: Callable[[Path, Path], None],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    cli: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The archives as they are known to be, from a server of our own: none of theirs could be asked."""
     folder, served = request.getfixturevalue(files), tmp_path / "served"
@@ -472,7 +479,11 @@ def test_what_its_servers_give_is_the_data_set(
             )
             for file in source.files
         ]
-        assert download(replace(source, files=tuple(ours)), tmp_path / "root").files == len(ours)
+        with monkeypatch.context() as patch:
+            patch.setattr(catalogue, "sources_of", lambda _: (replace(source, files=tuple(ours)),))
+            fetched = cli("datasets", "download", name, "--data-root", str(tmp_path / "root"))
+        assert f"{len(ours)} files fetched" in fetched.output, fetched.output
+        assert f"it is --dataset {name}:{tmp_path / 'root' / name}" in fetched.output
         if name == "ilias":  # its server publishes checksums
             (served / "checksums.txt").write_text("1" * 64 + " https://vrg.fel.cvut.cz/ilias_data/ilias_core.tar\n")
             with pytest.raises(UserError, match="sha256 is"):
