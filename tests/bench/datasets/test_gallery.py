@@ -66,7 +66,8 @@ def test_an_image_costs_twelve_bytes_and_its_id_and_a_list_of_ids_need_not_be_he
     (held, most), (held_of_more, most_of_more) = (
         traced(lambda count=count: Gallery(names(count), [Layout(Path("p"))])) for count in (few, many)
     )
-    assert length + 12 <= (held_of_more - held) / few < length + 13
+    # A little of what is held grows with nothing, and Python may free it between the two.
+    assert (held_of_more - held) / few == pytest.approx(length + 12, abs=1)
     assert (most_of_more - most) / few < 3 * length  # of Python's own strings more than 70 bytes an image
     gallery = Gallery(names(many), [Layout(Path("p"))])
     assert gallery.index("1m/777/photo000000077777") == 77_777
