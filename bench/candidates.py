@@ -10,7 +10,6 @@ A folder has a text file for each query, as VPR-methods-evaluation writes them (
 from __future__ import annotations
 
 import os
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from bench.predictions import content_of, read_folder
 from bench.search import Found
 from bench.shortlist import Order, Policy, Shortlist, depth_of, graded_images, own_images, seal
 from bench.trec import GZIP, encoded, read_rows
+from third_party import torch_file
 from third_party.allowed_pickle import read_index_lists
 
 LARGEST = 4 * 2**30  # bytes of all arrays together
@@ -263,9 +263,9 @@ def _torch(path: Path) -> Lists:
     import torch
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols, just before it refuses the file
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch_file.load(path)
+    except UserError:
+        raise
     except Exception as error:  # RuntimeError, EOFError, KeyError, UnpicklingError, …
         raise UserError(
             f"{path}: not a torch file of tensors alone ({type(error).__name__})",

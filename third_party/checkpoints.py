@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bench.errors import UserError
+from third_party import torch_file
 
 AGAIN = "copy or download it again"
 
@@ -46,16 +45,16 @@ def read_safetensors(path: Path, form: str, hint: str) -> tuple[dict[str, Tensor
 def read_torch(path: Path, hint: str, key: str = "state") -> dict[str, Tensor]:
     """The weights of a torch checkpoint, under `key` or at the top; only tensors and plain values are loaded."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols, just before it refuses the file
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch_file.load(path)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise UserError(
                 f"{path}: refused: it holds pickled objects other than tensors, which could run code", hint=hint
             ) from error
         raise UserError(f"{path}: not a readable torch checkpoint", hint=AGAIN) from error
-    except Exception as error:  # torch.load raises RuntimeError, EOFError, KeyError, … on damaged files
+    except Exception as error:  # RuntimeError, EOFError, KeyError, … of damaged files
         raise UserError(f"{path}: truncated or not a torch checkpoint ({type(error).__name__})", hint=AGAIN) from error
     state = content.get(key, content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):

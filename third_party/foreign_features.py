@@ -31,6 +31,7 @@ import numpy as np
 from bench.errors import UserError
 from bench.files import read_npz
 from bench.names import shown
+from third_party import torch_file
 
 LARGEST = 2**30  # bytes of one array; the largest of an official image has 8 MB
 Arrays = dict[str, np.ndarray]  # named as the fields of Features; what a file does not have is left out
@@ -339,7 +340,7 @@ def _matrix(path: Path, count: int, local: Path) -> np.ndarray:
         elif start.startswith(TORCH):
             import torch
 
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch_file.load(path)
             if not isinstance(found, torch.Tensor):
                 raise ValueError(f"{type(found).__name__}, expected a tensor")
             found = found.detach().float().numpy()
@@ -348,6 +349,8 @@ def _matrix(path: Path, count: int, local: Path) -> np.ndarray:
             found = np.memmap(path, np.float32, "r", shape=(count, size // (4 * count)))
         else:
             raise ValueError(f"{size} bytes, neither .npy nor torch's nor float32 rows of {count} images")
+    except UserError:
+        raise
     except Exception as error:  # numpy, zipfile and torch raise several kinds
         raise UserError(
             f"{path}: not readable as global descriptors ({str(error).splitlines()[0] if str(error) else error!r})",
