@@ -12,9 +12,40 @@ from bench.commands.asked import options_by_row
 from bench.commands.shell import Folder, blend_option, folders, form_option
 
 if TYPE_CHECKING:
+    from bench.errors import UserError
     from bench.places import Places
-    from bench.report.claims import Claim
     from bench.results import Run
+
+
+def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+    """The finished runs in a folder that are wanted, oldest first; those that are left out are named."""
+    from bench.results import read_runs
+
+    found = read_runs(runs, wanted)
+    for note in found.notes(runs):
+        click.echo(f"note: {note}", err=True)
+    return list(found.finished)
+
+
+def _named_or_finished(folder: Path | None, runs: Path) -> list[Run]:
+    """The run in the folder that is named, else all that are finished."""
+    from bench.results import sound_run
+
+    return [sound_run(folder)] if folder else _finished(runs)
+
+
+def _newest(folder: Path | None, runs: Path) -> Run:
+    """The run in the folder that is named, else the newest that is finished."""
+    found = _named_or_finished(folder, runs)
+    if not found:
+        raise _no_run(runs)
+    return found[-1]
+
+
+def _no_run(runs: Path, kind: str = "") -> UserError:
+    from bench.errors import UserError
+
+    return UserError(f"no finished run{kind} in {runs}", hint="python cli.py run --method all --dataset demo")
 
 
 @click.command()
@@ -85,112 +116,55 @@ def report(
     places: Places,
 ) -> None:
     """Tables of all finished runs: one per seal and machine, never two seals in one."""
-    from bench import gate as gates
     from bench.blend import Blend
     from bench.bundle import opened
-    from bench.cascade import replay
     from bench.errors import UserError
-    from bench.evaluation import FIRST_STAGE
-    from bench.places import slug
-    from bench.report.tables import FORMATS, compare, table_groups
-    from bench.report.terminal import print_listing, print_table
+    from bench.report import claims as published
+    from bench.report.groups import Scope, grouped, require_replayed
+    from bench.report.tables import FORMATS
+    from bench.report.terminal import print_claims, print_sensitivity, print_table
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
     if sensitivity and form not in ("terminal", "md"):
         raise UserError(f"--sensitivity with --format {form}", hint="expected terminal or md")
-    published = None if claims is None else _published(claims, dataset, form)
-
-    def wanted(run: Run) -> bool:
-        named = dataset is None or is_named(run.record.identity.shortlist.dataset, dataset)
-        return named and (seal is None or run.seal.startswith(seal))
-
+    if claims is not None and form not in ("terminal", *published.FORMATS):
+        raise UserError(f"--claims with --format {form}", hint=f"expected terminal, {', '.join(published.FORMATS)}")
+    how, scope = Blend.parse(blend), Scope(dataset, seal)
+    said = None if claims is None else published.read_claims(Path(claims) if claims else published.SHIPPED)
     added = click.get_current_context().with_resource(opened(add))
-    runs = [*finished_runs(places.runs, wanted), *filter(wanted, added)]
+    runs = [*_finished(places.runs, scope.has), *filter(scope.has, added)]
     runs.sort(key=lambda run: run.record.finished)
-    if not runs and published is None:
-        raise UserError(
-            f"no finished run{' of that kind' if dataset or seal else ''} in {places.runs}",
-            hint="python cli.py run --method all --dataset demo",
-        )
-    how = Blend.parse(blend)
-    method, _, reference = (worst or "").partition(",")
-    reference, found = reference or FIRST_STAGE, False
-    replayed = opened_any = False
-    sections = []
-    for group in table_groups(runs):
-        replays = [again for texts in cascade if (again := replay(group, texts.split(","))) is not None]
-        gated = [again for text in gate if (again := gates.replay(group, text)) is not None]
-        replayed, opened_any = replayed or bool(replays), opened_any or bool(gated)
-        replays += gated
-        table = compare([*group, *replays], how)
-        sections.append(([*group, *replays], table))
+    if not runs and said is None:
+        raise _no_run(places.runs, " of that kind" if scope.narrows else "")
+    groups = grouped(runs, cascade, gate, how)
+    for group in groups:
         if form == "terminal":
-            print_table(table, cards, explain)
+            print_table(group.table, cards, explain)
         else:
-            click.echo(FORMATS[form](table))
+            click.echo(FORMATS[form](group.table))
         if sensitivity:
             from bench.report import sensitivity as protocol
-            from bench.report.terminal import print_sensitivity
 
-            varied = protocol.sensitivity([*group, *replays], table, how)
+            varied = protocol.sensitivity(group.runs, group.table, how)
             print_sensitivity(varied) if form == "terminal" else click.echo(protocol.to_markdown(varied))
         if plots is not None:
             from bench.report.plots import quality_against_time
 
-            name = f"{slug(str(table.about['dataset']))}-{str(table.about['seal'])[:8]}"
-            click.echo(f"plot: {quality_against_time(table, plots, name)}", err=True)
-            if worst is not None:
-                from bench.report.pictures import chosen_run, worst_queries
-
-                # the images of a run from elsewhere are elsewhere
-                chosen = chosen_run([run for run in group if run not in added], method, reference)
-                if chosen is not None:
-                    found = True
-                    sheet = worst_queries(chosen, method, reference, plots, f"{name}-worst-{slug(method)}", how)
-                    click.echo(f"plot: {sheet or f'none: {method} loses on no query'}", err=True)
+            click.echo(f"plot: {quality_against_time(group.table, plots, group.name)}", err=True)
     if html is not None:
         from bench.report.page import write_page
 
-        click.echo(f"page: {write_page(html, sections, how)}", err=True)
-    if cascade and not replayed:
-        raise UserError(
-            f"--cascade {' --cascade '.join(cascade)}: no finished run above has all of its methods",
-            hint="stages are METHOD and METHOD:FIRST, for example --cascade rrt,lightglue:20",
-        )
-    if gate and not opened_any:
-        raise UserError(
-            f"--gate {' --gate '.join(gate)}: no finished run above has both methods",
-            hint="a gate is JUDGE:MOST,RERANKER, for example --gate ransac:20,lightglue",
-        )
-    if worst is not None and not found:
-        raise UserError(
-            f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}",
-            hint="the images of runs that are added are not here; ask for the picture where they were measured"
-            if added
-            else None,
-        )
-    if published is not None:
-        from bench.report import claims as beside
+        click.echo(f"page: {write_page(html, [(group.runs, group.table) for group in groups], how)}", err=True)
+    if worst is not None and plots is not None:
+        from bench.report.pictures import sheets
 
-        listing = beside.compared(published, runs, how)
-        if form == "terminal":
-            if rows := beside.cells(listing):
-                print_listing(beside.COLUMNS, rows)
-            click.echo("\n".join([listing.note, *beside.commands(listing)]))
-        else:
-            click.echo(beside.FORMATS[form](listing))
-
-
-def _published(file: str, dataset: str | None, form: str) -> tuple[Claim, ...]:
-    """The claims of a file, or those that are shipped where none is named; of one data set where one is asked for."""
-    from bench.errors import UserError
-    from bench.report.claims import FORMATS, SHIPPED, read_claims
-
-    if form not in ("terminal", *FORMATS):
-        raise UserError(f"--claims with --format {form}", hint=f"expected terminal, {', '.join(FORMATS)}")
-    read = read_claims(Path(file) if file else SHIPPED)
-    return tuple(claim for claim in read if dataset is None or is_named(claim.dataset, dataset))
+        for line in sheets(groups, worst, plots, added, how):
+            click.echo(line, err=True)
+    require_replayed(groups, cascade, gate)
+    if said is not None:
+        listing = published.compared([claim for claim in said if scope.has_dataset(claim.dataset)], runs, how)
+        print_claims(listing) if form == "terminal" else click.echo(published.FORMATS[form](listing))
 
 
 @click.command()
@@ -233,7 +207,6 @@ def export(
     from bench.blend import Blend
     from bench.errors import UserError
     from bench.exports import export as write
-    from bench.results import sound_run
 
     if (out is None) == (tracker is None):
         found = "neither --out nor --to" if out is None else "both --out and --to"
@@ -241,16 +214,14 @@ def export(
     if project is not None and tracker is None:
         raise UserError(f"--project {project} without a tracker", hint=f"--to wandb --project {project}")
     how = Blend.parse(blend)
-    runs = [sound_run(folder)] if folder else finished_runs(places.runs)
-    if not runs:
-        raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all -d demo")
+    run = _newest(folder, places.runs)
     if tracker is not None:
         from bench.trackers import PROJECT, send
 
-        for name in send(runs[-1], tracker, project or PROJECT, how):
+        for name in send(run, tracker, project or PROJECT, how):
             click.echo(f"sent to {tracker}: {name}")
     elif out is not None:
-        written = write(runs[-1], form, out, how)
+        written = write(run, form, out, how)
         for path in dict.fromkeys(path if path.parent == out else path.parent for path in written):
             click.echo(f"written: {path}")
 
@@ -324,7 +295,6 @@ def show(
     from bench.errors import UserError
     from bench.pair import pair
     from bench.report.matches import draw, file_name, places_of, said
-    from bench.results import sound_run
 
     changes, given = Changes.parse(hide, keep, scale), options_by_row(options, (method,))
     if (most is None) == (query is None) or (query is None) != (candidate is None):
@@ -336,7 +306,7 @@ def show(
     how = Blend.parse(blend)
     if most is None and how != Blend():
         raise UserError(f"--blend {blend} of one pair", hint="a blend orders whole lists: --worst N")
-    runs = [sound_run(folder)] if folder else finished_runs(places.runs)
+    runs = _named_or_finished(folder, places.runs)
     if query is None or candidate is None:
         from bench.report.failures import show_worst
         from bench.report.terminal import progress_bars
@@ -351,23 +321,6 @@ def show(
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"written: {path}")
-
-
-def finished_runs(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
-    """The finished runs in a folder that are wanted, oldest first; those that are left out are named."""
-    from bench.results import read_runs
-
-    found = read_runs(runs, wanted)
-    for note in found.notes(runs):
-        click.echo(f"note: {note}", err=True)
-    return list(found.finished)
-
-
-def is_named(dataset: str, text: str) -> bool:
-    """Whether a user means that data set: by its name, by a path as it was given, or by the last part of the path."""
-    kind, colon, path = text.partition(":")
-    given = f"{kind}:{Path(path).expanduser().resolve()}" if colon else text
-    return dataset in (text, given) or (":" in dataset and Path(dataset.partition(":")[2]).name == text)
 
 
 @click.command()
@@ -420,16 +373,14 @@ def check(
         runs = [checks.named_run(each) for each in base], [checks.named_run(each) for each in head]
         checked = checks.between(*runs, reference, tolerance, ratio_bound)
     elif write:
-        run = sound_run(folder) if folder else next(iter(finished_runs(places.runs)[::-1]), None)
-        if run is None:
-            raise UserError(f"no finished run in {places.runs}", hint="python cli.py run --method all --dataset demo")
+        run = _newest(folder, places.runs)
         for note in checks.keep(run, baseline, reference):
             click.echo(f"note: {note}", err=True)
         click.echo(f"baseline {baseline} written from {run.folder}")
         return
     else:
         content = checks.read_baseline(baseline)
-        run = sound_run(folder) if folder else checks.matching_run(finished_runs(places.runs), content)
+        run = sound_run(folder) if folder else checks.matching_run(_finished(places.runs), content)
         checked = checks.against_baseline(run, content, str(baseline), reference, tolerance, ratio_bound)
     for finding in checked.findings:
         click.echo(finding.line)

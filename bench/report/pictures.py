@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.blend import Blend
+from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE, graded, main_difficulty
 from bench.images import Box, UnreadableImage, crop, decode, read_bytes
 from bench.metrics import primary
 from bench.names import shown as readable
+from bench.places import slug
+from bench.report.groups import Group
 from bench.report.plots import saved
 from bench.report.tables import label
 from bench.results import Run
@@ -93,6 +96,31 @@ def _show(axes: Any, file: Path, box: Box | None, colour: str | None) -> None:
         axes.text(0.5, 0.5, "cannot\nbe read", ha="center", va="center", fontsize=7)
         return
     axes.imshow(image[:: max(1, max(image.shape) // SIDE), :: max(1, max(image.shape) // SIDE)])
+
+
+def sheets(
+    groups: Sequence[Group], worst: str, folder: Path, elsewhere: Sequence[Run] = (), blend: Blend = Blend()
+) -> list[str]:
+    """Draw a sheet for each group that has both rows of METHOD[,REFERENCE], and say in a line what was drawn.
+
+    Without REFERENCE it is the first stage. The images of runs `elsewhere` are not here. UserError where no group has
+    both rows in runs whose images are.
+    """
+    method, _, reference = worst.partition(",")
+    reference = reference or FIRST_STAGE
+    lines = []
+    for group in groups:
+        chosen = chosen_run([run for run in group.measured if run not in elsewhere], method, reference)
+        if chosen is not None:
+            sheet = worst_queries(chosen, method, reference, folder, f"{group.name}-worst-{slug(method)}", blend)
+            lines.append(f"plot: {sheet or f'none: {method} loses on no query'}")
+    if not lines:
+        there = "the images of runs that are added are not here; ask for the picture where they were measured"
+        raise UserError(
+            f"--worst {worst}: no finished run above has {' and '.join(worst.split(','))}",
+            hint=there if elsewhere else None,
+        )
+    return lines
 
 
 def chosen_run(runs: Sequence[Run], method: str, reference: str) -> Run | None:

@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 
 if TYPE_CHECKING:
+    from bench.report.claims import Listing
     from bench.report.sensitivity import Sensitivity
     from bench.report.tables import Table
 
@@ -209,6 +210,15 @@ def print_sensitivity(found: Sensitivity) -> None:
         print_listing(["protocol", "order", "changed places"], moves(found))
     for note in (MEANING, *found.notes):
         out.print(f"  {note}", highlight=False, markup=False)
+
+
+def print_claims(found: Listing) -> None:
+    """Print claims beside ours, then what is not listed and how to measure what is not reproduced."""
+    from bench.report.claims import COLUMNS, cells, commands
+
+    if found.judged:
+        print_listing(COLUMNS, cells(found))
+    print(*[found.note, *commands(found)], sep="\n")
 
 
 def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> dict[str, str]:

@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from bench.blend import Blend
+from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
-from bench.report.pictures import chosen_run, worst, worst_queries
+from bench.report.groups import grouped
+from bench.report.pictures import chosen_run, sheets, worst, worst_queries
 from bench.results import Run
 from cli import main
 
@@ -50,6 +52,23 @@ def test_a_sheet_is_of_the_last_run_that_has_both(done: Run, run: Callable) -> N
     assert chosen_run([done, other], "reverse", "oracle") is done
     assert chosen_run([done, other], "random", FIRST_STAGE) is other
     assert chosen_run([done, other], "random", "oracle") is None
+
+
+def test_every_group_that_has_both_rows_has_a_sheet(done: Run, run: Callable, tmp_path: Path) -> None:
+    path = Path(done.shortlist.header.dataset.removeprefix("folder:"))
+    groups = grouped([done, run(path, "random", top_k=5).run, run(path, "reverse", top_k=6).run])
+    (both,) = sheets(groups, "reverse,oracle", tmp_path)
+    assert both == f"plot: {tmp_path / groups[0].name}-worst-reverse.png"
+    first, none, last = sheets(groups[:1], "reverse", tmp_path), sheets(groups, "identity", tmp_path), groups[2]
+    assert len(first) == 1 and none == ["plot: none: identity loses on no query"]
+    assert [path.name for path in tmp_path.glob("*.png")] == [f"{groups[0].name}-worst-reverse.png"]
+    assert sheets(groups, "reverse", tmp_path)[1] == f"plot: {tmp_path / last.name}-worst-reverse.png"
+
+
+def test_a_run_whose_images_are_elsewhere_has_no_sheet(done: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished run above has reverse and oracle") as error:
+        sheets(grouped([done]), "reverse,oracle", tmp_path, [done])
+    assert "images of runs that are added are not here" in str(error.value) and not [*tmp_path.glob("*.png")]
 
 
 def test_a_blend_orders_the_sheet_as_it_orders_the_table(done: Run) -> None:
