@@ -1,6 +1,6 @@
-"""One query and one candidate of a finished run: what a method finds in the two images, and where the candidate stood.
+"""A query and a candidate of a finished run: what a method finds in the two images, and where the candidate stood.
 
-Only the two images' features are needed, and where the query is changed those of its other candidates.
+Only the images' features are needed, and where the query is changed those of its other candidates.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from bench.changes import Changes
 from bench.datasets import GRADES, Dataset, Query
 from bench.device import resolve_device
 from bench.errors import UserError, listed
-from bench.evaluation import main_difficulty
+from bench.evaluation import Rankings, main_difficulty
 from bench.features import Features
 from bench.images import Box
 from bench.named_row import NamedRow, named_row
 from bench.names import Names
 from bench.places import Places
 from bench.reranker import Explanation, Reranker, Saliency
-from bench.rescore import Image, have_places, reread, score
+from bench.rescore import Image, Rereading, have_places, reread, score
 from bench.results import Run
 from bench.shortlist import UNION, reranked
 from bench.timing import kept_torch_flags
@@ -97,55 +97,70 @@ def pair(
     changes of which a method's score knows nothing.
     """
     asked = _chosen(runs, query, candidate, method, given)
+    (found,) = pairs(asked, [(query, candidate)], method, places, device, changes)
+    return found
+
+
+def pairs(
+    asked: NamedRow,
+    names: Sequence[tuple[str, str]],
+    method: str,
+    places: Places,
+    device: str = "cpu",
+    changes: Changes = Changes(),
+) -> list[Pair]:
+    """Queries with a candidate each, as a row of a run has them; the row is what `method` names.
+
+    The method is loaded once, and features are opened once for each scale. UserError as of `pair`.
+    """
     run, row = asked.run, asked.row
-    query, candidate = _found(run, query, candidate)
     cls = registry.get(row.partition("@")[0])
     reranker, as_run = cls(asked.options, resolve_device(device)), asked.as_run
-    number = run.shortlist.queries.index(query)
-    for file in (run.dataset.queries[number].image, run.dataset.gallery[candidate]):
+    wanted = [_Asked(run, *_found(run, *of)) for of in names]
+    for file in (file for one in wanted for file in (one.query.image, run.dataset.gallery[one.candidate])):
         if not file.is_file():
             raise UserError(f"{file}: no such image", hint="`show` needs both images where they were in the run")
-    stored = _stored(run, row, number, candidate) if as_run else None
+    stored = [one.stored(row) if as_run else None for one in wanted]
     explains = cls.explain is not Reranker.explain
-    changed = scored = explanation = images = None
     if changes:
         require_pairs(row, reranker)
-    if scores_pairs(reranker) and (explains or stored is None or changes):
+    again = [
+        one
+        for one, known in zip(wanted, stored, strict=True)
+        if scores_pairs(reranker) and (explains or known is None or changes)
+    ]
+    seen, changed = dict[_Asked, _Scored](), dict[_Asked, tuple[_Scored, Changed]]()
+    if again:
         reranker.load()
-        with reread(run, row, _of(run.dataset, number, [candidate]), method, reranker, places) as plain:
-            images = plain.query(0), plain.plain(candidate)
-            (scored,) = score(reranker, images[0].read, [images[1].read], [1.0])
-        if changes:
-            images, changed = _changed(asked, number, candidate, method, reranker, places, changes)
-        explanation = _explained(reranker, images)
-    before, after = _places(run, row, number, candidate, as_run)
-    notes = []
-    if scored is not None and stored is not None and abs(scored - stored) > SAME * max(1.0, abs(stored)):
-        notes.append(f"The run has {stored:.6g}: code, weights, features or device are others now.")
-    if not explains:
-        notes.append(f"{row} scores no pairs of local descriptors, so there are no matches to show.")
-    if (changes.query.hide or changes.candidate.hide) and "global" in reranker.needs():
-        notes.append(f"{row} reads global descriptors too, from which --hide hides nothing.")
-    features = None if images is None else (images[0].placed, images[1].placed)
-    notes += _about(explanation, features)
-    shown = run.dataset.queries[number]
-    return Pair(
-        asked.shown,
-        shown if images is None else replace(shown, box=images[0].box),
-        candidate,
-        run.dataset.gallery[candidate],
-        run.dataset.grades.get(query, {}).get(candidate, KINDS[-1]),
-        stored if scored is None else float(scored),
-        before,
-        after,
-        run.shortlist.header.k,
-        explanation,
-        features,
-        tuple(notes),
-        changed,
-        None if images is None else images[1].box,
-        ((), ()) if images is None else (images[0].hidden, images[1].hidden),
-    )
+        with reread(run, row, _of(again), method, reranker, places) as plain:
+            seen = {one: _scored(plain, plain.plain(one.candidate), one, reranker) for one in again}
+    if changes:
+        changed = _changed(asked, again, method, reranker, places, changes)
+    rankings = run.rankings() if as_run else None
+    found = []
+    for one, known in zip(wanted, stored, strict=True):
+        shown = changed[one][0] if one in changed else seen.get(one)
+        explanation = None if shown is None else _explained(reranker, shown.images)
+        scored = seen[one].score if one in seen else None
+        found.append(
+            Pair(
+                asked.shown,
+                one.query if shown is None else replace(one.query, box=shown.images[0].box),
+                one.candidate,
+                run.dataset.gallery[one.candidate],
+                run.dataset.grades.get(one.query.id, {}).get(one.candidate, KINDS[-1]),
+                known if scored is None else scored,
+                *one.places(row, rankings),
+                run.shortlist.header.k,
+                explanation,
+                None if shown is None else (shown.images[0].placed, shown.images[1].placed),
+                (*_about_scores(row, reranker, known, scored, changes), *_about(explanation, shown)),
+                changed[one][1] if one in changed else None,
+                None if shown is None else shown.images[1].box,
+                ((), ()) if shown is None else (shown.images[0].hidden, shown.images[1].hidden),
+            )
+        )
+    return found
 
 
 def scores_pairs(method: Reranker) -> bool:
@@ -211,36 +226,86 @@ def _near(name: str, among: Sequence[str]) -> list[str]:
 # --- what the run has of them -------------------------------------------------------------------------------------
 
 
-def _stored(run: Run, row: str, query: int, candidate: str) -> float | None:
-    """The pair's score; None where it was not scored."""
-    lists = (UNION, run.shortlist.list_for(main_difficulty(run.dataset)))
-    scores = run.scores
-    of_pair = (scores["query"] == run.shortlist.queries[query]) & (scores["candidate"] == candidate)
-    found = scores[of_pair & (scores["method"] == row) & scores["list"].isin(lists)]["score"]
-    return float(found.iloc[0]) if len(found) else None
+@dataclass(frozen=True)
+class _Asked:
+    """A query and a candidate that the run has."""
 
+    run: Run
+    query_id: str
+    candidate: str
 
-def _places(run: Run, row: str, query: int, candidate: str, as_run: bool) -> tuple[int | None, int | None]:
-    """Places from 1 in the first stage's list and in the row's ranking."""
-    difficulty = main_difficulty(run.dataset)
-    candidates = run.shortlist.candidates(run.shortlist.list_for(difficulty), query)
-    names = [run.shortlist.gallery[image] for image in candidates]
-    if candidate not in names:
-        return None, None
-    before = names.index(candidate) + 1
-    if not as_run:
-        return before, None
-    ranking = run.rankings().ranking(row, difficulty, query)
-    return before, [run.shortlist.gallery[image] for image in ranking].index(candidate) + 1
+    @property
+    def number(self) -> int:
+        return self.run.shortlist.queries.index(self.query_id)
+
+    @property
+    def query(self) -> Query:
+        return self.run.dataset.queries[self.number]
+
+    @property
+    def list(self) -> str:
+        """The name of the list that places are in."""
+        return self.run.shortlist.list_for(main_difficulty(self.run.dataset))
+
+    @property
+    def near(self) -> tuple[str, ...]:
+        """The candidates of the list, in the first stage's order."""
+        shortlist = self.run.shortlist
+        return tuple(shortlist.gallery[image] for image in shortlist.candidates(self.list, self.number))
+
+    def stored(self, row: str) -> float | None:
+        """The pair's score; None where it was not scored."""
+        scores = self.run.scores
+        of_pair = (scores["query"] == self.query_id) & (scores["candidate"] == self.candidate)
+        found = scores[of_pair & (scores["method"] == row) & scores["list"].isin((UNION, self.list))]["score"]
+        return float(found.iloc[0]) if len(found) else None
+
+    def places(self, row: str, rankings: Rankings | None) -> tuple[int | None, int | None]:
+        """Places from 1 in the first stage's list and in the row's ranking, where that is known."""
+        if self.candidate not in self.near:
+            return None, None
+        before = self.near.index(self.candidate) + 1
+        if rankings is None:
+            return before, None
+        ranking = rankings.ranking(row, main_difficulty(self.run.dataset), self.number)
+        return before, [self.run.shortlist.gallery[image] for image in ranking].index(self.candidate) + 1
 
 
 # --- what the method finds ----------------------------------------------------------------------------------------
 
 
-def _about(explanation: Explanation | Saliency | None, features: tuple[Features, Features] | None) -> Iterator[str]:
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The images of a pair, and their score."""
+
+    images: tuple[Image, Image]  # query and candidate
+    score: float
+
+
+def _scored(rereading: Rereading, candidate: Image, one: _Asked, method: Reranker) -> _Scored:
+    number = [query.id for query in rereading.dataset.queries].index(one.query_id)
+    images = rereading.query(number), candidate
+    (found,) = score(method, images[0].read, [images[1].read], [1.0])
+    return _Scored(images, float(found))
+
+
+def _about_scores(
+    row: str, method: Reranker, stored: float | None, scored: float | None, changes: Changes
+) -> Iterator[str]:
+    """What must be known of a score: that it is another than the run's, or what it is not of."""
+    if scored is not None and stored is not None and abs(scored - stored) > SAME * max(1.0, abs(stored)):
+        yield f"The run has {stored:.6g}: code, weights, features or device are others now."
+    if type(method).explain is Reranker.explain:
+        yield f"{row} scores no pairs of local descriptors, so there are no matches to show."
+    if (changes.query.hide or changes.candidate.hide) and "global" in method.needs():
+        yield f"{row} reads global descriptors too, from which --hide hides nothing."
+
+
+def _about(explanation: Explanation | Saliency | None, shown: _Scored | None) -> Iterator[str]:
     """What must be known to read an explanation, or to know why there is none."""
-    if features is None:
+    if shown is None:
         return
+    features = [image.placed for image in shown.images]
     if explanation is None:
         for name, image in zip(("query", "candidate"), features, strict=True):
             if not len(image):
@@ -264,43 +329,37 @@ def weights_note(explanation: Explanation | Saliency | None) -> str:
 
 
 def _changed(
-    asked: NamedRow,
-    number: int,
-    candidate: str,
-    method: str,
-    reranker: Reranker,
-    places: Places,
-    changes: Changes,
-) -> tuple[tuple[Image, Image], Changed]:
+    asked: NamedRow, wanted: Sequence[_Asked], method: str, reranker: Reranker, places: Places, changes: Changes
+) -> dict[_Asked, tuple[_Scored, Changed]]:
     """Both images as they are changed, their score, and the candidate's place among the query's other candidates.
 
     The others are as they were. They are scored again where the query or options are others than the run's. Of several
     scales, the images are of the one that has the pair's highest score.
     """
-    run, row = asked.run, asked.row
-    name = run.shortlist.list_for(main_difficulty(run.dataset))
-    near = [run.shortlist.gallery[image] for image in run.shortlist.candidates(name, number)]
-    again = candidate in near and (bool(changes.query) or not asked.as_run)
-    dataset = _of(run.dataset, number, [candidate, *(near if again else [])])
-    best: tuple[float, tuple[Image, Image]] | None = None
-    unchanged = candidate in near and not again
-    others = run.rankings().scores(row, name, number).copy() if unchanged else np.full(len(near), -np.inf)
+    run, row, rankings = asked.run, asked.row, asked.run.rankings()
+    again = {one for one in wanted if one.candidate in one.near and (changes.query or not asked.as_run)}
+    dataset = _of(wanted, [name for one in wanted if one in again for name in one.near])
+    scored: dict[_Asked, list[_Scored]] = {one: [] for one in wanted}  # of each scale
+    others: dict[_Asked, list[np.ndarray]] = {one: [] for one in again}  # (k,) scores of the list, of each scale
     for each in changes.each:
-        with reread(run, row, dataset, method, reranker, places, each, {candidate}) as rereading:
-            images = rereading.query(0), rereading.candidate(candidate)
-            (scored,) = score(reranker, images[0].read, [images[1].read], [1.0])
-            if best is None or scored > best[0]:
-                best = float(scored), images
-            if again:
-                read = [rereading.plain(image).read for image in near]
-                similarities = run.shortlist.similarities[name][number].tolist()
-                others = np.maximum(others, score(reranker, images[0].read, read, similarities))
-    assert best is not None  # there is a scale
-    if candidate not in near:
-        return best[1], Changed(changes.said, best[0], None)
-    others[near.index(candidate)] = best[0]
-    after = 1 + reranked(np.arange(len(near)), others).tolist().index(near.index(candidate))
-    return best[1], Changed(changes.said, best[0], after)
+        candidates = {one.candidate for one in wanted}
+        with reread(run, row, dataset, method, reranker, places, each, candidates) as rereading:
+            for one in wanted:
+                scored[one].append(_scored(rereading, rereading.candidate(one.candidate), one, reranker))
+                if one in again:
+                    read = [rereading.plain(image).read for image in one.near]
+                    similarities = run.shortlist.similarities[one.list][one.number].tolist()
+                    others[one].append(score(reranker, scored[one][-1].images[0].read, read, similarities))
+    found = {}
+    for one, of_scales in scored.items():
+        best, after = max(of_scales, key=lambda of: of.score), None
+        if one.candidate in one.near:
+            known = others[one] if one in again else [rankings.scores(row, one.list, one.number)]
+            values = np.maximum.reduce(known)
+            values[one.near.index(one.candidate)] = best.score
+            after = 1 + reranked(np.arange(len(values)), values).tolist().index(one.near.index(one.candidate))
+        found[one] = best, Changed(changes.said, best.score, after)
+    return found
 
 
 def _explained(method: Reranker, images: tuple[Image, Image]) -> Explanation | Saliency | None:
@@ -308,10 +367,9 @@ def _explained(method: Reranker, images: tuple[Image, Image]) -> Explanation | S
         return method.explain(*(image.read.to(method.device) for image in images))
 
 
-def _of(dataset: Dataset, query: int, names: Sequence[str]) -> Dataset:
-    """The data set's query and some gallery images alone, under the keys that the whole one has for them."""
-    asked = dataset.queries[query]
-    gallery = {name: dataset.gallery[name] for name in names}
-    if dataset.gallery.get(asked.id) == asked.image:
-        gallery[asked.id] = asked.image
-    return replace(dataset, queries=(asked,), gallery=gallery, grades={}, notes=())
+def _of(wanted: Sequence[_Asked], more: Sequence[str] = ()) -> Dataset:
+    """The pairs' images and `more` of the gallery alone, under the keys that the run's whole data set has for them."""
+    dataset, asked = wanted[0].run.dataset, {one.query_id: one.query for one in wanted}
+    gallery = {name: dataset.gallery[name] for name in (*(one.candidate for one in wanted), *more)}
+    gallery |= {query.id: query.image for query in asked.values() if dataset.gallery.get(query.id) == query.image}
+    return replace(dataset, queries=tuple(asked.values()), gallery=gallery, grades={}, notes=())

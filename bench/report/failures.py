@@ -17,7 +17,7 @@ from bench.evaluation import FIRST_STAGE, graded, main_difficulty
 from bench.metrics import primary
 from bench.named_row import named_row
 from bench.names import shown
-from bench.pair import Pair, pair, weights_note
+from bench.pair import Pair, pairs, weights_note
 from bench.places import Places, slug
 from bench.report.matches import COLOURS, DPI, MARGIN, WIDTH, panel
 from bench.report.pictures import worst
@@ -100,25 +100,22 @@ def show_worst(
         lines = told(what_if([run], method, given, places, changes, device, progress, blend))
     if not found:
         return [*lines, f"{row} loses on no query that can be shown, of {len(run.shortlist.queries)}"]
-    pairs = [
-        tuple(pair([run], one.query, name, method, given, places, device, changes) for name in (one.wrong, one.right))
-        for one in found
-    ]
+    named = [(one.query, name) for one in found for name in (one.wrong, one.right)]
+    shown_pairs = pairs(asked, named, method, places, device, changes)
+    drawn = list(zip(shown_pairs[::2], shown_pairs[1::2], strict=True))
     measure = primary(run.dataset.protocol).of_query
-    for one, (wrong, right) in zip(found, pairs, strict=True):
+    for one, (wrong, right) in zip(found, drawn, strict=True):
         lines.append(
             f"query {shown(one.query)}: {measure} {100 * one.first:.1f} -> {100 * one.value:.1f}; "
             f"wrong {_said(wrong)}; right {_said(right)}"
         )
     # a sheet has no room for what each pair's weights are apart from its descriptors
-    notes = dict.fromkeys(
-        note for two in pairs for each in two for note in each.notes if note != weights_note(each.explanation)
-    )
+    notes = dict.fromkeys(note for each in shown_pairs for note in each.notes if note != weights_note(each.explanation))
     about = f"{shown(run.dataset.name)}, {main_difficulty(run.dataset)}: where {label(run, row)} loses most to the "
     title = f"{about}first stage ({lost} of {len(run.shortlist.queries)} queries lose)"
     path = out or Path(f"show-worst-{slug(method)}.png")
     with_change = " ".join([changes.said, *(f"-o {key}={value}" for key, value in sorted(asked.given.items()))]).strip()
-    written = draw_sheet(found, pairs, measure, title, with_change, path)
+    written = draw_sheet(found, drawn, measure, title, with_change, path)
     return [*lines, *(f"note: {note}" for note in notes), f"written: {written}"]
 
 
@@ -153,7 +150,7 @@ def _said(of: Pair) -> str:
 
 def draw_sheet(
     found: Sequence[Failure],
-    pairs: Sequence[tuple[Pair, ...]],
+    drawn: Sequence[tuple[Pair, ...]],
     measure: str,
     title: str,
     changed: str,
@@ -172,9 +169,9 @@ def draw_sheet(
         figure.text(x / WIDTH, 1 - y / height, words.replace("$", r"\$"), fontsize=points, va="center", **more)
 
     text(MARGIN, 14, title, 10, weight="bold")
-    text(MARGIN, 32, f"{_key(pairs)}{changed and f' Changed: {changed}.'}", 8, color="0.35")
+    text(MARGIN, 32, f"{_key(drawn)}{changed and f' Changed: {changed}.'}", 8, color="0.35")
     top = float(ABOVE)
-    for one, two in zip(found, pairs, strict=True):
+    for one, two in zip(found, drawn, strict=True):
         query = (
             f"query {shown(one.query)}: {measure} {100 * one.first:.1f} in the first stage, {100 * one.value:.1f} here"
         )
@@ -188,9 +185,9 @@ def draw_sheet(
     return saved(figure, path.parent, path.stem, DPI)
 
 
-def _key(pairs: Sequence[tuple[Pair, ...]]) -> str:
+def _key(drawn: Sequence[tuple[Pair, ...]]) -> str:
     """What is drawn on the images, in a sentence."""
-    found = next((of.explanation for two in pairs for of in two if of.explanation is not None), None)
+    found = next((of.explanation for two in drawn for of in two if of.explanation is not None), None)
     places = "Places are those in the first stage, then those here."
     if isinstance(found, Saliency):
         return f"{places} Discs: {found.what} of each local descriptor; the strongest tenth is outlined."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,13 @@ import pandas as pd
 import pytest
 from click.testing import Result
 
+import bench.pair
+from bench import registry
 from bench.changes import Changes
 from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
+from bench.named_row import named_row
+from bench.pair import pair, pairs
 from bench.places import Places
 from bench.report.failures import ABOVE, BELOW, BETWEEN, HIGHEST, Failure, failures, show_worst, told
 from bench.report.matches import WIDTH
@@ -83,6 +88,48 @@ def test_with_a_change_all_queries_are_told_before_and_after_it(done: Run, place
     counts = [int(line.partition("(")[2].partition(")")[0]) for line in lines[1:4]]
     assert counts[0] + counts[1] == counts[2] == 2
     assert "gain +0.0 [+0.0, +0.0], p 1.000" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "scales", "opened"), [([], [], 1), (["query:0%,0%,50%,50%"], [], 2), ([], ["candidate:0.7,1"], 3)]
+)
+def test_of_all_pairs_the_method_is_loaded_and_features_are_opened_once(
+    done: Run,
+    places: Places,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hidden: list[str],
+    scales: list[str],
+    opened: int,
+) -> None:
+    """Once for the images as they are, and for changed ones once a scale; what all queries make of them is apart."""
+    calls = Counter[str]()
+
+    def counted(name: str, function: Callable) -> Callable:
+        def call(*given: object, **more: object) -> object:
+            calls[name] += 1
+            return function(*given, **more)
+
+        return call
+
+    cls = registry.get("rrt")
+    found, _ = failures(done, "rrt", 10)
+    names = [(one.query, name) for one in found for name in (one.wrong, one.right)]
+    asked, changes = named_row([done], "rrt", {}), Changes.parse(hidden, scale=scales)
+    assert asked is not None and len(names) > 1
+    monkeypatch.setattr(cls, "load", counted("load", cls.load))
+    monkeypatch.setattr(bench.pair, "reread", counted("reread", bench.pair.reread))
+    together = pairs(asked, names, "rrt", places, changes=changes)
+    assert calls == {"load": 1, "reread": opened}
+    for one, (query, name) in zip(together, names, strict=True):
+        alone = pair([done], query, name, "rrt", {}, places, changes=changes)
+        assert (one.query, one.candidate, one.before, one.after) == (
+            alone.query,
+            alone.candidate,
+            alone.before,
+            alone.after,
+        )
+        assert one.score == alone.score and one.changed == alone.changed and one.notes == alone.notes
 
 
 def test_of_one_query_no_interval_is_told(done: Run) -> None:
