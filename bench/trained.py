@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# of a recipe: what decides no weights (`bench.training.LoopOptions.spared`), which a card need not have
+# options of every recipe that decide no weights; a card need not have them
 SPARED = frozenset({"device", "threads", "workers", "save_every"})
 
 

@@ -30,6 +30,7 @@ from bench.device import resolve_device
 from bench.errors import UserError
 from bench.files import file_hash, writing
 from bench.locks import alone
+from bench.trained import SPARED
 
 Progress = Callable[[str, int, int], None]  # what is being done, how far, of how many
 B = TypeVar("B")  # a recipe's batch
@@ -56,7 +57,7 @@ class LoopOptions:
     check_every: int = 500  # steps between validations
 
     # what does not decide the weights, or only how long they are trained: a training may be resumed with other values
-    spared: ClassVar[frozenset[str]] = frozenset({"device", "threads", "workers", "save_every"})
+    spared: ClassVar[frozenset[str]] = SPARED
 
     def __post_init__(self) -> None:
         for name in ("threads", "save_every", "check_every"):

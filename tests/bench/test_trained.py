@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.trained import SPARED, Training
+from bench.trained import Training
 from bench.training import LoopOptions
 
 CARD: dict[str, Any] = {
@@ -67,8 +67,9 @@ def test_what_decides_no_weights_makes_no_other_training(same: Training) -> None
     assert same == of()
 
 
-def test_what_is_spared_is_what_the_loop_spares() -> None:
-    assert LoopOptions.spared == SPARED
+def test_what_every_recipe_may_be_resumed_with_makes_no_other_training() -> None:
+    for name in LoopOptions.spared:
+        assert with_recipe(**{name: "another"}) == of(), name
 
 
 @pytest.mark.parametrize(
