@@ -11,13 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    pass
-
 
 SPARE = {"·": "|", "–": "-", "—": "-", "…": ".", "×": "x", "±": "~", "−": "-", "≥": ">", "≤": "<"}  # of one column each
 
