@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ import torch
 from bench.options import NoOptions, check_options
 from bench.reranker import Card
 
-__all__ = ["About", "Card", "LocalFeatures", "extractor", "pixels_of"]
+if TYPE_CHECKING:
+    from third_party.released import Released
+
+__all__ = ["About", "Card", "LocalFeatures", "extractor", "pixels_of", "weights_of"]
 Gives = Literal["local", "global", "both"]
 KNOWN_GIVES = get_args(Gives)
 
@@ -55,6 +58,7 @@ class ExtractorSpec:
     global_dim: int | None = None
     packages: tuple[str, ...] = ()  # modules it needs
     takes: str = ""  # the files that its first option must name, as the command line shows them
+    fetches: str = ""  # the files that its option `weights` may name, and that are fetched where it names none
     full_size: bool = False  # it is given the image at its full size and makes it smaller itself
     unit_norm: bool = True  # its local descriptors have unit norm
     shared: bool = False  # one object of it may be called by several threads at once
@@ -96,8 +100,8 @@ class Extractor(Protocol):
 
     `__call__` takes (h, w, 3) uint8 RGB and gives, as declared, `LocalFeatures`, a global descriptor (D,) float32 of
     unit norm, or both in that order. A field `descriptors` of its `Options` is what `--keep-descriptors` says; what is
-    more than that is cut. `weights(options)`, where it is defined, names the files that decide its features;
-    `waits(options)`, where it is defined, says what must be brought before it can run, or None;
+    more than that is cut. `weights(options)`, where it is defined, names the files that decide its features, of which
+    some may have to be fetched (`weights_of` fetches them, `waits` says what is not here yet);
     `about(options)`, where it is defined, tells more than the class declares, as `About`, and runs nothing.
     An object is called by one thread at a time, and several threads have an object each. Of a class declared `shared`
     there is one object for all of them: its weights are in memory once, and its calls change nothing in it.
@@ -126,6 +130,7 @@ def extractor(
     global_dim: int | None = None,
     packages: Sequence[str] = (),
     takes: str = "",
+    fetches: str = "",
     full_size: bool = False,
     unit_norm: bool = True,
     shared: bool = False,
@@ -144,7 +149,7 @@ def extractor(
         summary = (inspect.getdoc(cls) or name).splitlines()[0].rstrip(".")
         dims = (0 if gives == "global" else local_dim, 0 if gives == "local" else global_dim)
         spec = ExtractorSpec(
-            name, gives, version, card, summary, *dims, tuple(packages), takes, full_size, unit_norm, shared
+            name, gives, version, card, summary, *dims, tuple(packages), takes, fetches, full_size, unit_norm, shared
         )
         cls.spec = spec  # type: ignore[attr-defined]
         return cls
@@ -153,12 +158,22 @@ def extractor(
 
 
 def waits(cls: Any, options: Any) -> str | None:
-    """What must be brought before a class can run, as it says; None where nothing is missing."""
-    return cls.waits(options) if hasattr(cls, "waits") else None
+    """What brings the first of its files that is not here yet; None where all are."""
+    here = (None if isinstance(file, Path) else file.waits() for file in _weights(cls, options))
+    return next((reason for reason in here if reason), None)
 
 
 def weights_of(cls: Any, options: Any) -> tuple[Path, ...]:
-    """The files that decide the features, where `about` names none: what the class says, else what its options name."""
+    """The files that decide its features, fetched where they are not here.
+
+    The class says which, or else its options name them. UserError, which says every way to a file, where no address
+    gives it.
+    """
+    given = f"--features {cls.spec.name}:weights={cls.spec.fetches}"
+    return tuple(file if isinstance(file, Path) else file.file(given) for file in _weights(cls, options))
+
+
+def _weights(cls: Any, options: Any) -> tuple[Path | Released, ...]:
     if hasattr(cls, "weights"):
         return tuple(cls.weights(options))
     values = [getattr(options, name) for name in getattr(options, "__dataclass_fields__", ())]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor, pixels_of
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of, weights_of
+
+if TYPE_CHECKING:
+    from third_party.released import Released
 
 DIMS = {"t16": 64, "n16": 128, "n16rot": 128, "n32": 128}
 SMALLEST = 8  # pixels of a side: the detector leaves out two at each edge, and the sampled patches need some
@@ -21,6 +24,7 @@ SMALLEST = 8  # pixels of a side: the detector leaves out two at each edge, and 
     version=1,
     card=Card("Zhao et al., ALIKED, IEEE TIM 2023", "BSD-3-Clause", trained_on="MegaDepth and aerial photographs"),
     packages=("kornia",),
+    fetches="FILE",
 )
 class Aliked:
     """ALIKED local descriptors (`make models`); aliked:VARIANT is n16, t16, n16rot or n32."""
@@ -34,7 +38,7 @@ class Aliked:
     def __init__(self, options: Options, device: torch.device):
         from third_party.kornia_weights import load_aliked
 
-        (path,) = self.weights(options)
+        (path,) = weights_of(Aliked, options)
         # channels last: 1.4 times as fast on a CPU as channels first
         self._model = load_aliked(path, options.variant, options.descriptors, device).to(
             memory_format=torch.channels_last
@@ -42,16 +46,10 @@ class Aliked:
         self._device, self._dim = device, DIMS[options.variant]
 
     @staticmethod
-    def weights(options: Options) -> tuple[Path, ...]:
+    def weights(options: Options) -> tuple[Path | Released, ...]:
         from third_party.kornia_weights import ALIKED_FILES
 
-        return (options.weights or ALIKED_FILES[options.variant].file("--features aliked:weights=FILE"),)
-
-    @staticmethod
-    def waits(options: Options) -> str | None:
-        from third_party.kornia_weights import ALIKED_FILES
-
-        return None if options.weights else ALIKED_FILES[options.variant].waits()
+        return (options.weights or ALIKED_FILES[options.variant],)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:

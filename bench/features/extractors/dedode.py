@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor, pixels_of
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of, weights_of
+
+if TYPE_CHECKING:
+    from third_party.released import Released
 
 DIM = 256
 SMALLEST = 15  # pixels of the shorter side: it is filled up to a multiple of 14, and four poolings need 16
@@ -28,6 +32,7 @@ SMALLEST = 15  # pixels of the shorter side: it is filled up to a multiple of 14
         trained_on="MegaDepth",
     ),
     packages=("kornia",),
+    fetches="DETECTOR,DESCRIPTOR",
 )
 class DeDoDe:
     """DeDoDe local descriptors: detector L-C4-v2, descriptor B; seconds an image without a GPU."""
@@ -45,22 +50,14 @@ class DeDoDe:
         from third_party.kornia_weights import load_dedode
 
         # channels last: a fifth faster on a CPU than channels first
-        self._model = load_dedode(self.weights(options), device).to(memory_format=torch.channels_last)
+        self._model = load_dedode(weights_of(DeDoDe, options), device).to(memory_format=torch.channels_last)
         self._device, self._descriptors = device, options.descriptors
 
     @staticmethod
-    def weights(options: Options) -> tuple[Path, ...]:
+    def weights(options: Options) -> tuple[Path | Released, ...]:
         from third_party.kornia_weights import dedode_files
 
-        given = "--features dedode:weights=DETECTOR,DESCRIPTOR"
-        return options.weights or tuple(file.file(given) for file in dedode_files())
-
-    @staticmethod
-    def waits(options: Options) -> str | None:
-        from third_party.kornia_weights import dedode_files
-        from third_party.released import waits_for
-
-        return None if options.weights else waits_for(dedode_files())
+        return options.weights or dedode_files()
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:

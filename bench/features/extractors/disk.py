@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor, pixels_of
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of, weights_of
+
+if TYPE_CHECKING:
+    from third_party.released import Released
 
 DIM = 128
 SMALLEST = 8  # pixels of the shorter side: a maximum needs a whole window of five
@@ -22,6 +26,7 @@ CELL = 16  # pixels that the network pools into one: it normalises over cells, s
     local_dim=DIM,
     card=Card("Tyszkiewicz et al., DISK, NeurIPS 2020", "Apache-2.0", trained_on="MegaDepth"),
     packages=("kornia",),
+    fetches="FILE",
 )
 class Disk:
     """DISK local descriptors, trained with depth (`make models`)."""
@@ -34,21 +39,15 @@ class Disk:
     def __init__(self, options: Options, device: torch.device):
         from third_party.kornia_weights import load_disk
 
-        (path,) = self.weights(options)
+        (path,) = weights_of(Disk, options)
         self._model = load_disk(path, device)
         self._device, self._descriptors = device, options.descriptors
 
     @staticmethod
-    def weights(options: Options) -> tuple[Path, ...]:
+    def weights(options: Options) -> tuple[Path | Released, ...]:
         from third_party.kornia_weights import DISK_FILE
 
-        return (options.weights or DISK_FILE.file("--features disk:weights=FILE"),)
-
-    @staticmethod
-    def waits(options: Options) -> str | None:
-        from third_party.kornia_weights import DISK_FILE
-
-        return None if options.weights else DISK_FILE.waits()
+        return (options.weights or DISK_FILE,)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor, pixels_of
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of, weights_of
+
+if TYPE_CHECKING:
+    from third_party.released import Released
 
 DIM = 128
 SMALLEST = 16  # pixels of the shorter side: a smaller one holds no blob
@@ -28,6 +32,7 @@ SMALLEST = 16  # pixels of the shorter side: a smaller one holds no blob
         trained_on="patches of photographs of landmarks (Brown et al., Liberty)",
     ),
     packages=("kornia",),
+    fetches="AFFNET,HARDNET",
 )
 class DogAffnetHardnet:
     """HardNet local descriptors of DoG keypoints with AffNet's affine shapes, with scale and orientation."""
@@ -44,22 +49,14 @@ class DogAffnetHardnet:
     def __init__(self, options: Options, device: torch.device):
         from third_party.kornia_weights import load_dog_affnet_hardnet
 
-        self._regions = load_dog_affnet_hardnet(self.weights(options), options.descriptors, device)
+        self._regions = load_dog_affnet_hardnet(weights_of(DogAffnetHardnet, options), options.descriptors, device)
         self._device = device
 
     @staticmethod
-    def weights(options: Options) -> tuple[Path, ...]:
+    def weights(options: Options) -> tuple[Path | Released, ...]:
         from third_party.kornia_weights import dog_affnet_hardnet_files
 
-        given = "--features dog-affnet-hardnet:weights=AFFNET,HARDNET"
-        return options.weights or tuple(file.file(given) for file in dog_affnet_hardnet_files())
-
-    @staticmethod
-    def waits(options: Options) -> str | None:
-        from third_party.kornia_weights import dog_affnet_hardnet_files
-        from third_party.released import waits_for
-
-        return None if options.weights else waits_for(dog_affnet_hardnet_files())
+        return options.weights or dog_affnet_hardnet_files()
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:

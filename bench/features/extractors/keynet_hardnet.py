@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor, pixels_of
+from bench.extractor import Card, LocalFeatures, extractor, pixels_of, weights_of
+
+if TYPE_CHECKING:
+    from third_party.released import Released
 
 DIM = 128
 SMALLEST = 22  # pixels of the shorter side: 15 at each edge of the image made larger are left out
@@ -29,6 +33,7 @@ SMALLEST = 22  # pixels of the shorter side: 15 at each edge of the image made l
         trained_on="ImageNet (Key.Net); patches of photographs of landmarks (Brown et al., Liberty)",
     ),
     packages=("kornia",),
+    fetches="KEYNET,ORINET,HARDNET",
 )
 class KeynetHardnet:
     """HardNet local descriptors of Key.Net's keypoints, with scale and orientation."""
@@ -45,22 +50,14 @@ class KeynetHardnet:
     def __init__(self, options: Options, device: torch.device):
         from third_party.kornia_weights import load_keynet_hardnet
 
-        self._regions = load_keynet_hardnet(self.weights(options), options.descriptors, device)
+        self._regions = load_keynet_hardnet(weights_of(KeynetHardnet, options), options.descriptors, device)
         self._device = device
 
     @staticmethod
-    def weights(options: Options) -> tuple[Path, ...]:
+    def weights(options: Options) -> tuple[Path | Released, ...]:
         from third_party.kornia_weights import keynet_hardnet_files
 
-        given = "--features keynet-hardnet:weights=KEYNET,ORINET,HARDNET"
-        return options.weights or tuple(file.file(given) for file in keynet_hardnet_files())
-
-    @staticmethod
-    def waits(options: Options) -> str | None:
-        from third_party.kornia_weights import keynet_hardnet_files
-        from third_party.released import waits_for
-
-        return None if options.weights else waits_for(keynet_hardnet_files())
+        return options.weights or keynet_hardnet_files()
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> LocalFeatures:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.conformance import check_extractor
 from bench.errors import UserError
+from bench.extractor import waits, weights_of
 from bench.features.extractors.dedode import DIM, SMALLEST, DeDoDe
 from bench.features.sets import SetName
 from third_party.kornia_weights import dedode_files, load_dedode
@@ -125,13 +126,13 @@ def test_the_files_decide_the_name(weights: tuple[Path, Path]) -> None:
 def test_without_weights_every_way_to_them_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv(OFFLINE, "1")
-    assert "fetched on first use" in str(DeDoDe.waits(DeDoDe.Options()))
+    assert "fetched on first use" in str(waits(DeDoDe, DeDoDe.Options()))
     with pytest.raises(UserError) as caught:
-        DeDoDe.weights(DeDoDe.Options())
+        weights_of(DeDoDe, DeDoDe.Options())
     assert "dedode:weights=DETECTOR,DESCRIPTOR" in str(caught.value) and OFFLINE in str(caught.value)
     for file in dedode_files():
         place = file._fetched()
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"put there by hand")
-    assert DeDoDe.waits(DeDoDe.Options()) is None
-    assert DeDoDe.weights(DeDoDe.Options()) == tuple(file._fetched() for file in dedode_files())
+    assert waits(DeDoDe, DeDoDe.Options()) is None
+    assert weights_of(DeDoDe, DeDoDe.Options()) == tuple(file._fetched() for file in dedode_files())

@@ -15,7 +15,7 @@ from kornia.feature import HardNet, KeyNetDetector, LAFAffNetShapeEstimator, Ori
 
 from bench.conformance import check_extractor
 from bench.errors import UserError
-from bench.extractor import LocalFeatures
+from bench.extractor import LocalFeatures, waits, weights_of
 from bench.features.extractors.dog_affnet_hardnet import DogAffnetHardnet
 from bench.features.extractors.keynet_hardnet import KeynetHardnet
 from bench.features.sets import SetName
@@ -189,7 +189,7 @@ def test_without_weights_every_way_to_them_is_said(name: str, tmp_path: Path, mo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv(OFFLINE, "1")
     cls = CLASSES[name]
-    assert "fetched on first use" in str(cls.waits(cls.Options()))
+    assert "fetched on first use" in str(waits(cls, cls.Options()))
     with pytest.raises(UserError) as caught:
-        cls.weights(cls.Options())
+        weights_of(cls, cls.Options())
     assert f"{name}:weights={','.join(FILES[name]).upper()}" in str(caught.value)

@@ -12,6 +12,7 @@ from kornia.feature import ALIKED, DISK
 
 from bench.conformance import check_extractor
 from bench.errors import UserError
+from bench.extractor import waits, weights_of
 from bench.features.extractors.aliked import DIMS, Aliked
 from bench.features.extractors.disk import Disk
 from bench.features.sets import ExtractOptions, FeatureExtractor, SetName, card_of
@@ -96,9 +97,9 @@ def test_without_weights_every_way_to_them_is_said(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv(OFFLINE, "1")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "make models" in str(Aliked.waits(Aliked.Options()))
+    assert "make models" in str(waits(Aliked, Aliked.Options()))
     with pytest.raises(UserError) as caught:
-        Aliked.weights(Aliked.Options())
+        weights_of(Aliked, Aliked.Options())
     assert all(way in str(caught.value) for way in ("make models", "aliked:weights=FILE", "ALIKED n16"))
     reason = str(LightGlue().skip(card_of("disk")))
     assert "LightGlue for DISK" in reason
