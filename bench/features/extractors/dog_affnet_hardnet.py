@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor, pixels_of, weights_of
+from bench.extractor import Card, extractor, weights_of
+from bench.features.extractors._hardnet import DIM, HardNetOfRegions
 
 if TYPE_CHECKING:
     from third_party.released import Released
-
-DIM = 128
-SMALLEST = 16  # pixels of the shorter side: a smaller one holds no blob
 
 
 @extractor(
@@ -34,8 +31,10 @@ SMALLEST = 16  # pixels of the shorter side: a smaller one holds no blob
     packages=("kornia",),
     fetches="AFFNET,HARDNET",
 )
-class DogAffnetHardnet:
+class DogAffnetHardnet(HardNetOfRegions):
     """HardNet local descriptors of DoG keypoints with AffNet's affine shapes, with scale and orientation."""
+
+    smallest = 16  # pixels of the shorter side: a smaller one holds no blob
 
     @dataclass(frozen=True)
     class Options:
@@ -49,25 +48,11 @@ class DogAffnetHardnet:
     def __init__(self, options: Options, device: torch.device):
         from third_party.kornia_weights import load_dog_affnet_hardnet
 
-        self._regions = load_dog_affnet_hardnet(weights_of(DogAffnetHardnet, options), options.descriptors, device)
-        self._device = device
+        paths = weights_of(DogAffnetHardnet, options)
+        super().__init__(load_dog_affnet_hardnet(paths, options.descriptors, device), device)
 
     @staticmethod
     def weights(options: Options) -> tuple[Path | Released, ...]:
         from third_party.kornia_weights import dog_affnet_hardnet_files
 
         return options.weights or dog_affnet_hardnet_files()
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> LocalFeatures:
-        if min(image.shape[:2]) < SMALLEST:
-            return LocalFeatures.none(DIM)
-        pixels = pixels_of(image, self._device)
-        found = self._regions(pixels)
-        return LocalFeatures(
-            descriptors=found.descriptors.cpu().numpy(),
-            keypoints=found.centres.cpu().numpy(),
-            scales=found.scales.cpu().numpy(),
-            orientations=found.orientations.cpu().numpy(),
-            scores=found.scores.cpu().numpy(),
-        )

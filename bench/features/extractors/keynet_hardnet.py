@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from bench.extractor import Card, LocalFeatures, extractor, pixels_of, weights_of
+from bench.extractor import Card, extractor, weights_of
+from bench.features.extractors._hardnet import DIM, HardNetOfRegions
 
 if TYPE_CHECKING:
     from third_party.released import Released
-
-DIM = 128
-SMALLEST = 22  # pixels of the shorter side: 15 at each edge of the image made larger are left out
 
 
 @extractor(
@@ -35,8 +32,10 @@ SMALLEST = 22  # pixels of the shorter side: 15 at each edge of the image made l
     packages=("kornia",),
     fetches="KEYNET,ORINET,HARDNET",
 )
-class KeynetHardnet:
+class KeynetHardnet(HardNetOfRegions):
     """HardNet local descriptors of Key.Net's keypoints, with scale and orientation."""
+
+    smallest = 22  # pixels of the shorter side: 15 at each edge of the image made larger are left out
 
     @dataclass(frozen=True)
     class Options:
@@ -50,25 +49,11 @@ class KeynetHardnet:
     def __init__(self, options: Options, device: torch.device):
         from third_party.kornia_weights import load_keynet_hardnet
 
-        self._regions = load_keynet_hardnet(weights_of(KeynetHardnet, options), options.descriptors, device)
-        self._device = device
+        paths = weights_of(KeynetHardnet, options)
+        super().__init__(load_keynet_hardnet(paths, options.descriptors, device), device)
 
     @staticmethod
     def weights(options: Options) -> tuple[Path | Released, ...]:
         from third_party.kornia_weights import keynet_hardnet_files
 
         return options.weights or keynet_hardnet_files()
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> LocalFeatures:
-        if min(image.shape[:2]) < SMALLEST:
-            return LocalFeatures.none(DIM)
-        pixels = pixels_of(image, self._device)
-        found = self._regions(pixels)
-        return LocalFeatures(
-            descriptors=found.descriptors.cpu().numpy(),
-            keypoints=found.centres.cpu().numpy(),
-            scales=found.scales.cpu().numpy(),
-            orientations=found.orientations.cpu().numpy(),
-            scores=found.scores.cpu().numpy(),
-        )
