@@ -18,7 +18,8 @@ from bench.metrics import MEASURES, primary
 from bench.places import Places
 from bench.prepare import Data, load_data, require_accepted, seal_shortlist, unreadable_images, without_queries
 from bench.record import FirstStageCost
-from bench.report.tables import Column, Table, per_query
+from bench.report.columns import Column, per_query
+from bench.report.tables import Table
 from bench.results import TABLES
 from bench.setup import Setup
 from bench.shortlist import Shortlist

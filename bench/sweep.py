@@ -19,8 +19,10 @@ from bench.features.sets import Progress, SetName
 from bench.files import write_whole, writing
 from bench.places import Places
 from bench.prepare import asked_rows
+from bench.report.formats import FORMATS
 from bench.report.plots import quality_against_descriptors
-from bench.report.tables import FORMATS, Table, compare, label
+from bench.report.row_names import label
+from bench.report.tables import Table, compare
 from bench.reranker import parse_options
 from bench.rows import Asked, same_row
 from bench.run import execute

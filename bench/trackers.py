@@ -20,7 +20,9 @@ from bench.blend import Blend
 from bench.errors import UserError
 from bench.metrics import primary
 from bench.record import MethodIdentity
-from bench.report.tables import compare, newest_rows, per_query
+from bench.report.columns import per_query
+from bench.report.row_names import newest_rows
+from bench.report.tables import compare
 from bench.results import Run, run_name
 
 PROJECT = "rerankbench"

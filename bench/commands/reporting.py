@@ -120,8 +120,8 @@ def report(
     from bench.bundle import opened
     from bench.errors import UserError
     from bench.report import claims as published
+    from bench.report.formats import FORMATS
     from bench.report.groups import Scope, grouped, require_replayed
-    from bench.report.tables import FORMATS
     from bench.report.terminal import print_claims, print_sensitivity, print_table
 
     if worst is not None and plots is None:

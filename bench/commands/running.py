@@ -113,7 +113,7 @@ def first_stages(setup: Setup, stages: tuple[str, ...], form: str, places: Place
     descriptor of a query. A sum adds similarities in standard deviations above the mean of the gallery.
     """
     from bench.first_stage_table import first_stages as compare
-    from bench.report.tables import FORMATS
+    from bench.report.formats import FORMATS
     from bench.report.terminal import print_table, progress_bars
 
     with progress_bars() as progress:

@@ -22,8 +22,8 @@ from bench.places import Places, slug
 from bench.report.matches import COLOURS, DPI, MARGIN, WIDTH, panel
 from bench.report.pictures import worst
 from bench.report.plots import saved
+from bench.report.row_names import label
 from bench.report.statistics import compare
-from bench.report.tables import label
 from bench.reranker import Saliency
 from bench.results import Run
 from bench.what_if import WhatIf, what_if

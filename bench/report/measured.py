@@ -16,7 +16,8 @@ from bench.datasets import Dataset, Instances
 from bench.evaluation import evaluate
 from bench.metrics import Measure, primary
 from bench.record import MethodIdentity
-from bench.report.tables import DISTURBED, per_query
+from bench.report.columns import per_query
+from bench.report.notes import DISTURBED
 from bench.results import Run
 from bench.shortlist import Shortlist
 

@@ -15,7 +15,7 @@ from bench.names import shown as readable
 from bench.places import slug
 from bench.report.groups import Group
 from bench.report.plots import saved
-from bench.report.tables import label
+from bench.report.row_names import label
 from bench.results import Run
 
 SHOWN = 8  # images of a ranking

@@ -24,10 +24,13 @@ from bench.names import shown
 from bench.places import slug
 from bench.record import as_typed
 from bench.report.charts import Axis, front
+from bench.report.columns import per_query
+from bench.report.formats import cells, to_csv, to_json
+from bench.report.row_names import newest_rows
 from bench.report.seeds import members, metrics_of
 from bench.report.sensitivity import MEANING, change, order, places, sensitivity, signed
 from bench.report.statistics import compare, holm, over_seeds, tied_with_best
-from bench.report.tables import Table, cells, newest_rows, per_query, searched, to_csv, to_json
+from bench.report.tables import Table, searched
 from bench.report.thumbnails import Thumbnail
 from bench.report.verdict import SURE
 from bench.results import Run

@@ -17,7 +17,8 @@ import pandas as pd
 from bench.blend import Blend
 from bench.evaluation import FIRST_STAGE, graded, main_difficulty
 from bench.metrics import Measure, average_precision, mean, positive_ranks, primary, truncated_precision
-from bench.report.tables import Table, newest_rows
+from bench.report.row_names import newest_rows
+from bench.report.tables import Table
 from bench.results import Run
 from bench.shortlist import UNION, Policy, Shortlist, reranked
 

@@ -149,7 +149,7 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
     narrow, headings and names take several lines, and columns are left out in the order of `LEFT_OUT`, which a note
     says. Columns without a value, and measures that repeat another, say nothing and are left out.
     """
-    from bench.report.tables import best, cells, worth_saying  # with pandas, which a listing needs not wait for
+    from bench.report.formats import best, cells, worth_saying  # with pandas, which a listing needs not wait for
 
     table = replace(table, columns=worth_saying(table))
     out, texts, short = console(), cells(table), without_folders([str(name) for name in table.rows.index])

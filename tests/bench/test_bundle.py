@@ -23,7 +23,8 @@ from bench.blend import Blend
 from bench.bundle import MANIFEST, MEMBERS, opened, unpack
 from bench.errors import UserError
 from bench.exports import export
-from bench.report.tables import FORMATS, compare
+from bench.report.formats import FORMATS
+from bench.report.tables import compare
 from bench.results import Run
 from bench.shortlist import Shortlist
 

@@ -21,7 +21,7 @@ from bench.first_stage_table import Compared, first_stages, recall
 from bench.first_stages.names import COMPARED, DEFAULT
 from bench.places import Places
 from bench.report import terminal
-from bench.report.tables import FORMATS
+from bench.report.formats import FORMATS
 from bench.run import Outcome
 from bench.search import Dense, Vectors
 from bench.setup import Setup

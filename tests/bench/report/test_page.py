@@ -29,10 +29,11 @@ from bench.datasets import Dataset, Query
 from bench.evaluation import FIRST_STAGE, evaluate
 from bench.report import sections
 from bench.report.charts import Axis, front
+from bench.report.formats import cells, to_csv, to_json
 from bench.report.page import PICTURES, embedded, page
 from bench.report.sections import KINDS, SHOWN, Section
 from bench.report.sensitivity import change, order, sensitivity
-from bench.report.tables import cells, compare, to_csv, to_json
+from bench.report.tables import compare
 from bench.report.thumbnails import SIDE, thumbnail, thumbnails
 from bench.results import TABLES, Run
 from bench.run import Outcome

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from bench.blend import Blend
 from bench.evaluation import CEILING, FIRST_STAGE
 from bench.options import Seed, seeds_of
+from bench.report.formats import FORMATS
 from bench.report.page import page
+from bench.report.row_names import newest_rows
 from bench.report.sections import Section
 from bench.report.seeds import Seeds
-from bench.report.tables import FORMATS, compare, newest_rows
+from bench.report.tables import compare
 from bench.results import Run
 
 DRAWS = """

@@ -20,18 +20,10 @@ from bench.errors import UserError
 from bench.evaluation import FIRST_STAGE
 from bench.metrics import Measure
 from bench.places import Places
+from bench.report.columns import Column
+from bench.report.formats import FORMATS, cells, to_latex, to_markdown, worth_saying
 from bench.report.latex import escaped
-from bench.report.tables import (
-    FORMATS,
-    Column,
-    Table,
-    cells,
-    compare,
-    table_groups,
-    to_latex,
-    to_markdown,
-    worth_saying,
-)
+from bench.report.tables import Table, compare, table_groups
 from bench.results import Run, finished_runs
 from bench.run import Outcome
 from cli import main

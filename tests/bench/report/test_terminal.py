@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from bench.report import terminal
-from bench.report.tables import Column, Table
+from bench.report.columns import Column
+from bench.report.tables import Table
 
 
 @pytest.fixture

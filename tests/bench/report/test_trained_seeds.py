@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.report.page import page
+from bench.report.row_names import alike, newest_rows
 from bench.report.sections import Section
 from bench.report.seeds import Seeds
-from bench.report.tables import alike, compare, newest_rows
+from bench.report.tables import compare
 from bench.results import Run
 from bench.trained import Training
 from tests.bench.report.test_seeds import SHARES, Told, told

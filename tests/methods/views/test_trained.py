@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from bench import registry
+from bench.report.row_names import newest_rows
 from bench.report.seeds import Seeds
-from bench.report.tables import compare, newest_rows
+from bench.report.tables import compare
 from bench.reranker import Reranker
 from bench.results import Run
 from bench.trained import Training
