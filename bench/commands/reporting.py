@@ -151,7 +151,7 @@ def report(
         if plots is not None:
             from bench.report.plots import quality_against_time
 
-            click.echo(f"plot: {quality_against_time(group.table, plots, group.name)}", err=True)
+            click.echo(f"plot: {quality_against_time(group.table, plots, group.table.stem)}", err=True)
     if html is not None:
         from bench.report.page import write_page
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from bench import cascade, gate
 from bench.blend import Blend
 from bench.errors import UserError
-from bench.places import slug
 from bench.replay import Replay
 from bench.report.tables import Table, compare, table_groups
 from bench.results import Run
@@ -52,11 +51,6 @@ class Group:
     def runs(self) -> tuple[Run, ...]:
         """All that the table is of."""
         return (*self.measured, *self.cascades, *self.gates)
-
-    @property
-    def name(self) -> str:
-        """What files that show it are called: its data set, and the beginning of its seal."""
-        return f"{slug(str(self.table.about['dataset']))}-{str(self.table.about['seal'])[:8]}"
 
 
 def grouped(

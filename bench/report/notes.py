@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,51 +31,75 @@ def notes_of(
 ) -> tuple[str, ...]:
     """Each note once, of rows by name with their runs; `bounds` are first stage and ceiling of `main` in percent."""
     runs = list(dict.fromkeys(one for run, _ in latest.values() for one in members(run)))
-    floor, top = bounds
-    hardware = runs[-1].record.identity.hardware
     anyone = metrics[runs[-1]]
     scorable = main.values(anyone, FIRST_STAGE).notna().any()  # an older run may have no positives
+    contenders = [name for name in latest if name not in controls and scorable]
     notes = [
+        _bounds(main, bounds) if scorable else _no_value(main),
+        *_nothing_to_gain(runs[-1], bounds),
+        *_without_value(runs[-1].dataset, anyone, main.measure.name),
+        *_all_tied(latest, contenders),
+        *(_over_seeds(latest, metrics, main) if scorable else []),
+        _measured(runs),
+        *_indexed(latest),
+        *_disturbed(runs),
+        *([f"Order by blend {blend}, replayed from stored scores."] if blend != Blend() else []),
+        *(note for run in runs for note in _of_run(run, {row for _, row in latest.values()})),
+        *_with_earlier_code(latest),
+        *_restricted(latest, cards),
+    ]
+    return tuple(dict.fromkeys(notes))
+
+
+def _bounds(main: Quality, bounds: tuple[float, float]) -> str:
+    """Between which values the rows lie."""
+    floor, top = bounds
+    return (
         f"First stage {floor:.1f}, ceiling of these lists {top:.1f} ({main.name}, percent). "
         "Controls are marked *: they are floors and ceilings, not contenders."
-        if scorable
-        else f"No query has a positive at {main.difficulty}, so no method can be scored and nothing compared."
-    ]
-    contenders = [name for name in latest if name not in controls and scorable]
-    notes += _nothing_to_gain(runs[-1], bounds)
-    notes += _without_value(runs[-1].dataset, anyone, main.measure.name)
-    notes += _all_tied(latest, contenders)
-    notes += _over_seeds(latest, metrics, main) if scorable else []
-    notes.append(
-        f"Measured on {machine(hardware)}; "
+    )
+
+
+def _no_value(main: Quality) -> str:
+    return f"No query has a positive at {main.difficulty}, so no method can be scored and nothing compared."
+
+
+def _measured(runs: Sequence[Run]) -> str:
+    """What the times are of."""
+    return (
+        f"Measured on {machine(runs[-1].record.identity.hardware)}; "
         "ms/query is of cached features; extract ms is of one thread, measured when the features were made."
         + ("" if _interleaved(runs) else " Rows come from several runs: their times were not interleaved.")
     )
-    notes += _indexed(latest)
-    notes += _disturbed(runs)
-    if blend != Blend():
-        notes.append(f"Order by blend {blend}, replayed from stored scores.")
-    for run in runs:
-        notes += [
-            f"{method} did not run: {reason}"
-            for method, reason in run.record.skipped.items()
-            if method not in {m for _, m in latest.values()}
-        ]
-        if terms := run.record.features_noncommercial:
-            notes.append(f"Features: NOT FOR COMMERCIAL USE ({terms}).")
-        notes += [f"{method} failed: {reason}" for method, reason in run.record.failed.items()]
-        notes += run.record.notes
-        if run.record.unreadable:
-            notes.append(f"{len(run.record.unreadable)} images could not be read and have no features.")
-    sources = {name: run.record.identity.methods[method].source_sha256 for name, (run, method) in latest.items()}
-    newest = {
-        method: sources[name] for name, (_, method) in sorted(latest.items(), key=lambda row: row[1][0].record.finished)
-    }
-    if older := [name for name, (_, method) in latest.items() if sources[name] != newest[method]]:
-        notes.append(f"Measured with earlier code than other rows of the same method: {', '.join(older)}.")
-    restricted = {latest[name][1]: card.noncommercial for name, card in cards.items() if card.noncommercial}
-    notes += [f"{method}: NOT FOR COMMERCIAL USE ({licence})." for method, licence in restricted.items()]
-    return tuple(dict.fromkeys(notes))
+
+
+def _of_run(run: Run, rows: Collection[str]) -> Iterator[str]:
+    """What a run says of itself, and of what it asked for that is none of the `rows`."""
+    for row, reason in run.record.skipped.items():
+        if row not in rows:
+            yield f"{row} did not run: {reason}"
+    if terms := run.record.features_noncommercial:
+        yield f"Features: NOT FOR COMMERCIAL USE ({terms})."
+    for row, reason in run.record.failed.items():
+        yield f"{row} failed: {reason}"
+    yield from run.record.notes
+    if run.record.unreadable:
+        yield f"{len(run.record.unreadable)} images could not be read and have no features."
+
+
+def _with_earlier_code(latest: Mapping[str, tuple[Run, str]]) -> list[str]:
+    """Which rows were measured with other code than the newest of their method."""
+    sources = {name: run.record.identity.methods[row].source_sha256 for name, (run, row) in latest.items()}
+    by_time = sorted(latest.items(), key=lambda of: of[1][0].record.finished)
+    newest = {row: sources[name] for name, (_, row) in by_time}
+    older = [name for name, (_, row) in latest.items() if sources[name] != newest[row]]
+    return [f"Measured with earlier code than other rows of the same method: {', '.join(older)}."] if older else []
+
+
+def _restricted(latest: Mapping[str, tuple[Run, str]], cards: Mapping[str, MethodCard]) -> list[str]:
+    """Which methods may not be used commercially, each once."""
+    licences = {latest[name][1]: card.noncommercial for name, card in cards.items() if card.noncommercial}
+    return [f"{row}: NOT FOR COMMERCIAL USE ({licence})." for row, licence in licences.items()]
 
 
 def machine(hardware: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ def sheets(
     for group in groups:
         chosen = chosen_run([run for run in group.measured if run not in elsewhere], method, reference)
         if chosen is not None:
-            sheet = worst_queries(chosen, method, reference, folder, f"{group.name}-worst-{slug(method)}", blend)
+            sheet = worst_queries(chosen, method, reference, folder, f"{group.table.stem}-worst-{slug(method)}", blend)
             lines.append(f"plot: {sheet or f'none: {method} loses on no query'}")
     if not lines:
         there = "the images of runs that are added are not here; ask for the picture where they were measured"

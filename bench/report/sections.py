@@ -21,7 +21,6 @@ from bench.evaluation import FIRST_STAGE, Rankings, main_difficulty
 from bench.images import cut
 from bench.metrics import Measure, primary
 from bench.names import shown
-from bench.places import slug
 from bench.record import as_typed
 from bench.report.charts import Axis, front
 from bench.report.columns import per_query
@@ -472,11 +471,10 @@ class Section:
         return found
 
     def _downloads(self) -> list[dict[str, str]]:
-        name = f"{slug(str(self.table.about['dataset']))}-{self.runs[-1].seal[:8]}"
         kinds = {"csv": ("text/csv", to_csv(self.table)), "json": ("application/json", to_json(self.table))}
         return [
             {
-                "name": f"{name}.{suffix}",
+                "name": f"{self.table.stem}.{suffix}",
                 "address": f"data:{kind};base64,{base64.b64encode(shown(text).encode()).decode('ascii')}",
             }
             for suffix, (kind, text) in kinds.items()

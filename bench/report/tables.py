@@ -13,6 +13,7 @@ from bench.blend import Blend
 from bench.errors import UserError
 from bench.evaluation import CEILING, FIRST_STAGE, graded, main_difficulty
 from bench.metrics import primary
+from bench.places import slug
 from bench.report.columns import GAINS, SPREAD, Column, Quality, columns_of, qualities
 from bench.report.notes import notes_of, origins
 from bench.report.row_names import newest_rows
@@ -39,6 +40,11 @@ class Table:
     of: str = "method"  # what a row is
     answer: str = ""  # what it concludes, in a sentence or two
     cards: tuple[str, ...] = ()  # where the contenders come from: paper, licence, training data
+
+    @property
+    def stem(self) -> str:
+        """What files are called that show it: its data set, and the beginning of its seal."""
+        return f"{slug(str(self.about['dataset']))}-{str(self.about['seal'])[:8]}"
 
 
 def table_groups(runs: Sequence[Run]) -> list[list[Run]]:

@@ -63,8 +63,8 @@ def test_runs_of_other_candidates_are_another_group(done: Run, run: Callable, in
     first, second = grouped([done, fewer, later])
     assert first.measured == first.runs == (done, later) and second.runs == (fewer,)
     assert set(first.table.rows.index) == {"identity", "mnn", "reverse", "random"}
-    assert set(second.table.rows.index) == {"mnn"} and first.name != second.name
-    assert first.name.endswith(f"-{done.seal[:8]}")
+    assert set(second.table.rows.index) == {"mnn"} and first.table.stem != second.table.stem
+    assert first.table.stem.endswith(f"-{done.seal[:8]}")
 
 
 def test_what_is_replayed_stands_in_the_table_of_its_group(done: Run) -> None:

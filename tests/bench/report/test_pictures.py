@@ -58,11 +58,11 @@ def test_every_group_that_has_both_rows_has_a_sheet(done: Run, run: Callable, tm
     path = Path(done.shortlist.header.dataset.removeprefix("folder:"))
     groups = grouped([done, run(path, "random", top_k=5).run, run(path, "reverse", top_k=6).run])
     (both,) = sheets(groups, "reverse,oracle", tmp_path)
-    assert both == f"plot: {tmp_path / groups[0].name}-worst-reverse.png"
+    assert both == f"plot: {tmp_path / groups[0].table.stem}-worst-reverse.png"
     first, none, last = sheets(groups[:1], "reverse", tmp_path), sheets(groups, "identity", tmp_path), groups[2]
     assert len(first) == 1 and none == ["plot: none: identity loses on no query"]
-    assert [path.name for path in tmp_path.glob("*.png")] == [f"{groups[0].name}-worst-reverse.png"]
-    assert sheets(groups, "reverse", tmp_path)[1] == f"plot: {tmp_path / last.name}-worst-reverse.png"
+    assert [path.name for path in tmp_path.glob("*.png")] == [f"{groups[0].table.stem}-worst-reverse.png"]
+    assert sheets(groups, "reverse", tmp_path)[1] == f"plot: {tmp_path / last.table.stem}-worst-reverse.png"
 
 
 def test_a_run_whose_images_are_elsewhere_has_no_sheet(done: Run, tmp_path: Path) -> None:
