@@ -12,7 +12,8 @@ import torch
 from bench.datasets import Dataset
 from bench.datasets.catalogue import load
 from bench.errors import UserError
-from bench.features.diff import Difference, DiffOptions, Stored, diff
+from bench.features.diff import Difference, DiffOptions, diff
+from bench.features.diff_stored import Stored
 from bench.features.extract import ExtractOptions
 from bench.features.import_record import Record
 from bench.features.sets import EXTRACTORS, IMPORTS, Progress, SetName, Stores

@@ -19,8 +19,9 @@ from PIL import Image
 
 from bench.datasets import Dataset, Query, folder
 from bench.errors import UserError
-from bench.features.diff import Difference, DiffOptions, Stored, diff
+from bench.features.diff import Difference, DiffOptions, diff
 from bench.features.diff_rules import RULES
+from bench.features.diff_stored import Stored
 from bench.features.fill import fill
 from bench.features.items import items, query_key
 from bench.features.sets import ExtractOptions, features_of

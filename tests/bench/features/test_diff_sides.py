@@ -11,8 +11,9 @@ import pytest
 from click.testing import Result
 
 from bench.datasets import Dataset, folder
-from bench.features.diff import Stored, diff
+from bench.features.diff import diff
 from bench.features.diff_sides import side_of
+from bench.features.diff_stored import Stored
 from bench.features.sets import FeatureSet, SetName
 from bench.features.store import FeatureStore
 from bench.report.features_diff import to_json, to_markdown
