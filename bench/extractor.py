@@ -159,8 +159,12 @@ def extractor(
 
 def waits(cls: Any, options: Any) -> str | None:
     """What brings the first of its files that is not here yet; None where all are."""
-    here = (None if isinstance(file, Path) else file.waits() for file in _weights(cls, options))
-    return next((reason for reason in here if reason), None)
+    released = [file for file in _weights(cls, options) if not isinstance(file, Path)]
+    if not released:
+        return None
+    from third_party.released import waits_for
+
+    return waits_for(released)
 
 
 def weights_of(cls: Any, options: Any) -> tuple[Path, ...]:
