@@ -21,19 +21,10 @@ def datasets(ctx: click.Context, places: Places) -> None:
     """List the data sets and whether they are here; download, verify or convert one."""
     if ctx.invoked_subcommand is not None:
         return
-    from bench.datasets import catalogue
-    from bench.errors import UserError
+    from bench.report import listings
     from bench.report.terminal import print_listing
 
-    rows = []
-    for name in catalogue.names():
-        try:
-            loader = catalogue.get(name)
-        except UserError as error:
-            rows.append((name, "", "", "", error.message))
-            continue
-        rows.append((loader.usage, loader.summary, loader.licence, loader.needs, catalogue.state(loader, places)))
-    print_listing(("data set", "what", "licence", "needs", "here"), rows)
+    print_listing(listings.DATASETS, listings.datasets(places))
 
 
 class _OfSources(click.Command):

@@ -20,31 +20,13 @@ def features(ctx: click.Context) -> None:
     """List the feature sets and whether they can be extracted here; or import one, or say why two differ."""
     if ctx.invoked_subcommand is not None:
         return
-    from bench.errors import UserError
-    from bench.extractor import waits
-    from bench.features.sets import DEFAULT_GLOBAL, EXTRACTORS, IMPORTS
+    from bench.features.sets import DEFAULT_GLOBAL
+    from bench.report import listings
     from bench.report.terminal import print_listing
 
-    def size(dim: int | None, unknown: str = "as it is") -> str:
-        return unknown if dim is None else f"{dim}-d" if dim else "–"
-
-    rows = []
-    for name in EXTRACTORS.names():
-        try:
-            cls = EXTRACTORS.get(name)
-            spec, missing = cls.spec, None if cls.spec.takes else cls.spec.skip() or waits(cls, cls.Options())
-        except UserError as error:
-            rows.append((name, "", "", "", "", error.message))
-            continue
-        here = spec.skip() or (f"needs weights: {name}:{spec.takes}" if spec.takes else missing or "ready")
-        dims = (size(dim, "by option") for dim in (spec.local_dim, spec.global_dim))
-        rows.append((name, spec.summary, *dims, spec.card.licence, here))
-    print_listing(("extractor", "what", "local", "global", "licence", "here"), rows)
+    print_listing(listings.EXTRACTED, listings.extracted())
     click.echo(f"a feature set is LOCAL+GLOBAL; LOCAL alone takes {DEFAULT_GLOBAL} as its global descriptor\n")
-    print_listing(
-        ("imported", "what", "local", "global", "PLACE of `features import`"),
-        [(each.name, each.summary, *map(size, each.dims), each.place) for each in map(IMPORTS.get, IMPORTS.names())],
-    )
+    print_listing(listings.IMPORTED, listings.imported())
 
 
 @features.command("import")
