@@ -134,8 +134,8 @@ def pairs(
         reranker.load()
         with reread(run, row, _of(again), method, reranker, places) as plain:
             seen = {one: _scored(plain, plain.plain(one.candidate), one, reranker) for one in again}
-    if changes:
-        changed = _changed(asked, again, method, reranker, places, changes)
+        if changes:
+            changed = _changed(asked, again, method, reranker, places, changes)
     rankings = run.rankings() if as_run else None
     found = []
     for one, known in zip(wanted, stored, strict=True):
@@ -243,21 +243,21 @@ class _Asked:
         return self.run.dataset.queries[self.number]
 
     @property
-    def list(self) -> str:
-        """The name of the list that places are in."""
+    def list_name(self) -> str:
+        """Of the list that places are in."""
         return self.run.shortlist.list_for(main_difficulty(self.run.dataset))
 
     @property
     def near(self) -> tuple[str, ...]:
         """The candidates of the list, in the first stage's order."""
         shortlist = self.run.shortlist
-        return tuple(shortlist.gallery[image] for image in shortlist.candidates(self.list, self.number))
+        return tuple(shortlist.gallery[image] for image in shortlist.candidates(self.list_name, self.number))
 
     def stored(self, row: str) -> float | None:
         """The pair's score; None where it was not scored."""
         scores = self.run.scores
         of_pair = (scores["query"] == self.query_id) & (scores["candidate"] == self.candidate)
-        found = scores[of_pair & (scores["method"] == row) & scores["list"].isin((UNION, self.list))]["score"]
+        found = scores[of_pair & (scores["method"] == row) & scores["list"].isin((UNION, self.list_name))]["score"]
         return float(found.iloc[0]) if len(found) else None
 
     def places(self, row: str, rankings: Rankings | None) -> tuple[int | None, int | None]:
@@ -348,13 +348,13 @@ def _changed(
                 scored[one].append(_scored(rereading, rereading.candidate(one.candidate), one, reranker))
                 if one in again:
                     read = [rereading.plain(image).read for image in one.near]
-                    similarities = run.shortlist.similarities[one.list][one.number].tolist()
+                    similarities = run.shortlist.similarities[one.list_name][one.number].tolist()
                     others[one].append(score(reranker, scored[one][-1].images[0].read, read, similarities))
     found = {}
     for one, of_scales in scored.items():
         best, after = max(of_scales, key=lambda of: of.score), None
         if one.candidate in one.near:
-            known = others[one] if one in again else [rankings.scores(row, one.list, one.number)]
+            known = others[one] if one in again else [rankings.scores(row, one.list_name, one.number)]
             values = np.maximum.reduce(known)
             values[one.near.index(one.candidate)] = best.score
             after = 1 + reranked(np.arange(len(values)), values).tolist().index(one.near.index(one.candidate))
