@@ -293,9 +293,16 @@ def _damaged(folder: Path, why: str) -> UserError:
     return UserError(f"{folder} is damaged: {why}", hint="run its command again; what is lost is measured again")
 
 
-def finished_runs(folder: Path) -> list[Run]:
-    """Every finished, sound run below a folder, oldest first."""
-    return list(read_runs(folder).finished)
+def finished_runs(
+    folder: Path,
+    wanted: Callable[[Run], bool] = lambda run: True,
+    say: Callable[[str], object] = lambda note: None,
+) -> list[Run]:
+    """The finished, sound runs below a folder that are `wanted`, oldest first; `say` hears why others are left out."""
+    found = read_runs(folder, wanted)
+    for note in found.notes(folder):
+        say(note)
+    return list(found.finished)
 
 
 def _why(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,21 +16,15 @@ if TYPE_CHECKING:
     from bench.results import Run
 
 
-def _finished(runs: Path, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
-    """The finished runs in a folder that are wanted, oldest first; those that are left out are named."""
-    from bench.results import read_runs
-
-    found = read_runs(runs, wanted)
-    for note in found.notes(runs):
-        click.echo(f"note: {note}", err=True)
-    return list(found.finished)
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)
 
 
 def _named_or_finished(folder: Path | None, runs: Path) -> list[Run]:
     """The run in the folder that is named, else all that are finished."""
-    from bench.results import sound_run
+    from bench.results import finished_runs, sound_run
 
-    return [sound_run(folder)] if folder else _finished(runs)
+    return [sound_run(folder)] if folder else finished_runs(runs, say=_note)
 
 
 def _newest(folder: Path | None, runs: Path) -> Run:
@@ -123,6 +116,7 @@ def report(
     from bench.report.formats import FORMATS
     from bench.report.groups import Scope, grouped, require_replayed
     from bench.report.terminal import print_claims, print_sensitivity, print_table
+    from bench.results import finished_runs
 
     if worst is not None and plots is None:
         raise UserError("--worst without a folder for its pictures", hint=f"--worst {worst} --plots DIR")
@@ -133,7 +127,7 @@ def report(
     how, scope = Blend.parse(blend), Scope(dataset, seal)
     said = None if claims is None else published.read_claims(Path(claims) if claims else published.SHIPPED)
     added = click.get_current_context().with_resource(opened(add))
-    runs = [*_finished(places.runs, scope.has), *filter(scope.has, added)]
+    runs = [*finished_runs(places.runs, scope.has, _note), *filter(scope.has, added)]
     runs.sort(key=lambda run: run.record.finished)
     if not runs and said is None:
         raise _no_run(places.runs, " of that kind" if scope.narrows else "")
@@ -319,7 +313,7 @@ def show(
     path = draw(found, out or Path(file_name(found, method)))
     click.echo(f"{found.row}: {said(found)}; {places_of(found)}; {found.kind}")
     for note in found.notes:
-        click.echo(f"note: {note}", err=True)
+        _note(note)
     click.echo(f"written: {path}")
 
 
@@ -362,7 +356,7 @@ def check(
     """Compare a run with a baseline, or with a run of another version; exit 1 and say what changed on a regression."""
     from bench.errors import UserError
     from bench.report import check as checks
-    from bench.results import sound_run
+    from bench.results import finished_runs, sound_run
 
     if (baseline is None) == (not (base or head)) or ((base or head) and (write or folder)):
         raise UserError(
@@ -375,17 +369,17 @@ def check(
     elif write:
         run = _newest(folder, places.runs)
         for note in checks.keep(run, baseline, reference):
-            click.echo(f"note: {note}", err=True)
+            _note(note)
         click.echo(f"baseline {baseline} written from {run.folder}")
         return
     else:
         content = checks.read_baseline(baseline)
-        run = sound_run(folder) if folder else checks.matching_run(_finished(places.runs), content)
+        run = sound_run(folder) if folder else checks.matching_run(finished_runs(places.runs, say=_note), content)
         checked = checks.against_baseline(run, content, str(baseline), reference, tolerance, ratio_bound)
     for finding in checked.findings:
         click.echo(finding.line)
     for note in checked.notes:
-        click.echo(f"note: {note}", err=True)
+        _note(note)
     click.echo(f"{checked.now} against {checked.before}: {checked.counted}")
     checks.write_files(checked, summary, junit)
     if not checked.passes(strict):
