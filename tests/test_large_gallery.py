@@ -102,7 +102,7 @@ def test_images_that_follow_one_another_have_one_place() -> None:
         assert len(places) == len(some)
         assert places.at(numbers).tolist() == [list(some[number]) for number in numbers]
     few, many = (most(lambda count=count: Places((0, row) for row in range(count))) for count in (1_000, 50_000))
-    assert many - few < 1_000
+    assert many - few < 20_000  # 49,000 places more; what comes and goes with nothing is some thousand bytes
 
 
 def test_a_data_set_is_read_without_holding_the_names_of_its_images(tmp_path: Path) -> None:
