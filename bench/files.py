@@ -50,6 +50,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_hash(place: Path) -> str:
+    """sha256 of a file's bytes; of a folder, over the names and bytes of all files in it. OSError as `file_hash`."""
+    if not place.is_dir():
+        return file_hash(place)
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    listed = "".join(f"{path.relative_to(place).as_posix()}\0{file_hash(path)}\n" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it takes the file's name once all is written, or goes. OSError.

@@ -63,6 +63,16 @@ def given_file(option: str, path: Path | None, hint: str) -> Path:
     return path
 
 
+def named_files(options: Any) -> dict[str, Path]:
+    """By option, the files that options name; those that are None are left out.
+
+    >>> named_files(NoOptions())
+    {}
+    """
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if isinstance(value, Path)}
+
+
 def apply_preset(options: Any, presets: Mapping[str, Mapping[str, Any]]) -> None:
     """Give a frozen options object the values of its `preset`. ValueError for a field given another value.
 

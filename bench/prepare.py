@@ -21,6 +21,7 @@ from bench.features.sets import FeatureSet, Progress, SetName, Stores
 from bench.first_stages.descriptors import Descriptors
 from bench.first_stages.stage import Context, Opened
 from bench.places import Places
+from bench.provenance import given_files
 from bench.record import Approximate, FirstStageCost
 from bench.reranker import parse_options
 from bench.rows import Asked, Row, Wanted, opened, wanted
@@ -230,6 +231,7 @@ def choose(setup: Setup, selection: Selection, device: torch.device) -> _Asked:
         if isinstance(found, str):
             skipped[str(row)] = found
         else:
+            given_files(reranker)  # now, not after images were extracted
             chosen.append(found)
     return _Asked(chosen, skipped)
 

@@ -19,6 +19,9 @@ import methods
 import third_party
 from bench import packages
 from bench.closure import Closure, closure, find
+from bench.errors import UserError
+from bench.files import content_hash
+from bench.options import named_files
 from bench.reranker import Reranker
 from bench.timing import torch_flags
 
@@ -39,6 +42,27 @@ def closure_of(cls: type[Reranker]) -> Closure:
 def source_hash(cls: type[Reranker]) -> str:
     """sha256 of the code that a method's scores depend on, as `closure_of` finds it; no training is part of it."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in closure_of(cls).files.values())).hexdigest()
+
+
+def given_files(method: Reranker) -> dict[str, Path]:
+    """By option, the files and folders that the options of a method name. UserError for one that is not there."""
+    named, name = named_files(method.options), method.spec.name
+    for option, path in named.items():
+        if not path.exists():
+            raise UserError(f"-o {name}.{option}={path}: no such file", hint=f"give one with -o {name}.{option}=FILE")
+    return named
+
+
+def weights_hash(method: Reranker) -> str | None:
+    """sha256 of the weights of a method: of the one file that it or an option names, or over those of all.
+
+    None where there is none. UserError for a file that is not there.
+    """
+    own, named = method.weights(), given_files(method).values()
+    digests = [content_hash(path) for path in dict.fromkeys([*([] if own is None else [own]), *named])]
+    if len(digests) < 2:
+        return next(iter(digests), None)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def versions(rerankers: Iterable[Reranker] = (), modules: Iterable[str] = ()) -> dict[str, str | None]:

@@ -33,7 +33,7 @@ class MethodIdentity:
     """What a method's scores depend on."""
 
     options: Mapping[str, Any]  # option -> value, those at their defaults too
-    weights_sha256: str | None = None  # of the file of its weights; None: it has none
+    weights_sha256: str | None = None  # of the files of its weights; None: it has none
     source_sha256: str | None = None  # of its code
     parts: tuple[Part, ...] = ()  # the methods that it is made of
     features: tuple[str, ...] = ()  # keys of the parts of features that it reads, the local one before the global one

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.features import FeatureBatch, FeatureCard, Features
-from bench.options import NoOptions, Seed, apply_preset, check_options, given_file, read_options
+from bench.options import NoOptions, Seed, apply_preset, check_options, given_file, named_files, read_options
 from bench.trained import Training
 
 __all__ = [
@@ -185,8 +185,11 @@ class Reranker:
         """Load weights and move them to `self.device`; called once, before anything is timed."""
 
     def weights(self) -> Path | None:
-        """The file whose sha256 goes into the record, if there is one."""
-        return None
+        """The file of its weights, which a `Training` is of; by default what its first option of type Path names.
+
+        The sha256 of it, and of all other files that options name, is part of what a row is.
+        """
+        return next(iter(named_files(self.options).values()), None)
 
     def trained(self) -> Training | None:
         """How that file was trained, where its card says so: `report` has one row for seeds of one training."""

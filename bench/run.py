@@ -16,7 +16,7 @@ from bench import provenance, results
 from bench.errors import UserError
 from bench.executor import Executor
 from bench.features.sets import FeatureSet, Progress
-from bench.files import file_hash, writing
+from bench.files import writing
 from bench.journal import Journal, Record
 from bench.locks import alone
 from bench.options import seeds_of
@@ -62,11 +62,11 @@ def _defaults(options: Any) -> dict[str, object]:
 
 def _method_identity(row: Row, contents: Mapping[str, str]) -> MethodIdentity:
     """What a row is; `contents` has the sha256 of the features of each part that is read."""
-    method, weights = row.method, row.method.weights()
+    method = row.method
     keys = tuple(parts_of([row]))
     return MethodIdentity(
         options=_plain(method.options),
-        weights_sha256=None if weights is None else file_hash(weights),
+        weights_sha256=provenance.weights_hash(method),
         source_sha256=provenance.source_hash(type(method)),
         parts=tuple(Part(method=part.method.spec.name, **vars(_method_identity(part, contents))) for part in row.parts),
         features=keys,

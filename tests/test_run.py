@@ -189,6 +189,51 @@ def test_changed_source_of_a_method_is_another_run(run: Go, instances: Path, add
     assert first.folder != second.folder and not first.scores.score.equals(second.scores.score)
 
 
+WEIGHTED = """
+@dataclass(frozen=True)
+class Options:
+    from pathlib import Path
+    weights: Path | None = None
+    table: Path | None = None
+
+def load(self):
+    self.sign = float(self.options.weights.read_text())
+
+def score(self, query, candidates):
+    return self.sign * candidates.similarities
+"""
+
+
+def test_other_contents_of_a_file_that_an_option_names_are_another_run(
+    run: Go, instances: Path, add_method: Callable, tmp_path: Path
+) -> None:
+    """Also where the method does not say that the file has its weights."""
+    add_method("weighted", WEIGHTED)
+    file, table = tmp_path / "w.txt", tmp_path / "tables"
+    options = {"weighted": {"weights": str(file), "table": str(table)}}
+    file.write_text("1")
+    table.mkdir()
+    (table / "a.txt").write_text("0")
+    first = run(instances, "weighted,reverse", options=options)
+    assert run(instances, "weighted,reverse", options=options).run.record.finished == first.run.record.finished
+    file.write_text("-1")
+    trained = run(instances, "weighted,reverse", options=options)
+    assert trained.run.folder != first.run.folder
+    pd.testing.assert_series_equal(aps(trained.run, "weighted"), aps(trained.run, "reverse"), check_exact=True)
+    (table / "a.txt").write_text("2")
+    assert run(instances, "weighted,reverse", options=options).run.folder not in (trained.run.folder, first.run.folder)
+
+
+def test_a_file_of_an_option_that_is_not_there_is_refused_by_its_option(
+    run: Go, instances: Path, places: Places, add_method: Callable, tmp_path: Path
+) -> None:
+    add_method("weighted", WEIGHTED)
+    given, empty = {"weighted": {"weights": str(tmp_path / "none.txt")}}, tmp_path / "empty"
+    with pytest.raises(UserError, match=r"-o weighted\.weights=.*none\.txt: no such file"):
+        run(instances, "identity,weighted", Places(empty, places.data, places.runs), options=given)
+    assert not empty.exists()  # refused before anything is extracted
+
+
 def test_top_k_beyond_the_gallery_is_refused_when_asked_for_and_clamped_by_default(run: Go, images: Path) -> None:
     with pytest.raises(UserError) as refusal:
         run(images, "identity", top_k=13)
