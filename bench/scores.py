@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from traceback import extract_tb
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from bench.features import FeatureBatch, Features
 from bench.features.items import query_key
 from bench.indexes import Indexes, Made, keeps_index
 from bench.journal import Journal, Record
+from bench.provenance import closure_of
 from bench.reranker import Reranker, Scored
 from bench.rows import Row
 from bench.shortlist import UNION, Shortlist
@@ -210,6 +213,19 @@ class _Task:
     jobs: tuple[int, ...]  # in turn
 
 
+def failure(row: Row, error: Exception, query: str | None = None) -> str:
+    """Why a row stopped, with the line of its own code that an author looks for, and the query that was scored."""
+    if isinstance(error, UserError):
+        return str(error)
+    methods = [row.method, *(part.method for part in row.parts)]
+    own = {str(file) for method in methods for file in closure_of(type(method)).files.values()}
+    mine = [at for at in extract_tb(error.__traceback__) if at.filename in own]
+    lines = [f"{Path(at.filename).name}, line {at.lineno}" for at in mine]
+    said = f"{type(error).__name__}: {error}"
+    where = [*lines[-1:], *([f"query {query}"] if query is not None and query not in said else [])]
+    return f"{said} ({', '.join(where)})" if where else said
+
+
 class _Scoring:
     """A worker's state: the rows, their methods loaded and warmed up. One that raises is taken out and said why."""
 
@@ -222,11 +238,11 @@ class _Scoring:
                 try:
                     self.told.append((place, warm_up(scorer, row)))
                 except Exception as error:
-                    self._fail(place, error)
+                    self._fail(place, row, error)
 
-    def _fail(self, place: int, error: Exception) -> None:
+    def _fail(self, place: int, row: Row, error: Exception, query: str | None = None) -> None:
         self.failed.add(place)
-        self.told.append((place, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"))
+        self.told.append((place, failure(row, error, query)))
 
     def __call__(self, task: _Task) -> Iterator[tuple[int, Record | ColdStart | str]]:
         for place in task.jobs:
@@ -235,6 +251,6 @@ class _Scoring:
                 try:
                     yield place, self.scorer.score(row, task.number)
                 except Exception as error:
-                    self._fail(place, error)
+                    self._fail(place, row, error, task.query)
         yield from self.told
         self.told = []

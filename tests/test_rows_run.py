@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -85,6 +86,30 @@ def test_rows_of_three_feature_sets_stand_in_one_table_under_one_seal(go: Callab
         "rrt": "xfeat+gem-lite0",
         "identity": "",
     }
+
+
+def test_tables_of_several_seals_are_one_csv_and_apart_on_a_terminal(go: Callable, cli: Cli) -> None:
+    runs = [go("mnn,identity", *FIRST), go("identity,rrt")]
+    assert runs[0].seal != runs[1].seal
+    rows = pd.read_csv(io.StringIO(cli("report", "--format", "csv").stdout))
+    assert rows.groupby("seal")["method"].agg(set).to_dict() == {run.seal: set(run.record.costs) for run in runs}
+    assert rows["machine"].notna().all() and rows["mAP All"].notna().all()
+    one = pd.read_csv(io.StringIO(cli("report", "--format", "csv", "--seal", runs[0].seal).stdout))
+    assert len(one) == 2
+    shown = cli("report").stdout.splitlines()
+    (second,) = [number for number, line in enumerate(shown) if f"seal {runs[1].seal[:8]}" in line]
+    assert "" in [line.strip() for line in shown[second - 4 : second - 1]]
+
+
+def test_what_there_is_is_said_where_no_run_is_meant(go: Callable, cli: Cli) -> None:
+    run = go("mnn,identity", *FIRST)
+    for arguments in (["--seal", "nothing"], ["-d", "demo"]):
+        said = cli("report", *arguments)
+        assert said.exit_code == 1 and "no finished run of that kind" in said.output
+        assert f"there are runs of {run.shortlist.header.dataset} (seal {run.seal[:8]})" in said.output
+    for arguments in (["--cascade", "mnn,ransac:5"], ["--gate", "ransac:5,mnn"]):
+        said = cli("report", *arguments)
+        assert said.exit_code == 1 and f"rows are identity, mnn (seal {run.seal[:8]})" in " ".join(said.output.split())
 
 
 def test_a_row_is_the_same_whatever_else_a_run_reads(go: Callable) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -302,6 +303,23 @@ def test_a_method_that_breaks_is_reported_and_the_others_finish(
     table = compare([done])
     assert set(table.rows.index) == {"identity", "constant"}
     assert any(note.startswith("broken failed:") and said in note for note in table.notes)
+
+
+def test_a_failure_names_the_line_of_the_method_and_the_query(
+    run: Go, instances: Path, add_method: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what it calls raises; a check of the harness has no line there."""
+    monkeypatch.setenv("BREAK", "1")
+    place = add_method("late", BREAKS_LATE.format(at=6))
+    add_method("deep", "def score(self, query, candidates):\n    return torch.zeros(2) @ torch.zeros(3)")
+    add_method("column", BAD["column"][0])
+    done = run(instances, "identity,late,deep,column").run
+    lines = (place / "late.py").read_text().splitlines()
+    raised = next(number for number, line in enumerate(lines, 1) if "broke in" in line)
+    fourth = done.shortlist.queries[3]  # two calls warm up
+    assert done.record.failed["late"] == f"RuntimeError: broke in the middle (late.py, line {raised}, query {fourth})"
+    assert re.search(r"\(deep\.py, line \d+\)$", done.record.failed["deep"])
+    assert ".py" not in done.record.failed["column"]
 
 
 BREAKS_LATE = """

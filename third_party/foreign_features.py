@@ -1,7 +1,8 @@
 """Other programs' files of features, read as plain arrays by image name; nothing in them is run.
 
 hloc (cvg/Hierarchical-Localization, Apache-2.0): an HDF5 file of groups /<image>/ with `keypoints` (n, 2),
-`descriptors` (d, n), scores (n,), `image_size` (2,); `global_descriptor` (D,) there too, or in a second file.
+`descriptors` (d, n), scores (n,), `image_size` (2,); `global_descriptor` (D,) there too, or in a second file, which may
+be an `.npz` of names and rows instead.
 AMES (pavelsuma/ames, Apache-2.0): HDF5 files whose `features` (N, m, 5 + d) hold x, y, scale, mask (1: padding),
 weight and descriptor, images in the order of the data set's lists: one file, or the gallery's and the queries'. Global
 descriptors (N, D) in a `.npy`, in a tensor that torch saved, or as its extraction writes its `.pt`: bare float32.
@@ -172,7 +173,10 @@ class Hloc:
     scored = "given"
 
     def __init__(self, path: Path, globals_: Path | None = None):
-        self.path, self.globals = path, globals_
+        self.path = path
+        npz = globals_ is not None and globals_.suffix.lower() == ".npz"
+        self.named = NamedRows(globals_) if globals_ is not None and npz else None
+        self.globals = None if npz else globals_
         self.files: tuple[Path, ...] = (path,) if globals_ is None else (path, globals_)
         self._beside: Counter[str] = Counter()
         self._rows_first = False
@@ -217,7 +221,7 @@ class Hloc:
                 if {"keypoints", "descriptors"} <= there:
                     points, rows = (_dataset(group, key, self.path).shape for key in ("keypoints", "descriptors"))
                     usual, rows_first = usual and points[:1] == rows[1:2], rows_first and points[:1] == rows[:1]
-                if self.globals is not None:
+                if len(self.files) > 1:
                     whole["global_descriptor"] += "global_descriptor" in there
                     there = (there - {"global_descriptor"}) | {"global_descriptor"}
                 images[frozenset(there)] += 1
@@ -225,6 +229,9 @@ class Hloc:
             with _hdf5(self.globals) as file:
                 for name in names:
                     whole.update(set(_listed(_group(file, name, self.globals))) - {"global_descriptor"})
+        if self.named is not None:
+            for name in names:  # one that is not there is refused before anything is read
+                self.named[name]
         self._rows_first = rows_first and not usual
         remarks = ("descriptors are (n, d) in every image, and are read so",) if self._rows_first else ()
         return Contents(images, +(self._beside + whole), remarks)
@@ -249,7 +256,43 @@ class Hloc:
             with _hdf5(self.globals) as file:
                 group = _group(file, name, self.globals)
                 found["global_descriptor"] = _dataset(group, "global_descriptor", self.globals)[()]
+        if self.named is not None:
+            found["global_descriptor"] = self.named[name]
         return found
+
+
+class NamedRows:
+    """Global descriptors of an `.npz`: an array with the names of the images, and one (images, D) with a row each.
+
+    The two may have any names of their own. UserError for anything else.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            there = read_npz(path, LARGEST)
+        except (OSError, ValueError) as error:
+            raise UserError(shown(f"{path}: not readable ({error})")) from error
+        names = [values for values in there.values() if values.ndim == 1 and values.dtype.kind in "US"]
+        rows = [values for values in there.values() if values.ndim == 2 and values.dtype.kind == "f"]
+        if len(names) != 1 or len(rows) != 1 or len(names[0]) != len(rows[0]):
+            found = ", ".join(f"{name} {values.shape} of {values.dtype}" for name, values in there.items())
+            raise UserError(
+                shown(f"{path}: holds {found or 'nothing'}"),
+                hint="expected an array of the images' names (images,), and one of floating-point numbers (images, D)",
+            )
+        self.path, self._rows = path, rows[0]
+        plain = (name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name) for name in names[0])
+        self._places = {name: place for place, name in enumerate(plain)}
+        if len(self._places) < len(self._rows):
+            twice = len(self._rows) - len(self._places)
+            raise UserError(shown(f"{path}: {twice} names of images stand there twice"), hint="expected a row an image")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._places:
+            first = next(iter(self._places), "none")
+            raise UserError(shown(f"{self.path}: no image '{name}'"), hint=shown(f"the first of its names is {first}"))
+        row: np.ndarray = self._rows[self._places[name]]
+        return row
 
 
 class Ames:

@@ -121,7 +121,7 @@ def import_features(
                 then = f"features diff {kind} {shlex.quote(str(place))} --dataset {shlex.quote(dataset)}"
     for note in (*report.notes, *report.caveats):
         click.echo(f"note: {note}", err=True)
-    click.echo(f"{report.extracted} images imported, the others were up to date: {place}")
+    click.echo(f"{report.extracted} images imported{'' if report.extracted else ', all were up to date'}: {place}")
     click.echo(f"now: python cli.py {then}")
 
 

@@ -35,10 +35,10 @@ def _newest(folder: Path | None, runs: Path) -> Run:
     return found[-1]
 
 
-def _no_run(runs: Path, kind: str = "") -> UserError:
+def _no_run(runs: Path, kind: str = "", hint: str | None = None) -> UserError:
     from bench.errors import UserError
 
-    return UserError(f"no finished run{kind} in {runs}", hint="python cli.py run --method all --dataset demo")
+    return UserError(f"no finished run{kind} in {runs}", hint=hint or "python cli.py run --method all --dataset demo")
 
 
 @click.command()
@@ -113,8 +113,8 @@ def report(
     from bench.bundle import opened
     from bench.errors import UserError
     from bench.report import claims as published
-    from bench.report.formats import FORMATS
-    from bench.report.groups import Scope, grouped, require_replayed
+    from bench.report.formats import FORMATS, to_csv
+    from bench.report.groups import Scope, grouped, require_replayed, sealed
     from bench.report.terminal import print_claims, print_sensitivity, print_table
     from bench.results import finished_runs
 
@@ -130,12 +130,15 @@ def report(
     runs = [*finished_runs(places.runs, scope.has, _note), *filter(scope.has, added)]
     runs.sort(key=lambda run: run.record.finished)
     if not runs and said is None:
-        raise _no_run(places.runs, " of that kind" if scope.narrows else "")
+        others = sealed([*finished_runs(places.runs), *added])
+        raise _no_run(places.runs, " of that kind" if scope.narrows else "", others)
     groups = grouped(runs, cascade, gate, how)
-    for group in groups:
+    for place, group in enumerate(groups):
         if form == "terminal":
+            if place:
+                click.echo()
             print_table(group.table, cards, explain)
-        else:
+        elif form != "csv":  # whose tables are one, for what reads it
             click.echo(FORMATS[form](group.table))
         if sensitivity:
             from bench.report import sensitivity as protocol
@@ -146,6 +149,8 @@ def report(
             from bench.report.plots import quality_against_time
 
             click.echo(f"plot: {quality_against_time(group.table, plots, group.table.stem)}", err=True)
+    if form == "csv" and groups:
+        click.echo(to_csv(*(group.table for group in groups)), nl=said is not None)
     if html is not None:
         from bench.report.page import write_page
 

@@ -41,6 +41,11 @@ class Facts:
         self._count("empty", int(len(points) == 0))
         self._count("one place", int(len(points) > 1 and (points == points[0]).all()))
         self._count("parts", int(len(points) > 1 and points.min() >= 0 and points.max() <= 1))
+        if "image_size" in given and len(points):
+            most, size = points.max(axis=0), np.asarray(arrays["image_size"]) + BEYOND
+            beyond = bool((most > size).any())
+            self._count("swapped", int(beyond and not (most[::-1] > size).any()))
+            self._count("beyond", int(beyond))
         self._count("one score", int("scores" in given and len(scores) > 1 and scores[0] == scores[-1]))
         for name in ("scales", "orientations", "image_size"):
             self._count(f"no {name}", int(name not in given))
@@ -81,6 +86,9 @@ class Facts:
             "parts": "have all keypoints within 0..1: they may be parts of the sides, not pixels",
         }
         yield from (f"{of_all(name)} {sentence}" for name, sentence in sentences.items() if self.images[name])
+        if beyond := self.images["beyond"]:
+            swapped = ": x and y, or width and height, may be swapped" if self.images["swapped"] == beyond else ""
+            yield f"{of_all('beyond')} have keypoints beyond their width or height{swapped}"
 
     def notes(self) -> Iterator[str]:
         """What the files do not hold, and what stands for it."""

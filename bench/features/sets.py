@@ -190,6 +190,11 @@ def _part(text: str, where: str) -> Part | Import:
             raise UserError(f"{where}: {name} is imported and takes no options", hint=f"--features {name}")
         return IMPORTS.get(name)
     if name not in EXTRACTORS.names():
+        if text and Path(text).is_dir():
+            raise UserError(
+                f"{where}: {text} is a folder, expected the name of a feature set",
+                hint="a folder of `features import --into` is for `features diff`; import without --into to run on it",
+            )
         raise unknown("feature set", name, [*EXTRACTORS.names(), *IMPORTS.names()])
     cls = EXTRACTORS.get(name)
     fields = [field for field in cls.Options.__dataclass_fields__ if field != "descriptors"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import pandas as pd
 
 from bench.report.columns import Column
 from bench.report.latex import comment, escaped
@@ -92,16 +93,22 @@ def to_markdown(table: Table) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in (*table.notes, *table.cards)), ""])
 
 
-def to_csv(table: Table) -> str:
-    """Unrounded values, one line a method."""
+def to_csv(*tables: Table) -> str:
+    """Unrounded values, one line a row of each table; a column that a table has not is empty in its lines."""
+    return pd.concat(map(_records, tables), ignore_index=True).to_csv(index=False)
+
+
+def _records(table: Table) -> pd.DataFrame:
+    """The rows with what they are of: which rows stand in one table is told by seal and machine."""
     kept = ("dataset", "first_stage", "policy", "k", "seal", "blend")
     about = {key: str(table.about[key]) for key in kept if key in table.about}
+    if isinstance(hardware := table.about.get("hardware"), Mapping):
+        about["machine"] = machine(hardware)
     return (
         table.rows.rename_axis(table.of)
         .reset_index()
         .assign(features=[table.features[name] for name in table.rows.index])
         .assign(control=[name in table.controls for name in table.rows.index], **about)
-        .to_csv(index=False)
     )
 
 
@@ -165,4 +172,4 @@ def _latex_cells(table: Table) -> list[list[str]]:
     return rows
 
 
-FORMATS = {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}
+FORMATS: Mapping[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import cascade, gate
 from bench.blend import Blend
-from bench.errors import UserError
+from bench.errors import UserError, listed
 from bench.replay import Replay
 from bench.report.tables import Table, compare, table_groups
 from bench.results import Run
@@ -71,15 +71,33 @@ def grouped(
     return found
 
 
+def sealed(runs: Sequence[Run]) -> str | None:
+    """Of which data sets and seals there are runs, newest first, for who asked for others; None where there is none."""
+    found: dict[str, dict[str, None]] = {}
+    for run in reversed(runs):
+        found.setdefault(run.shortlist.header.dataset, {})[run.seal[:8]] = None
+    named = [f"{dataset} (seal {listed(list(seals))})" for dataset, seals in found.items()]
+    return f"there are runs of {listed(named)}" if named else None
+
+
+def run_rows(runs: Sequence[Run]) -> str:
+    """The rows of each seal, newest first, for who asked for others."""
+    found: dict[str, dict[str, None]] = {}
+    for run in reversed(runs):
+        found.setdefault(run.seal[:8], {}).update(dict.fromkeys(run.record.costs))
+    return "rows are " + "; ".join(f"{', '.join(rows)} (seal {seal})" for seal, rows in found.items())
+
+
 def require_replayed(groups: Sequence[Group], cascades: Sequence[str] = (), gates: Sequence[str] = ()) -> None:
     """UserError where cascades are asked for and no group has one, or gates."""
+    runs = sorted((run for group in groups for run in group.measured), key=lambda run: run.record.finished)
     if cascades and not any(group.cascades for group in groups):
         raise UserError(
             f"--cascade {' --cascade '.join(cascades)}: no finished run above has all of its methods",
-            hint="stages are METHOD and METHOD:FIRST, for example --cascade rrt,lightglue:20",
+            hint=f"{run_rows(runs)}; stages are METHOD and METHOD:FIRST, for example --cascade rrt,lightglue:20",
         )
     if gates and not any(group.gates for group in groups):
         raise UserError(
             f"--gate {' --gate '.join(gates)}: no finished run above has both methods",
-            hint="a gate is JUDGE:MOST,RERANKER, for example --gate ransac:20,lightglue",
+            hint=f"{run_rows(runs)}; a gate is JUDGE:MOST,RERANKER, for example --gate ransac:20,lightglue",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,9 +48,10 @@ LEFT_OUT = (
     "R@10",
     "total ms",
     "headroom",
-    "p",
     "features",
     "gain ",
+    "R@1 ",
+    "p",
 )
 
 
@@ -150,6 +152,7 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
     says. Columns without a value, and measures that repeat another, say nothing and are left out.
     """
     from bench.report.formats import best, cells, worth_saying  # with pandas, which a listing needs not wait for
+    from bench.report.verdict import sure_of
 
     table = replace(table, columns=worth_saying(table))
     out, texts, short = console(), cells(table), without_folders([str(name) for name in table.rows.index])
@@ -160,7 +163,8 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
         return text
 
     texts = [[said(name), *row] for name, *row in texts]
-    heads = _headings(["features", *(column.name for column in table.columns)], texts, out.width - SIDES)
+    columns = ["features", *(column.name for column in table.columns)]
+    heads = _headings(columns, texts, out.width - SIDES, kept=f"{table.measure} ")
     shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
     shown.add_column(table.of, overflow="fold")
     for name, head in heads.items():
@@ -177,20 +181,27 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
     if table.answer:
         out.print(f"{said(table.answer)}\n", style="bold", highlight=False, markup=False)
     out.print(shown)
-    if missing := [name for name in ("features", *(column.name for column in table.columns)) if name not in heads]:
+    if missing := [name for name in columns if name not in heads]:
         command = {"first stage": "first-stages"}.get(table.of, "report")
-        text = f"Left out at {out.width} columns: {', '.join(missing)}. `{command} --format md` has them."
-        out.print(f"  {text}", highlight=False, markup=False)
-    for note in map(said, table.notes):
-        out.print(f"  {note}", highlight=False, markup=False)
-    for card in table.cards if cards else ():
-        out.print(f"  {card}", highlight=False, markup=False)
+        _note(out, f"Left out at {out.width} columns: {', '.join(missing)}. `{command} --format md` has them.")
+    if "p" in missing:
+        _note(out, said(sure_of(table.rows["gain"], table.rows["p"])))
+    for note in (*map(said, table.notes), *(table.cards if cards else ())):
+        _note(out, note)
     for column in (column for column in table.columns if explain and column.name in heads):
-        out.print(f"  {column.name}: {column.meaning}", style="dim", highlight=False, markup=False)
+        _note(out, f"{column.name}: {column.meaning}", style="dim")
     pointers = ["`report --explain` says what each column is"] * (not explain)
     pointers += ["`report --cards` says where methods come from"] * (bool(table.cards) and not cards)
     if pointers:
-        out.print(f"  {'; '.join(pointers)}.", style="dim", highlight=False, markup=False)
+        _note(out, f"{'; '.join(pointers)}.", style="dim")
+
+
+def _note(out: Console, text: str, style: str | None = None) -> None:
+    """Print a note whose lines after the first are indented more, so that the next note is told from them."""
+    lines = textwrap.wrap(
+        text, out.width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    out.print("\n".join(lines), style=style, highlight=False, markup=False)
 
 
 def print_sensitivity(found: Sensitivity) -> None:
@@ -209,7 +220,7 @@ def print_sensitivity(found: Sensitivity) -> None:
     elif found.choices:
         print_listing(["protocol", "order", "changed places"], moves(found))
     for note in (MEANING, *found.notes):
-        out.print(f"  {note}", highlight=False, markup=False)
+        _note(out, note)
 
 
 def print_claims(found: Listing) -> None:
@@ -221,8 +232,11 @@ def print_claims(found: Listing) -> None:
     print(*[found.note, *commands(found)], sep="\n")
 
 
-def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> dict[str, str]:
-    """Column name -> heading, of the columns that fit beside the names of methods, in one line or in several."""
+def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int, kept: str) -> dict[str, str]:
+    """Column name -> heading, of the columns that fit beside the names of methods, in one line or in several.
+
+    Those whose names begin with `kept` stay.
+    """
 
     def needed(head: str, place: int) -> int:
         return GAP + max(len(text) for text in (*head.split("\n"), *(row[place] for row in cells)))
@@ -236,5 +250,5 @@ def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) 
     for begin in LEFT_OUT:
         if sum(needed(head, places[name]) for name, head in heads.items()) <= room:
             break
-        heads = {name: head for name, head in heads.items() if not name.startswith(begin)}
+        heads = {name: head for name, head in heads.items() if not name.startswith(begin) or name.startswith(kept)}
     return heads

@@ -10,6 +10,7 @@ import pandas as pd
 from bench.report.statistics import Comparison, Values, compare, holm, over_seeds, tied_with_best
 
 SURE = 0.05  # a difference of smaller p is one
+ALIKE = 0.95  # costs whose ratio is at least this are not told apart: times differ so much by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,19 @@ def answer(found: Verdict, rows: pd.DataFrame, measure: str, ceiling: float) -> 
     return f"{_and(found.best)} cannot be told apart {on}{_cheapest(found.best, rows)}.{but} {most}"
 
 
+def sure_of(gains: pd.Series, p: pd.Series) -> str:
+    """Which gains, and which losses, are more than chance explains; from both by contender, NaN where there is none.
+
+    >>> sure_of(pd.Series({"a": 2.0, "b": -1.0, "c": 0.5}), pd.Series({"a": 0.01, "b": 0.02, "c": 0.4}))
+    'p is below 0.05 for a, and for the loss of b.'
+    """
+    sure = gains[p < SURE]
+    gained, lost = list(sure.index[sure > 0]), list(sure.index[sure < 0])
+    losses = f"the loss{'es' * (len(lost) > 1)} of {_and(lost)}" if lost else ""
+    named = ", and for ".join(part for part in (_and(gained) if gained else "", losses) if part)
+    return f"p is below {SURE:g} for {named or 'no row'}."
+
+
 def clustered(found: Verdict) -> str | None:
     """What changes where queries that share positives are drawn together; None where no two do."""
     gains = {name: gain.clustered for name, gain in found.gains.items()}
@@ -82,13 +96,13 @@ def clustered(found: Verdict) -> str | None:
 
 
 def _cheapest(names: Sequence[str], rows: pd.DataFrame) -> str:
-    """Which of several methods needs the least time, and which reads the fewest bytes."""
+    """Which of several methods needs the least time, and which reads the fewest bytes, where they differ in that."""
     some = rows.loc[list(names)]
     said = []
     for column, what in (("ms/query p50", "needs the least time"), ("KiB/image", "reads the fewest bytes")):
         values = some[column].dropna().sort_values()
-        if len(values) > 1 and values.iloc[0] > 0:
-            share = values.iloc[0] / values.iloc[-1]
+        share = values.iloc[0] / values.iloc[-1] if len(values) > 1 and values.iloc[0] > 0 else 1.0
+        if share < ALIKE:
             said.append((str(values.index[0]), f"{what}, {_share(share)} of the most"))
     if not said:
         return ""

@@ -284,6 +284,65 @@ def test_descriptors_that_are_all_zero_are_counted(plain: Path, tmp_path: Path) 
     assert check_foreign("hloc", folder.load(plain), tmp_path / "store").caveats == report.caveats
 
 
+def test_global_descriptors_may_be_rows_of_an_npz_with_the_names_of_their_images(
+    imported: Callable[..., Result], plain: Path, tmp_path: Path
+) -> None:
+    images, dataset = everything(), folder.load(plain)
+    place = hloc(tmp_path / "local.h5", without(images, "global_descriptor"))
+    names, rows = NAMES[::-1], np.array([images[name]["global_descriptor"] for name in NAMES[::-1]])
+    whole = import_foreign("hloc", dataset, hloc(tmp_path / "all.h5", images), tmp_path / "whole")
+    for kind, written in {"text": np.array(names), "bytes": np.array([name.encode() for name in names])}.items():
+        np.savez(tmp_path / f"{kind}.npz", what=written, vectors=rows, note=np.float32(1))
+        report = import_foreign("hloc", dataset, place, tmp_path / kind, globals_=tmp_path / f"{kind}.npz")
+        assert report.extracted == whole.extracted and not report.caveats
+        assert content(dataset, tmp_path / kind) == content(dataset, tmp_path / "whole")
+    bad = {
+        "holds a () of float64": {"a": np.float64(1)},
+        "holds a (6,) of <U14, b (5, 6)": {"a": np.array(names), "b": rows[:5]},
+        "1 names of images stand there twice": {"a": np.array([*names[:5], names[0]]), "b": rows},
+        f"no image '{NAMES[4]}'": {"a": np.array([f"x/{name}" for name in names]), "b": rows},
+        "not readable": {"a": np.array(names, object), "b": rows},
+    }
+    for said, arrays in bad.items():
+        np.savez(tmp_path / "bad.npz", **arrays)
+        done = imported("hloc", place, plain, "--globals", str(tmp_path / "bad.npz"))
+        assert done.exit_code == 1 and said in done.output and "0 images" not in done.output, done.output
+
+
+def test_a_folder_of_an_import_is_told_from_a_name_of_a_feature_set(
+    cli: Callable[..., Result], imported: Callable[..., Result], plain: Path, tmp_path: Path
+) -> None:
+    into = tmp_path / "mine"
+    done = imported("hloc", hloc(tmp_path / "a.h5", everything()), plain, "--into", str(into))
+    assert done.exit_code == 0 and "6 images imported: " in done.output
+    again = imported("hloc", tmp_path / "a.h5", plain, "--into", str(into))
+    assert "0 images imported, all were up to date: " in again.output
+    for row in (("-f", str(into), "-m", "mnn"), ("-m", f"mnn@{into}")):
+        ran = cli("run", "-d", f"folder:{plain}", *row)
+        assert ran.exit_code == 1 and "is a folder" in ran.output and "import without --into" in ran.output
+
+
+def test_keypoints_beyond_the_image_are_counted_and_a_swap_is_suspected(plain: Path, tmp_path: Path) -> None:
+    """Of an image of 160 x 120 pixels; a keypoint may lie on its border."""
+    images = everything()
+    images[NAMES[0]]["keypoints"][0] = (159.9, 119.9)
+    images[NAMES[1]]["keypoints"][0] = (5, 150)
+    images[NAMES[2]]["keypoints"][0] = (5, 150)
+
+    def said(name: str) -> list[str]:
+        place = hloc(tmp_path / f"{name}.h5", images)
+        return list(import_foreign("hloc", folder.load(plain), place, tmp_path / name).caveats)
+
+    assert said("swapped") == [
+        "2 of 6 images have keypoints beyond their width or height: x and y, or width and height, may be swapped"
+    ]
+    images[NAMES[2]]["keypoints"][1] = (150, 5)
+    assert said("mixed") == ["2 of 6 images have keypoints beyond their width or height"]
+    assert not import_foreign(
+        "hloc", folder.load(plain), hloc(tmp_path / "u.h5", without(images, "image_size")), tmp_path / "unknown"
+    ).caveats
+
+
 def test_a_group_that_lacks_an_array_is_named(plain: Path, tmp_path: Path) -> None:
     for name in ("keypoints", "descriptors"):
         images = {**everything(), **without({NAMES[3]: features(3)}, name)}

@@ -144,6 +144,60 @@ def test_no_number_is_cut_at_any_width(monkeypatch: pytest.MonkeyPatch, width: i
     assert "Left out" not in out or width < 200
 
 
+def sized(monkeypatch: pytest.MonkeyPatch, table: Table, width: int) -> str:
+    """What a terminal of so many columns shows."""
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "console", lambda: Console(file=text, width=width))
+    terminal.print_table(table)
+    return text.getvalue()
+
+
+def gains(measure: str = "mAP", notes: tuple[str, ...] = ()) -> Table:
+    """Of a control, a gain that is sure, one that is not, and a loss that is."""
+    measures = (measure, "R@1" if measure == "mAP" else "mAP", "R@10")
+    columns = (
+        *(Column(f"{name} All", "m, percent", 1, 1) for name in measures),
+        *(Column(name, "g", 1, signed=True) for name in ("gain", "gain low", "gain high")),
+        Column("p", "of the gain", 3),
+        *(Column(name, "cost", 1, -1) for name in ("ms/query p50", "KiB/image")),
+    )
+    rows = {
+        "identity": [1, 2, 3, *[float("nan")] * 4, 8, 9],
+        "rrt": [2, 3, 4, 5, 6, 7, 0.001, 9, 10],
+        "mnn": [3, 4, 5, 6, 7, 8, 0.244, 10, 11],
+        "aqe": [4, 5, 6, -7, 8, 9, 0.002, 11, 12],
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[column.name for column in columns])
+    features = dict.fromkeys(table.index, "xfeat+gem-lite0")
+    return Table("t", columns, table, features, frozenset({"identity"}), notes, {}, measure, 1.0, 2.0)
+
+
+def test_the_p_of_a_gain_stays_longer_than_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [sized(monkeypatch, gains(), width) for width in range(40, 140)]
+    shown = [("0.244" in out, "low" in out.split("Left out")[0]) for out in found]
+    assert (True, False) in shown and (True, True) in shown and (False, True) not in shown
+
+
+@pytest.mark.parametrize("width", range(40, 140))
+def test_where_p_is_left_out_a_line_says_which_gains_are_sure(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    out = sized(monkeypatch, gains(), width)
+    said = "p is below 0.05 for rrt, and for the loss of aqe." in " ".join(out.split())
+    assert said == ("0.244" not in out)
+
+
+def test_the_main_measure_is_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "R@1" not in sized(monkeypatch, gains(), 44).split("Left out")[0]
+    assert "R@1" in sized(monkeypatch, gains("R@1"), 44).split("Left out")[0]
+
+
+def test_a_note_of_several_lines_is_told_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = ("first " * 12 + "/a/path/without/a/blank.safetensors", "second")
+    lines = sized(monkeypatch, gains(notes=notes), 60).splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("  first"))
+    assert lines[begin + 1].startswith("    first") and "  second" in lines
+    assert any("/a/path/without/a/blank.safetensors" in line for line in lines)
+
+
 @pytest.mark.parametrize("width", range(70, 230))
 def test_a_short_name_stays_in_one_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     columns = tuple(Column(name, "what it is", 1) for name in NAMES)

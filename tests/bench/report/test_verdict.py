@@ -52,6 +52,14 @@ def test_one_that_is_cheapest_in_time_and_bytes_is_named_once() -> None:
     assert said.count("a needs") == 1 and "and reads the fewest bytes, 40 % of the most" in said
 
 
+def test_costs_that_are_alike_are_not_said_to_differ() -> None:
+    values = {"a": moved(0.1), "b": moved(0.1)}
+    same = told(values, {"a": 10.0, "b": 10.2}, {"a": 6.0, "b": 6.0})
+    assert "least time" not in same and "fewest" not in same and "cannot be told apart on these 40 queries. " in same
+    time_alone = told(values, {"a": 10.0, "b": 50.0}, {"a": 6.0, "b": 6.0})
+    assert "a needs the least time, 20 % of the most" in time_alone and "fewest" not in time_alone
+
+
 @pytest.mark.parametrize("names", [("a",), ("a", "b")])
 def test_gains_by_chance_are_said_to_be_none(names: tuple[str, ...]) -> None:
     said = told({name: moved(0.0, 0.2) for name in names})
