@@ -101,6 +101,20 @@ def test_tables_of_several_seals_are_one_csv_and_apart_on_a_terminal(go: Callabl
     assert "" in [line.strip() for line in shown[second - 4 : second - 1]]
 
 
+def test_the_best_row_within_limits_is_said_above_the_table_and_in_its_files(go: Callable, cli: Cli) -> None:
+    go("mnn,rrt,identity", *FIRST, "-o", "mnn.descriptors=10")
+    (table,) = tables(cli, "--within", "kib=3")
+    said = table["answer"].splitlines()[1]
+    assert said.startswith("1 of 2 rows cost at most 3 KiB/image: mnn descriptors=10 reaches")
+    assert len(tables(cli)[0]["answer"].splitlines()) == 1
+    for form in ("terminal", "md", "latex"):
+        assert said in " ".join(
+            cli("report", "--within", "kib=3", "--format", form).stdout.replace("\n% ", "\n").split()
+        )
+    refused = cli("report", "--within", "kib=three")
+    assert refused.exit_code == 1 and "--within ms=5,kib=10" in refused.output
+
+
 def test_what_there_is_is_said_where_no_run_is_meant(go: Callable, cli: Cli) -> None:
     run = go("mnn,identity", *FIRST)
     for arguments in (["--seal", "nothing"], ["-d", "demo"]):

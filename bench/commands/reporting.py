@@ -59,6 +59,11 @@ def _no_run(runs: Path, kind: str = "", hint: str | None = None) -> UserError:
     help="Also RERANKER where JUDGE gives the first candidate at most MOST, from stored scores; repeatable.",
 )
 @click.option(
+    "--within",
+    metavar="COST=NUMBER,…",
+    help="Also which row is best of those that cost no more: ms (of a query, median), p95, total, kib (an image), mib.",
+)
+@click.option(
     "--add",
     multiple=True,
     type=click.Path(path_type=Path),
@@ -98,6 +103,7 @@ def report(
     blend: str,
     cascade: tuple[str, ...],
     gate: tuple[str, ...],
+    within: str | None,
     add: tuple[Path, ...],
     cards: bool,
     explain: bool,
@@ -115,6 +121,7 @@ def report(
     from bench.report import claims as published
     from bench.report.formats import FORMATS, to_csv
     from bench.report.groups import Scope, grouped, require_replayed, sealed
+    from bench.report.limits import Limits
     from bench.report.terminal import print_claims, print_sensitivity, print_table
     from bench.results import finished_runs
 
@@ -125,6 +132,7 @@ def report(
     if claims is not None and form not in ("terminal", *published.FORMATS):
         raise UserError(f"--claims with --format {form}", hint=f"expected terminal, {', '.join(published.FORMATS)}")
     how, scope = Blend.parse(blend), Scope(dataset, seal)
+    limits = None if within is None else Limits.parse(within)
     said = None if claims is None else published.read_claims(Path(claims) if claims else published.SHIPPED)
     added = click.get_current_context().with_resource(opened(add))
     runs = [*finished_runs(places.runs, scope.has, _note), *filter(scope.has, added)]
@@ -132,7 +140,7 @@ def report(
     if not runs and said is None:
         others = sealed([*finished_runs(places.runs), *added])
         raise _no_run(places.runs, " of that kind" if scope.narrows else "", others)
-    groups = grouped(runs, cascade, gate, how)
+    groups = grouped(runs, cascade, gate, how, limits)
     for place, group in enumerate(groups):
         if form == "terminal":
             if place:

@@ -10,6 +10,7 @@ from bench import cascade, gate
 from bench.blend import Blend
 from bench.errors import UserError, listed
 from bench.replay import Replay
+from bench.report.limits import Limits
 from bench.report.tables import Table, compare, table_groups
 from bench.results import Run
 
@@ -54,19 +55,23 @@ class Group:
 
 
 def grouped(
-    runs: Sequence[Run], cascades: Sequence[str] = (), gates: Sequence[str] = (), blend: Blend = Blend()
+    runs: Sequence[Run],
+    cascades: Sequence[str] = (),
+    gates: Sequence[str] = (),
+    blend: Blend = Blend(),
+    limits: Limits | None = None,
 ) -> list[Group]:
     """A group for each seal and machine of the runs, which are oldest first; the newest group is last.
 
-    A cascade (METHOD,METHOD:FIRST…) or gate (JUDGE:MOST,RERANKER) is in the groups that have its methods. UserError for
-    one that cannot be read or replayed.
+    A cascade (METHOD,METHOD:FIRST…) or gate (JUDGE:MOST,RERANKER) is in the groups that have its methods. `limits` asks
+    of each table for the best row that costs no more. UserError for a cascade or gate that cannot be read or replayed.
     """
     found = []
     for group in table_groups(runs):
         by_stages = [cascade.replay(group, text.split(",")) for text in cascades]
         by_judge = [gate.replay(group, text) for text in gates]
         of_cascades, of_gates = (tuple(again for again in some if again) for some in (by_stages, by_judge))
-        table = compare([*group, *of_cascades, *of_gates], blend)
+        table = compare([*group, *of_cascades, *of_gates], blend, limits=limits)
         found.append(Group(tuple(group), of_cascades, of_gates, table))
     return found
 

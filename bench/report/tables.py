@@ -15,11 +15,12 @@ from bench.evaluation import CEILING, FIRST_STAGE, graded, main_difficulty
 from bench.metrics import primary
 from bench.places import slug
 from bench.report.columns import GAINS, SPREAD, Column, Quality, columns_of, qualities
+from bench.report.limits import Limits
 from bench.report.notes import notes_of, origins
 from bench.report.row_names import newest_rows
 from bench.report.seeds import Seeds, members, metrics_of, spread
 from bench.report.statistics import Comparison, groups_of
-from bench.report.verdict import answer, clustered, verdict
+from bench.report.verdict import answer, clustered, verdict, within
 from bench.results import Run
 
 
@@ -56,11 +57,14 @@ def table_groups(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] = ()) -> Table:
+def compare(
+    runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] = (), limits: Limits | None = None
+) -> Table:
     """The table of one group of runs; of runs of one row with the same options and features, the newest stands.
 
     Runs that differ in a seed alone are one row. `show` names options that the rows say even at their defaults, and
-    seeds that stay rows of their own. Raises UserError if the runs do not share one seal.
+    seeds that stay rows of their own. `limits` asks for the best row that costs no more. Raises UserError if the runs
+    do not share one seal.
     """
     if len({run.seal for run in runs}) != 1:
         raise UserError("runs of different shortlists cannot stand in one table", hint="one table per seal")
@@ -77,12 +81,13 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     cards = {name: run.record.cards[method] for name, (run, method) in latest.items()}
     controls = frozenset(name for name in latest if cards[name].control)
     better = main.measure.better
+    by_query = {
+        name: [main.values(metrics[one], row) for one in members(run)]
+        for name, (run, row) in latest.items()
+        if name not in controls
+    }
     found = verdict(
-        {
-            name: [main.values(metrics[one], row) for one in members(run)]
-            for name, (run, row) in latest.items()
-            if name not in controls
-        },
+        by_query,
         main.values(anyone, FIRST_STAGE),
         groups_of(dataset.grades, [query.id for query in dataset.queries]),
         better,
@@ -90,6 +95,9 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
     if found is not None:
         gains = {name: _gain(gain, found.corrected[name]) for name, gain in found.gains.items()}
         rows.update(pd.DataFrame.from_dict(gains, orient="index", columns=[column.name for column in GAINS]))
+    said = [] if found is None else [answer(found, rows, main.name, top)]
+    if found is not None and limits is not None:
+        said.append(within(found, by_query, rows, main.name, limits, better))
     order = sorted(rows.index, key=lambda name: (name not in controls, better * rows.loc[name, main.name]))
     title = (
         f"{header.dataset} ({header.image_set}) · {len(dataset.queries)} queries · gallery {header.gallery_size} · "
@@ -121,7 +129,7 @@ def compare(runs: Sequence[Run], blend: Blend = Blend(), show: Collection[str] =
         main.measure.name,
         floor,
         top,
-        answer="" if found is None else answer(found, rows, main.name, top),
+        answer="\n".join(said),
         cards=origins(latest, cards, controls),
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.report.limits import Limits
 from bench.report.statistics import Comparison, Values, compare, holm, over_seeds, tied_with_best
 
 SURE = 0.05  # a difference of smaller p is one
@@ -43,8 +44,12 @@ def verdict(
     gains = {name: compare(of_query, first_stage, groups, better) for name, of_query in values.items()}
     corrected = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
     tied = tied_with_best(values, better=better)
-    best = sorted(tied, key=lambda name: -better * over_seeds(values[name]).mean())
-    return Verdict(gains, corrected, tuple(best), queries)
+    return Verdict(gains, corrected, _ordered(tied, values, better), queries)
+
+
+def _ordered(names: Iterable[str], values: Mapping[str, Values], better: int) -> tuple[str, ...]:
+    """Best first; of equal ones by name, for the order of a set is another in every process."""
+    return tuple(sorted(names, key=lambda name: (-better * over_seeds(values[name]).mean(), name)))
 
 
 def answer(found: Verdict, rows: pd.DataFrame, measure: str, ceiling: float) -> str:
@@ -65,6 +70,34 @@ def answer(found: Verdict, rows: pd.DataFrame, measure: str, ceiling: float) -> 
     unsure = [other for other in found.best if other not in sure]
     but = f" Of {_and(unsure)}, no gain over the first stage is sure." if unsure else ""
     return f"{_and(found.best)} cannot be told apart {on}{_cheapest(found.best, rows)}.{but} {most}"
+
+
+def within(
+    found: Verdict, values: Mapping[str, Values], rows: pd.DataFrame, measure: str, limits: Limits, better: int = 1
+) -> str:
+    """Which contender is best of those that cost no more than `limits`; `values` as of `verdict`, the rest as `answer`.
+
+    Its p stays that of the whole table.
+    """
+    contenders = rows.loc[list(found.gains)]
+    kept = limits.keeps(contenders)
+    if not kept:
+        least = [
+            f"{costs.min():.1f} {column} ({costs.idxmin()})"
+            for column in limits.most
+            if len(costs := contenders[column].dropna())
+        ]
+        return f"No row costs at most {limits}; the least is {_and(least) if least else 'not known'}."
+    tied = tied_with_best({name: values[name] for name in kept}, better=better)
+    name, *others = _ordered(tied, values, better)
+    said = (
+        f"{len(kept)} of {len(contenders)} rows cost at most {limits}: {name} reaches "
+        f"{float(rows[measure][name]):.1f} {measure}, {100 * found.gains[name].difference:+.1f} against the first stage"
+    )
+    apart = f", and cannot be told apart from {_and(others)}" if others else ""
+    sure = [row for row in kept if found.gained(row)]
+    doubt = "" if name in sure else ". Its gain is not sure" if sure else ". No gain of these rows is sure"
+    return f"{said}{apart}{doubt}."
 
 
 def sure_of(gains: pd.Series, p: pd.Series) -> str:

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.report.verdict import Verdict, answer, clustered, verdict
+from bench.errors import UserError
+from bench.report.limits import Limits
+from bench.report.verdict import Verdict, answer, clustered, verdict, within
 
 QUERIES = [f"q{number}" for number in range(40)]
 FIRST = pd.Series(np.linspace(0.2, 0.8, 40), QUERIES)
@@ -58,6 +60,61 @@ def test_costs_that_are_alike_are_not_said_to_differ() -> None:
     assert "least time" not in same and "fewest" not in same and "cannot be told apart on these 40 queries. " in same
     time_alone = told(values, {"a": 10.0, "b": 50.0}, {"a": 6.0, "b": 6.0})
     assert "a needs the least time, 20 % of the most" in time_alone and "fewest" not in time_alone
+
+
+def test_of_equal_ones_the_first_by_name_is_named_first() -> None:
+    """In every process: the tied are a set, whose order depends on the hashes of names."""
+    names = [f"m{number}" for number in range(9)]
+    found = verdict(dict.fromkeys(reversed(names), FIRST + 0.1), FIRST)
+    assert found is not None and list(found.best) == names
+
+
+COSTS = {"fast": (2.0, 5.0), "small": (20.0, 1.0), "best": (30.0, 40.0), "unknown": (1.0, float("nan"))}
+
+
+def afforded(limits: str, **gains: float) -> str:
+    values = {
+        name: FIRST + by for name, by in {"fast": 0.05, "small": 0.1, "best": 0.2, "unknown": 0.3, **gains}.items()
+    }
+    found = verdict(values, FIRST)
+    assert found is not None
+    rows = pd.DataFrame.from_dict(COSTS, orient="index", columns=["ms/query p50", "KiB/image"])
+    rows["mAP All"] = [100 * values[name].mean() for name in rows.index]
+    rows.loc["identity"] = [0.0, 0.0, 50.0]  # a control is none of the contenders
+    return within(found, values, rows, "mAP All", Limits.parse(limits))
+
+
+def test_the_best_row_within_limits_is_named_with_what_it_gains() -> None:
+    assert afforded("ms=25,kib=10") == (
+        "2 of 4 rows cost at most 25 ms/query p50 and 10 KiB/image: small reaches 60.0 mAP All, "
+        "+10.0 against the first stage."
+    )
+    assert afforded("ms=30").startswith("4 of 4 rows cost at most 30 ms/query p50: unknown reaches")
+    assert afforded("kib=40").startswith(
+        "3 of 4 rows cost at most 40 KiB/image: best reaches"
+    )  # an equal cost is within
+
+
+def test_what_no_row_can_do_is_said_with_the_least_of_each_cost() -> None:
+    assert afforded("ms=1.5,kib=0.5") == (
+        "No row costs at most 1.5 ms/query p50 and 0.5 KiB/image; the least is 1.0 ms/query p50 (unknown) and "
+        "1.0 KiB/image (small)."
+    )
+
+
+def test_a_row_within_limits_whose_gain_is_not_sure_is_said_to_be_so() -> None:
+    assert afforded("ms=3,kib=10", fast=-0.1).endswith("-10.0 against the first stage. No gain of these rows is sure.")
+    said = afforded("ms=25,kib=10", fast=0.1)
+    assert "fast reaches" in said and said.endswith("and cannot be told apart from small.")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ms", "ms=", "ms=0", "ms=-1", "ms=nan", "ms=inf", "ms=5ms", "ms=1,ms=2", "mx=3", "ms=1,"]
+)
+def test_limits_that_are_none_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UserError, match=r"--within .*:") as error:
+        Limits.parse(text)
+    assert "kib" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("names", [("a",), ("a", "b")])
