@@ -1,9 +1,10 @@
-"""Names of images: how they are compared, and how they are shown."""
+"""Names of images and rows: how they are compared, and how they are shown."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class Names:
@@ -49,3 +50,15 @@ def encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def without_folders(names: Sequence[str]) -> dict[str, str]:
+    """Row -> the row with its files by their names alone; whole where two would be the same.
+
+    >>> without_folders(["rrt weights=/a/b/s*.safetensors 3 seeds", "mnn", "rrt weights=x/w.pt", "rrt weights=y/w.pt"])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'rrt weights=/a/b/s*.safetensors 3 seeds': 'rrt weights=s*.safetensors 3 seeds', 'mnn': 'mnn',
+     'rrt weights=x/w.pt': 'rrt weights=x/w.pt', 'rrt weights=y/w.pt': 'rrt weights=y/w.pt'}
+    """
+    short = [re.sub(r"=\S*/(?=[^/\s]+\.\w+(\s|$))", "=", name) for name in names]
+    return {name: text if short.count(text) == 1 else name for name, text in zip(names, short, strict=True)}

@@ -58,6 +58,7 @@ def _no_run(runs: Path, kind: str = "", hint: str | None = None) -> UserError:
     metavar="JUDGE:MOST,RERANKER",
     help="Also RERANKER where JUDGE gives the first candidate at most MOST, from stored scores; repeatable.",
 )
+@click.option("--columns", metavar="NAME,…", help="Only these columns, in this order; mAP is that of all difficulties.")
 @click.option(
     "--within",
     metavar="COST=NUMBER,…",
@@ -103,6 +104,7 @@ def report(
     blend: str,
     cascade: tuple[str, ...],
     gate: tuple[str, ...],
+    columns: str | None,
     within: str | None,
     add: tuple[Path, ...],
     cards: bool,
@@ -119,7 +121,7 @@ def report(
     from bench.bundle import opened
     from bench.errors import UserError
     from bench.report import claims as published
-    from bench.report.formats import FORMATS, to_csv
+    from bench.report.formats import FORMATS, to_csv, with_columns
     from bench.report.groups import Scope, grouped, require_replayed, sealed
     from bench.report.limits import Limits
     from bench.report.terminal import print_claims, print_sensitivity, print_table
@@ -141,13 +143,15 @@ def report(
         others = sealed([*finished_runs(places.runs), *added])
         raise _no_run(places.runs, " of that kind" if scope.narrows else "", others)
     groups = grouped(runs, cascade, gate, how, limits)
+    names = None if columns is None else columns.split(",")  # of the tables shown; pages and plots have all
+    tables = [group.table if names is None else with_columns(group.table, names) for group in groups]
     for place, group in enumerate(groups):
         if form == "terminal":
             if place:
                 click.echo()
-            print_table(group.table, cards, explain)
+            print_table(tables[place], cards, explain)
         elif form != "csv":  # whose tables are one, for what reads it
-            click.echo(FORMATS[form](group.table))
+            click.echo(FORMATS[form](tables[place]))
         if sensitivity:
             from bench.report import sensitivity as protocol
 
@@ -158,7 +162,7 @@ def report(
 
             click.echo(f"plot: {quality_against_time(group.table, plots, group.table.stem)}", err=True)
     if form == "csv" and groups:
-        click.echo(to_csv(*(group.table for group in groups)), nl=said is not None)
+        click.echo(to_csv(*tables), nl=said is not None)
     if html is not None:
         from bench.report.page import write_page
 

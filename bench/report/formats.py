@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from bench.errors import unknown
+from bench.names import without_folders
 from bench.report.columns import Column
 from bench.report.latex import comment, escaped
 from bench.report.notes import machine
 from bench.report.tables import Table
 from bench.report.verdict import SURE
+
+
+def with_columns(table: Table, asked: Sequence[str]) -> Table:
+    """The table with these columns alone, in their order: each by its name, or by what several names begin with.
+
+    UserError for one that no column has.
+    """
+    known = {column.name: column for column in table.columns}
+    found: dict[str, Column] = {}
+    for text in map(str.strip, asked):
+        names = [text] if text in known else [name for name in known if name.startswith(f"{text} ")]
+        if not names:
+            raise unknown("column", text, known)
+        found |= {name: known[name] for name in names}
+    return replace(table, columns=tuple(found.values()))
 
 
 def worth_saying(table: Table) -> tuple[Column, ...]:
@@ -105,7 +123,8 @@ def _records(table: Table) -> pd.DataFrame:
     if isinstance(hardware := table.about.get("hardware"), Mapping):
         about["machine"] = machine(hardware)
     return (
-        table.rows.rename_axis(table.of)
+        table.rows[[column.name for column in table.columns]]
+        .rename_axis(table.of)
         .reset_index()
         .assign(features=[table.features[name] for name in table.rows.index])
         .assign(control=[name in table.controls for name in table.rows.index], **about)
@@ -153,16 +172,17 @@ def to_latex(table: Table) -> str:
 
 
 def _starred(table: Table) -> set[str]:
-    """The rows whose gain is more than chance explains."""
-    if "p" not in table.rows:
+    """The rows whose gain, where it is shown, is more than chance explains."""
+    if "p" not in table.rows or "gain" not in [column.name for column in table.columns]:
         return set()
     return set(table.rows.index[table.rows["p"] < SURE])
 
 
 def _latex_cells(table: Table) -> list[list[str]]:
     leading, starred, rows = best(table), _starred(table), []
+    short = without_folders([str(name) for name in table.rows.index])
     for name, texts in zip(table.rows.index, cells(table), strict=True):
-        row = [escaped(name) + (r"$^{\dagger}$" if name in table.controls else ""), escaped(texts[1])]
+        row = [escaped(short[str(name)]) + (r"$^{\dagger}$" if name in table.controls else ""), escaped(texts[1])]
         for column, text in zip(table.columns, texts[2:], strict=True):
             shown = re.sub(r"^-(?=\d)", "$-$", escaped(text))
             if name in leading.get(column.name, ()):

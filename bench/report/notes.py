@@ -137,7 +137,8 @@ def origins(
     for name, card in cards.items():
         if name not in controls:
             trained = f"; trained on {card.trained_on}" if card.trained_on else ""
-            said.setdefault((latest[name][1], f"{card.paper}; {card.licence}{trained}"), []).append(name)
+            paper = f"{card.paper}; " if card.paper else ""
+            said.setdefault((latest[name][1], f"{paper}{card.licence}{trained}"), []).append(name)
     return tuple(f"{rows[0] if len(rows) == 1 else method}: {text}" for (method, text), rows in said.items())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table as RichTable
+
+from bench.names import without_folders
 
 if TYPE_CHECKING:
     from bench.report.claims import Listing
@@ -129,18 +130,6 @@ def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     for row in rows:
         table.add_row(*row)
     console().print(table, markup=False)
-
-
-def without_folders(names: Sequence[str]) -> dict[str, str]:
-    """Row -> the row with its files by their names alone; whole where two would be the same.
-
-    >>> without_folders(["rrt weights=/a/b/s*.safetensors 3 seeds", "mnn", "rrt weights=x/w.pt", "rrt weights=y/w.pt"])
-    ... # doctest: +NORMALIZE_WHITESPACE
-    {'rrt weights=/a/b/s*.safetensors 3 seeds': 'rrt weights=s*.safetensors 3 seeds', 'mnn': 'mnn',
-     'rrt weights=x/w.pt': 'rrt weights=x/w.pt', 'rrt weights=y/w.pt': 'rrt weights=y/w.pt'}
-    """
-    short = [re.sub(r"=\S*/(?=[^/\s]+\.\w+(\s|$))", "=", name) for name in names]
-    return {name: text if short.count(text) == 1 else name for name, text in zip(names, short, strict=True)}
 
 
 def print_table(table: Table, cards: bool = False, explain: bool = False) -> None:

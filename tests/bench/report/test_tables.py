@@ -21,7 +21,7 @@ from bench.evaluation import FIRST_STAGE
 from bench.metrics import Measure
 from bench.places import Places
 from bench.report.columns import Column
-from bench.report.formats import FORMATS, cells, to_latex, to_markdown, worth_saying
+from bench.report.formats import FORMATS, cells, to_csv, to_latex, to_markdown, with_columns, worth_saying
 from bench.report.latex import escaped
 from bench.report.tables import Table, compare, table_groups
 from bench.results import Run, finished_runs
@@ -185,6 +185,38 @@ def test_a_table_in_latex_is_a_booktabs_table_with_its_notes_as_comments(marked:
     assert "% of a_b & 50% of two lines" in text.splitlines() and "hline" not in text
 
 
+def test_chosen_columns_are_those_of_every_format_in_the_order_asked_for(marked: Table) -> None:
+    """A name stands for itself, else for all that begin with it; what is not shown is not explained."""
+    chosen = with_columns(marked, ["KiB/image", " mAP", "gain", "R@10 All"])
+    names = ["KiB/image", "mAP All", "gain", "R@10 All"]
+    assert [column.name for column in chosen.columns] == names
+    assert [column.name for column in with_columns(marked, ["ms/query"]).columns] == ["ms/query p50", "ms/query p95"]
+    head = next(line for line in to_markdown(chosen).splitlines() if line.startswith("| method"))
+    assert head == f"| method | features | {' | '.join(names)} |"
+    read = pd.read_csv(io.StringIO(to_csv(chosen)))
+    assert [name for name in read.columns if name in {column.name for column in marked.columns}] == names
+    assert "corrected $p" in to_latex(chosen) and "corrected $p" not in to_latex(with_columns(marked, ["mAP", "p"]))
+    with pytest.raises(UserError, match="unknown column 'map'"):
+        with_columns(marked, ["mAP", "map"])
+
+
+def test_a_table_in_latex_has_no_folders_of_the_machine(marked: Table) -> None:
+    named = replace(
+        marked,
+        rows=marked.rows.rename(index={"rrt": "rrt weights=/home/me/w.pt"}),
+        features={**marked.features, "rrt weights=/home/me/w.pt": "xfeat"},
+    )
+    rows = [line for line in to_latex(named).splitlines() if line.endswith(r"\\")]
+    assert any(line.startswith("rrt weights=w.pt &") for line in rows) and "/home/me" not in "".join(rows)
+
+
+def test_a_method_without_a_paper_is_said_to_have_its_licence_alone(
+    run: Callable, instances: Path, add_method: Callable
+) -> None:
+    add_method("mine", "def score(self, query, candidates):\n    return candidates.similarities")
+    assert compare([run(instances, "identity,mine").run]).cards == ("mine: Apache-2.0",)
+
+
 # --- which rows, in which formats -----------------------------------------------------------------------------------
 
 
@@ -275,6 +307,12 @@ def test_the_terminal_table_names_policy_seal_and_every_method(reported: Callabl
     assert done.seal[:8] in text and "policy blind" in text
     for name in ("identity*", "oracle*", "reverse*", "ransac"):
         assert name in text
+
+
+def test_a_page_has_all_columns_whichever_the_table_shows(reported: Callable[..., Result], tmp_path: Path) -> None:
+    result = reported("--columns", "KiB/image", "--html", str(tmp_path / "page.html"))
+    assert result.exit_code == 0 and "KiB/image" in result.stdout and "headroom" not in result.stdout
+    assert "headroom Medium" in (page := (tmp_path / "page.html").read_text()) or "headroom All" in page
 
 
 def test_plots_are_written(reported: Callable[..., Result], tmp_path: Path) -> None:
