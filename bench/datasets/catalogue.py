@@ -30,6 +30,10 @@ def load(name: str, places: Places, progress: Progress | None = None, images: bo
     """
     base, _, path = name.partition(":")
     if base not in names():
+        if Path(name).exists():
+            raise UserError(
+                f"--dataset {name}: a path, expected the name of a data set", hint=f"--dataset folder:{name}"
+            )
         raise unknown("data set", base, usages())
     return get(base)(Place(places.data, places.cache, Path(path) if path else None, images, progress))
 

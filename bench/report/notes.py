@@ -104,8 +104,9 @@ def _restricted(latest: Mapping[str, tuple[Run, str]], cards: Mapping[str, Metho
 
 def machine(hardware: Mapping[str, Any]) -> str:
     """The processors that a run was measured on, and its threads."""
-    threads = hardware["threads"]
-    return f"{hardware['cpu']}, {threads} thread{'s' * (threads != 1)}, {hardware['gpu'] or 'no GPU'}"
+    threads, workers = hardware["threads"], hardware.get("workers")
+    several = f", {workers} workers beside one another" if workers is not None else ""
+    return f"{hardware['cpu']}, {threads} thread{'s' * (threads != 1)}, {hardware['gpu'] or 'no GPU'}{several}"
 
 
 def _indexed(latest: Mapping[str, tuple[Run, str]]) -> list[str]:

@@ -52,6 +52,7 @@ LEFT_OUT = (
     "features",
     "gain ",
     "R@1 ",
+    "ceiling",
     "p",
 )
 
@@ -236,7 +237,9 @@ def _headings(names: Sequence[str], cells: Sequence[Sequence[str]], width: int, 
         return {name: name for name in names}
     heads = {name: name.replace(" ", "\n") for name in names}
     room = width - min(first, LEAST)
-    for begin in LEFT_OUT:
+    # on a terminal too narrow for what is left, the last columns go too: numbers and names that are cut say nothing
+    order: tuple[str | tuple[str, ...], ...] = (*LEFT_OUT, *reversed(names))
+    for begin in order:
         if sum(needed(head, places[name]) for name, head in heads.items()) <= room:
             break
         heads = {name: head for name, head in heads.items() if not name.startswith(begin) or name.startswith(kept)}

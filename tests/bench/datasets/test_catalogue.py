@@ -185,6 +185,12 @@ def test_an_entry_point_gives_the_data_set_of_its_own_name(install: Callable[...
         catalogue.get("odd")
 
 
+def test_a_path_without_the_kind_of_data_set_is_told_how_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a path, expected the name of a data set") as error:
+        catalogue.load(str(tmp_path), Places(tmp_path, tmp_path, tmp_path))
+    assert error.value.hint == f"--dataset folder:{tmp_path}"
+
+
 @pytest.mark.parametrize(
     ("name", "says", "hint"),
     [

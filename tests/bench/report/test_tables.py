@@ -165,6 +165,16 @@ def test_a_caption_says_what_a_table_is_of_and_where_it_was_measured(marked: Tab
     assert all(text in line for text in said)
 
 
+def test_a_table_of_several_workers_says_so(run: Go, instances: Path) -> None:
+    """Their times are not those of one process, and the two tables look alike otherwise."""
+    done = run(instances, "identity,mnn", top_k=8).run
+    hardware = {**done.record.identity.hardware, "executor": "local", "workers": 2}
+    record = replace(done.record, identity=replace(done.record.identity, hardware=hardware))
+    several = compare([replace(done, record=record)])
+    assert any("2 workers beside one another" in note for note in several.notes)
+    assert "2 workers" in to_markdown(several) and "workers" not in to_markdown(compare([done]))
+
+
 def test_a_table_in_latex_is_a_booktabs_table_with_its_notes_as_comments(marked: Table) -> None:
     text = to_latex(replace(marked, notes=("of a_b & 50%\nof two lines",)))
     lines = [line for line in text.splitlines() if not line.startswith("%")]

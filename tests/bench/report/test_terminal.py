@@ -190,6 +190,21 @@ def test_the_main_measure_is_never_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert "R@1" in sized(monkeypatch, gains("R@1"), 44).split("Left out")[0]
 
 
+@pytest.mark.parametrize("width", range(40, 130))
+def test_a_table_of_first_stages_has_their_names_and_no_cut_number(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    names = ["mAP Easy", "mAP Medium", "mAP Hard", "recall@100 Medium"]
+    names += ["ceiling Easy", "ceiling Medium", "ceiling Hard", "KiB/image", "search ms", "extract ms"]
+    columns = tuple(Column(name, "what it is", 1, 1) for name in names)
+    values = [100.1 + place for place in range(len(names))]
+    rows = pd.DataFrame.from_dict({"asmk@xfeat": values}, orient="index", columns=names)
+    table = Table("t", columns, rows, {"asmk@xfeat": "xfeat"}, frozenset(), (), {}, "mAP", 1.0, 2.0, of="first stage")
+    out = sized(monkeypatch, table, width)
+    assert "…" not in out and "asmk@xfeat" in out and "100.1" in out and "102.1" in out
+    left_out = " ".join(out.partition("Left out at")[2].split(".")[0].split())
+    for name, value in zip(names, values, strict=True):
+        assert (f"{value:.1f}" in out) != (name in left_out), name
+
+
 def test_a_note_of_several_lines_is_told_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = ("first " * 12 + "/a/path/without/a/blank.safetensors", "second")
     lines = sized(monkeypatch, gains(notes=notes), 60).splitlines()
