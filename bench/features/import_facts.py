@@ -125,9 +125,15 @@ def caveats_of(source: Source, dataset: Dataset, scored: str, facts: Facts, tota
 
 
 def notes_of(
-    source: Source, dataset: Dataset, contents: Contents, listed: Sequence[str], names: Mapping[str, str], whole: object
+    source: Source,
+    dataset: Dataset,
+    contents: Contents,
+    listed: Sequence[str],
+    names: Mapping[str, str],
+    whole: object,
+    ends: Mapping[str, str],
 ) -> Iterator[str]:
-    """What was read under another name, what was not read, and what is missing."""
+    """What was read under another name, what was not read, and what is missing; `ends` as of `by_ends`."""
     place = shown(source.place)
     left, renamed = Counter(contents.beside), Counter[tuple[str, str]]()
     for there, count in contents.images.items():
@@ -139,6 +145,12 @@ def notes_of(
     if left:
         yield f"{place}: not read: " + ", ".join(f"{shown(name)} ({count})" for name, count in sorted(left.items()))
     yield from (f"{place}: {remark}" for remark in contents.remarks)
+    if ends:
+        path, name = next(iter(ends.items()))
+        yield (
+            f"{place}: names of {len(ends)} images share an end alone with the images' files, as {shown(name)} with "
+            f"{shown(path)}: are they of these images?"
+        )
     others = sorted(set(listed) - set(names.values()))
     if others:
         yield (

@@ -32,7 +32,10 @@ def matched(dataset: Dataset, listed: Sequence[str], foreign: Foreign, source: P
         image = shown(key.removeprefix("query/").removesuffix("/") if key in files else key)
         if len(fits) != 1:
             what = f"more than one image ({some(fits)})" if fits else "no image"
-            raise UserError(f"{shown(source)}: {what} fits '{image}'", hint=f"the image's file is {shown(path)}")
+            missing = "; if it is none of these, it is missing there" if fits else ""
+            raise UserError(
+                f"{shown(source)}: {what} fits '{image}'", hint=f"the image's file is {shown(path)}{missing}"
+            )
         (name,) = fits
         if owners.setdefault(name, path) != path:
             raise UserError(
@@ -40,6 +43,20 @@ def matched(dataset: Dataset, listed: Sequence[str], foreign: Foreign, source: P
                 hint="expected names with as many folders as tell the two apart",
             )
         found[key] = name
+    return found
+
+
+def by_ends(dataset: Dataset, names: Mapping[str, str]) -> dict[str, str]:
+    """Of `matched`, the names that an image's file and id do not end with, though they share an end: by file."""
+    queries = {query_key(dataset, i): (query.id, query.image) for i, query in enumerate(dataset.queries)}
+    found = {}
+    for key, name in names.items():
+        image, path = queries.get(key) or (key, dataset.gallery[key])
+        texts = [unicodedata.normalize("NFC", text) for text in (path.as_posix(), image)]
+        ends = {end for text in texts for way in (text, _without_suffix(text)) for end in _ends(way)}
+        plain = unicodedata.normalize("NFC", name)
+        if not ends.intersection((plain, _without_suffix(plain))):
+            found[path.as_posix()] = name
     return found
 
 

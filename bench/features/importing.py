@@ -22,7 +22,7 @@ from bench.doors import Door
 from bench.errors import UserError
 from bench.features.fill import ExtractReport, fill
 from bench.features.import_facts import Facts, caveats_of, notes_of
-from bench.features.import_names import fitting, matched
+from bench.features.import_names import by_ends, fitting, matched
 from bench.features.import_record import Record, Stamp
 from bench.features.imported import Import, Source
 from bench.features.items import Item, items, query_key
@@ -30,7 +30,7 @@ from bench.features.shards import Entry
 from bench.features.store import FeatureStore
 from bench.files import file_hash, writing
 from bench.names import shown
-from third_party.foreign_features import Arrays, Colmap, Contents, Foreign, ImageFiles, fields
+from third_party.foreign_features import Ames, Arrays, Colmap, Contents, Foreign, ImageFiles, Matrices, fields
 
 VERSION = 2
 EXACT = 1e-3  # a descriptor whose norm is this near to 1 is left as it is
@@ -113,7 +113,8 @@ def import_foreign(
                 read(item)  # of an interrupted import: counted, not stored again
         caveats = (*caveats_of(given, dataset, scored, read.facts, len(order)),)
         notes += read.facts.notes()
-    notes += notes_of(given, dataset, contents, listed, names, read.sizes["global_dim"])
+    ends = {} if isinstance(foreign, (Ames, Matrices)) else by_ends(dataset, names)  # whose names are places of rows
+    notes += notes_of(given, dataset, contents, listed, names, read.sizes["global_dim"], ends)
     with writing(folder):
         replace(record, caveats=caveats).write(at)
         if other:

@@ -412,6 +412,32 @@ def test_the_longest_common_end_of_a_name_wins(tmp_path: Path) -> None:
             assert np.allclose(found.read(key).keypoints, features(number)["keypoints"][best])
 
 
+def test_names_that_share_an_end_alone_with_the_files_are_said(tmp_path: Path) -> None:
+    """Features of other images whose names are equal are read, for folders are moved: the user must know better."""
+    root = data_set(tmp_path / "set", ("x/a", "y/a"), ("q",))
+    ways = {
+        "whole": (["set/gallery/x/a.jpg", "gallery/y/a.png", "q"], None),
+        "other": (["gallery/x/a.jpg", "theirs/y/a.jpg", "their/q.jpg"], ("their/q.jpg", "queries/q.jpg")),
+    }
+    for way, (names, said) in ways.items():
+        place = hloc(tmp_path / f"{way}.h5", everything(names=names))
+        notes = [
+            note
+            for note in import_foreign("hloc", folder.load(root), place, tmp_path / way).notes
+            if "share an end alone" in note
+        ]
+        assert len(notes) == (said is not None)
+        if said is not None:
+            assert "names of 2 images" in notes[0] and said[0] in notes[0] and f"{root}/{said[1]}" in notes[0]
+
+
+def test_a_missing_image_is_said_where_others_have_its_name(tmp_path: Path) -> None:
+    root, names = data_set(tmp_path / "set", ("x/a", "y/a", "z/a"), ("q",)), ["x/a.jpg", "y/a.jpg", "q.jpg"]
+    with pytest.raises(UserError, match=r"more than one image .* fits 'z/a'") as error:
+        import_foreign("hloc", folder.load(root), hloc(tmp_path / "f.h5", everything(names=names)), tmp_path / "store")
+    assert str(error.value.hint).endswith("if it is none of these, it is missing there")
+
+
 def test_names_in_another_unicode_form_are_the_same_names(tmp_path: Path) -> None:
     name = "café"
     root = data_set(tmp_path / "set", (unicodedata.normalize("NFD", name), "b"), ("q",))
