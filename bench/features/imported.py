@@ -64,7 +64,8 @@ class Source:
             if path is not None and not path.exists():
                 raise UserError(f"{shown(path)}: no such file or folder")
         if self.kind.expects not in ("either", "folder" if self.place.is_dir() else "file"):
-            raise UserError(f"{shown(self.place)}: {self.kind.name} expects a {self.kind.expects}")
+            expected = f"PLACE is {self.kind.place}"
+            raise UserError(f"{shown(self.place)}: {self.kind.name} expects a {self.kind.expects}", hint=expected)
 
     def command(self, dataset: str) -> str:
         """The command that imports it."""

@@ -270,6 +270,14 @@ def test_options_that_a_kind_does_not_take_are_refused(
     assert imported("delg", tmp_path, plain, "--globals", str(place)).exit_code == 2
 
 
+def test_a_place_of_the_wrong_sort_is_told_what_to_be(
+    imported: Callable[..., Result], plain: Path, tmp_path: Path
+) -> None:
+    done = imported("arrays", hloc(tmp_path / "a.h5", everything()), plain)
+    assert done.exit_code == 1 and "arrays expects a folder" in done.output
+    assert "PLACE is a folder with one .npz or .safetensors an image" in done.output
+
+
 def test_descriptors_that_are_all_zero_are_counted(plain: Path, tmp_path: Path) -> None:
     images = everything()
     images[NAMES[0]]["descriptors"][:2] = 0
