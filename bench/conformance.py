@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from bench.conformance_dataset import check_dataset as check_dataset
 from bench.features import FeatureBatch, FeatureCard, Features
 from bench.features.extract import ExtractOptions, Part, PartExtractor
 from bench.features.sets import card_of
+from bench.features.store import ALL
 from bench.indexes import Indexes, keeps_index
 from bench.reranker import Reranker, Scored
 from bench.threads import threads
@@ -61,11 +63,12 @@ def check_reranker(
 ) -> None:
     """Raise AssertionError, naming the method, if it breaks a promise that the harness relies on.
 
-    k finite scores; the same scores on a second call, unless it says it is not `deterministic`; for a pairwise method
-    the same whatever the order and number of candidates; the same from what it keeps of images; explanations, if any,
-    are of descriptors that the images have, and add up to the score where they say so; the training of its weights
-    names one of the options; an image without local descriptors scores lowest (where local descriptors are read) and
-    crashes nothing; inputs and torch's global flags are left as they were.
+    k finite scores; the same scores on a second call, unless it says it is not `deterministic`; for a pairwise
+    method the same whatever the order and number of candidates; the same without what its `needs` do not name; the
+    same from what it keeps of images; explanations, if any, are of descriptors that the images have, and add up to
+    the score where they say so; the training of its weights names one of the options; an image without local
+    descriptors scores lowest (where local descriptors are read) and crashes nothing; inputs and torch's global
+    flags are left as they were.
     """
     card = features if isinstance(features, FeatureCard) else card_of(features)
     name = cls.spec.name
@@ -90,6 +93,7 @@ def check_reranker(
         )
     again = scores_of(method, query, batch_of(images, truth))
     assert torch.equal(scores, again) or not method.deterministic(), f"{name}: a second call gave other scores"
+    _check_needs(method, query, images, scores, tolerance)
     if cls.pairwise:
         whole = batch_of(images, truth)
         for chosen in ([5, 3, 1, 0, 2, 4], [2], [4, 0]):
@@ -111,6 +115,31 @@ def check_reranker(
         assert bool(torch.isfinite(nothing).all()), f"{name}: a query without descriptors gives non-finite scores"
         for one, other in ((query, empty), (empty, images[0]), (empty, empty)):
             _check_explanation(method, one, other)
+
+
+def _check_needs(
+    method: Reranker, query: Features, images: list[Features], scores: torch.Tensor, tolerance: float
+) -> None:
+    """That the scores are the same from what a run hands over: what `needs` does not name is zeros, or not there."""
+    if method.parts() or not method.deterministic():
+        return
+    needs = method.needs()
+    lean = batch_of([_handed(image, needs) for image in images], "truth" in needs)
+    said = f"{method.spec.name}: reads {' or '.join(sorted(ALL - needs))}, which its needs do not name"
+    try:
+        found = scores_of(method, _handed(query, needs), lean)
+    except Exception as error:
+        raise AssertionError(f"{said} ({type(error).__name__}: {error})") from error
+    assert found.shape == scores.shape and (found - scores).abs().max().item() <= tolerance, said
+
+
+def _handed(image: Features, needs: frozenset[str]) -> Features:
+    """As a store reads it for a method of these needs."""
+    found = image if "local" in needs else image.top(0)
+    if "keypoints" not in needs:
+        zeros = {"keypoints": torch.zeros_like(found.keypoints), "orientations": torch.zeros_like(found.orientations)}
+        found = replace(found, **zeros)
+    return found if "global" in needs else replace(found, global_descriptor=torch.zeros(0))
 
 
 def _check_explanation(

@@ -129,6 +129,24 @@ class KeepsTooLittle(Good):
         return super().score(query, candidates)
 
 
+class ReadsKeypointsUnsaid(Good):
+    """In a run they are zeros for it, and its row would be another method's."""
+
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        return super().score(query, candidates) * torch.tensor([1 + float(c.keypoints.sum()) for c in candidates])
+
+
+class ReadsGlobalsUnsaid(Good):
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        near = torch.stack([query.global_descriptor @ c.global_descriptor for c in candidates])
+        return super().score(query, candidates) * (2 + near)
+
+
+class SlicesGlobalsUnsaid(Good):
+    def score(self, query: Features, candidates: FeatureBatch) -> Tensor:
+        return super().score(query, candidates) * (2 + query.global_descriptor[0])
+
+
 class RefusesToRun(Good):
     def skip(self, features: object) -> str | None:
         return "no weights"
@@ -156,6 +174,9 @@ BAD = {
     Random: "second call",
     Noisy: "second call",
     KeepsTooLittle: "depend on what it keeps",
+    ReadsKeypointsUnsaid: "reads global or keypoints, which its needs do not name",
+    ReadsGlobalsUnsaid: "which its needs do not name",
+    SlicesGlobalsUnsaid: "which its needs do not name .IndexError",
     RefusesToRun: "no weights",
     TrainedByNoOption: "no option 'file'",
 }
