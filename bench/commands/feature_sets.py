@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.shell import Folder, folders
+from bench.commands.shell import Folder, folders, given_folders
 
 if TYPE_CHECKING:
     from bench.places import Places
@@ -122,7 +122,7 @@ def import_features(
     for note in (*report.notes, *report.caveats):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{report.extracted} images imported{'' if report.extracted else ', all were up to date'}: {place}")
-    click.echo(f"now: python cli.py {then}")
+    click.echo(f"now: python cli.py {then}{given_folders()}")
 
 
 @features.command("diff")

@@ -6,6 +6,7 @@ import codecs
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -119,6 +120,13 @@ def folders(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, places=places, **kwargs)
 
     return wrapped
+
+
+def given_folders() -> str:
+    """The options of `folders` that this command was given, for the next one; empty where there are none."""
+    given = click.get_current_context().params
+    options = {"--cache-dir": given.get("cache_dir"), "--data-root": given.get("data_root")}
+    return "".join(f" {option} {shlex.quote(str(path))}" for option, path in options.items() if path is not None)
 
 
 form_option = click.option(

@@ -323,6 +323,7 @@ def test_a_folder_of_an_import_is_told_from_a_name_of_a_feature_set(
     into = tmp_path / "mine"
     done = imported("hloc", hloc(tmp_path / "a.h5", everything()), plain, "--into", str(into))
     assert done.exit_code == 0 and "6 images imported: " in done.output
+    assert f"--dataset folder:{plain} --cache-dir {tmp_path / 'cache'}\n" in done.output  # the next command finds it
     again = imported("hloc", tmp_path / "a.h5", plain, "--into", str(into))
     assert "0 images imported, all were up to date: " in again.output
     for row in (("-f", str(into), "-m", "mnn"), ("-m", f"mnn@{into}")):
