@@ -19,11 +19,12 @@ from bench.errors import UserError
 class ArrayFile:
     """An array in a file, of which rows are read when they are asked for. Opening it reads its head alone.
 
-    `shape` and `dtype` are those of the whole array. OSError for a file that cannot be opened, ValueError for one that
-    holds no array of plain values, or another number of bytes than its head says.
+    The array begins at row `first` of the file; `shape` and `dtype` are those of what is left. OSError for a file that
+    cannot be opened, ValueError for one that holds no array of plain values, too few rows, or another number of bytes
+    than its head says.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, first: int = 0):
         self._file = -1
         self.path = path
         with path.open("rb") as file:
@@ -39,9 +40,13 @@ class ArrayFile:
             size = os.fstat(file.fileno()).st_size
             if size != self._start + self._row * len(self):
                 raise ValueError(f"{path}: {size} bytes do not hold an array {self.shape} of {self.dtype}")
+            if not 0 <= first <= len(self):
+                raise ValueError(f"{path}: no row {first}, it has {len(self)}")
             self._file = os.dup(file.fileno())
         # of an array that lies column by column no row lies in one piece; nothing here writes such any more
-        self._map = np.load(path, mmap_mode="r") if by_columns and len(self) and self._row else None
+        self._map = np.load(path, mmap_mode="r")[first:] if by_columns and len(self) and self._row else None
+        self._start += first * self._row
+        self.shape = (len(self) - first, *self.shape[1:])
 
     def __del__(self) -> None:
         if self._file >= 0:

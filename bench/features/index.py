@@ -160,6 +160,21 @@ class Index:
         """Every row, in the order in which reading is fastest."""
         return map(_row, self._database.execute(f"SELECT {COLUMNS} FROM images ORDER BY number"))
 
+    def arrays(self, shard: int) -> list[str]:
+        """The names of a shard's arrays."""
+        ((files,),) = self._database.execute("SELECT files FROM shards WHERE number = ?", (shard,))
+        return [name.removesuffix(".npy") for name in json.loads(files)]
+
+    def merged(self, shard: int) -> tuple[Path, int] | None:
+        """The shard that another process has merged this one into meanwhile, and the row there that is its first; None
+        where there is none."""
+        gone = Shard(self.shards[shard])
+        for found in shards(gone.path.parent)[0]:
+            if found != gone and found.first <= gone.first and gone.last <= found.last:
+                first = read_json(found.path / "shard.json").get("parts", {}).get(gone.path.name)
+                return None if first is None else (found.path, first)
+        return None
+
     def errors(self) -> dict[str, str]:
         """key -> why the image has no features."""
         return dict(self._database.execute("SELECT key, error FROM images WHERE error IS NOT NULL"))

@@ -2,7 +2,8 @@
 
 A shard's `shard.json` lists its images, the sha256 of the files each was made from (the image, or files of features),
 and the size in bytes of every array. It is written under a temporary name and renamed. Every so many shards are merged
-into one, so that a million images are some dozens of shards.
+into one, so that a million images are some dozens of shards; it lists the shards it stands for, and the first row of
+each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +76,17 @@ def write_shard(
 
 
 @contextmanager
-def _new_shard(folder: Path, name: str, listed: list[dict], local_dim: int) -> Iterator[Path]:
+def _new_shard(
+    folder: Path, name: str, listed: list[dict], local_dim: int, parts: Mapping[str, int] = {}
+) -> Iterator[Path]:
     """A folder to write arrays to, which becomes the shard of that name when all are written."""
     temporary = folder / "shards" / f"tmp-{os.getpid()}-{secrets.token_hex(4)}"  # other machines have the same pids
     temporary.mkdir()
     try:
         yield temporary
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        (temporary / "shard.json").write_text(json.dumps({"files": files, "local_dim": local_dim, "images": listed}))
+        content = {"files": files, "local_dim": local_dim, **({"parts": parts} if parts else {}), "images": listed}
+        (temporary / "shard.json").write_text(json.dumps(content))
         temporary.rename(folder / "shards" / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,7 +121,9 @@ def _merge(folder: Path, parts: Sequence[Shard]) -> None:
     lists = [content["images"] for content in contents]
     name = f"{parts[0].first:06d}-{parts[-1].last:06d}"
     entries = [entry for listed in lists for entry in listed]
-    with _new_shard(folder, name, entries, contents[0].get("local_dim", 0)) as temporary:
+    firsts = accumulate(map(len, lists), initial=0)
+    begins = {part.path.name: first for part, first in zip(parts, firsts, strict=False)}
+    with _new_shard(folder, name, entries, contents[0].get("local_dim", 0), begins) as temporary:
         for array in (name for name in (*LOCAL, *WHOLE) if (parts[0].path / f"{name}.npy").is_file()):
             pieces = [np.load(part.path / f"{array}.npy", mmap_mode="r") for part in parts]
             rows = sum(map(len, pieces))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise, tee
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from bench.features.arrays import ArrayFile
 from bench.features.index import Index, Row
 from bench.features.items import Item, content, stamp
 from bench.features.precision import unpacked
-from bench.features.shards import LOCAL, WHOLE
+from bench.features.shards import LOCAL
 from bench.files import read_json
 from bench.search import Vectors
 
@@ -40,6 +40,7 @@ ALL = frozenset(READS)
 REMEMBERED = 16_384  # places of images kept in memory
 TOGETHER = 8_192  # images whose places are held at a time where all of a gallery are counted
 NOTHING = torch.zeros(0)
+T = TypeVar("T")
 OPEN = 96  # shards whose files are open at a time: eight each, and a process may have 1,024
 
 
@@ -87,7 +88,7 @@ class FeatureStore:
         self._index = Index(folder)
         self._open: dict[int, dict[str, ArrayFile]] = {}
         self._places: dict[str, tuple[int, int]] = {}
-        self._last: tuple[int, dict[str, Any]] = (-1, {})
+        self._last: tuple[int, tuple[dict[str, Any], int]] = (-1, ({}, 0))
         self.damaged = self._index.damaged
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
@@ -134,7 +135,7 @@ class FeatureStore:
         whole = arrays["global_descriptor"].shape[1] if "global_descriptor" in arrays else 0
         local = arrays["descriptors"].shape[1] if "descriptors" in arrays else 0
         if local and arrays["descriptors"].dtype != np.float16 and arrays["descriptors"].dtype != np.float32:
-            local = int(read_json(self._index.shards[0] / "shard.json")["local_dim"])  # packed rows do not tell
+            local = int(self._listed(0)[0]["local_dim"])  # packed rows do not tell
         return int(about.get("local_dim", local)), int(about.get("global_dim", whole))  # type: ignore[call-overload]
 
     def times(self, keys: Iterable[str]) -> tuple[float, float] | None:
@@ -144,8 +145,8 @@ class FeatureStore:
         """
         places, found = self.places(keys), []
         for shard in np.unique(places[:, 0]):
-            images = read_json(self._index.shards[int(shard)] / "shard.json")["images"]
-            found += [images[row].get("ms") for row in places[places[:, 0] == shard, 1]]
+            about, first = self._listed(int(shard))
+            found += [about["images"][first + row].get("ms") for row in places[places[:, 0] == shard, 1]]
         found = [ms for ms in found if ms]
         return None if not found else tuple(np.median(np.array(found), axis=0).tolist())  # type: ignore[return-value]
 
@@ -167,8 +168,8 @@ class FeatureStore:
         return self._index.all()
 
     def stored(self, row: Row) -> Stored:
-        """What is stored of an image of this store, as it is. UserError, OSError: it was removed meanwhile."""
-        arrays, about = self._arrays(row.shard), self._listed(row.shard)
+        """What is stored of an image of this store, as it is. UserError: it was removed meanwhile."""
+        arrays, (about, first) = self._arrays(row.shard), self._listed(row.shard)
         start, stop = arrays["offsets"].rows(row.row, row.row + 2)
         return Stored(
             {
@@ -176,34 +177,49 @@ class FeatureStore:
                 for name, array in arrays.items()
                 if name != "offsets"
             },
-            about["images"][row.row],
+            about["images"][first + row.row],
             int(about["local_dim"]),
         )
 
-    def _listed(self, number: int) -> dict[str, Any]:
-        """What a shard says of itself; that of the last one asked for is remembered."""
+    def _listed(self, number: int) -> tuple[dict[str, Any], int]:
+        """What a shard says of itself, and which of the images it lists is its first; that of the last one asked for is
+        remembered."""
         if self._last[0] != number:
-            self._last = number, read_json(self._index.shards[number] / "shard.json")
+            found = self._where(number, lambda folder, first: (read_json(folder / "shard.json"), first))
+            self._last = number, found
         return self._last[1]
 
     def _arrays(self, number: int) -> dict[str, ArrayFile]:
         found = self._open.get(number)
         if found is None:
-            folder = self._index.shards[number]
-            try:
-                found = {
-                    name: ArrayFile(folder / f"{name}.npy")
-                    for name in (*LOCAL, *WHOLE, "offsets")
-                    if name == "offsets" or (folder / f"{name}.npy").is_file()
-                }
-            except FileNotFoundError as error:
-                raise UserError(
-                    f"{folder}: was removed while the store was in use", hint="run the same command again"
-                ) from error
+            names = self._index.arrays(number)
+
+            def opened(folder: Path, first: int) -> dict[str, ArrayFile]:
+                # `offsets` of a merged shard say where rows of its local features lie, whichever shard they are from
+                firsts = dict.fromkeys(LOCAL, 0)
+                return {name: ArrayFile(folder / f"{name}.npy", firsts.get(name, first)) for name in names}
+
+            found = self._where(number, opened)
             if len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open)), None)
             self._open[number] = found
         return found
+
+    def _where(self, number: int, opened: Callable[[Path, int], T]) -> T:
+        """What `opened` gives of the folder that holds a shard and the row there that is its first.
+
+        Another process may have merged the shard into a larger one. UserError where it was removed.
+        """
+        folder = self._index.shards[number]
+        try:
+            return opened(folder, 0)
+        except FileNotFoundError as error:
+            merged = self._index.merged(number)
+            if merged is None:
+                raise UserError(
+                    f"{folder}: was removed while the store was in use", hint="run the same command again"
+                ) from error
+        return opened(*merged)
 
     def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
         """Features of one image in float32, with only what `needs` names and at most the best `top` local rows."""

@@ -205,6 +205,33 @@ def test_a_shard_that_vanishes_while_it_is_used_is_said(tmp_path: Path) -> None:
         store.read(KEYS[0])
 
 
+@pytest.mark.parametrize("opened", [0, 1, 2])
+def test_a_store_in_use_finds_its_images_where_another_process_merged_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: int
+) -> None:
+    """Some images were extracted twice, the second time by themselves, and one came after the store was opened."""
+    monkeypatch.setattr(filling, "SHARD_IMAGES", 2)
+    folder = tmp_path / "s"
+    items = {key: Item(key, ()) for key in KEYS}
+    for again, key in enumerate(("", "image 3", "image 8", "image 3")):
+        if key:
+            items[key] = Item(key, (), box=(0, 0, again, again))
+        fill(items.values(), folder, lambda: lambda item: made(f"{item.box}{item.key}"), IDENTITY)
+    store, fresh = FeatureStore(folder), FeatureStore(shutil.copytree(folder, tmp_path / "fresh"))
+    for key in KEYS[: 2 * opened]:
+        store.read(key)
+    monkeypatch.setattr(shards, "MERGED", 4)
+    fill([*items.values(), Item("another", ())], folder, lambda: lambda item: made(item.key), IDENTITY)
+    assert len(list((folder / "shards").iterdir())) < len(list((tmp_path / "fresh" / "shards").iterdir()))
+    assert content(store, KEYS) == content(fresh, KEYS)
+    assert store.counts(KEYS).tolist() == fresh.counts(KEYS).tolist() and store.dims == fresh.dims
+    assert np.array_equal(store.global_descriptors(KEYS[::-1]), fresh.global_descriptors(KEYS[::-1]))
+    for row, other in zip(store.rows(), fresh.rows(), strict=True):
+        found, expected = store.stored(row), fresh.stored(other)
+        assert found.entry == expected.entry and found.arrays.keys() == expected.arrays.keys()
+        assert all(np.array_equal(found.arrays[name], expected.arrays[name]) for name in found.arrays)
+
+
 def test_rows_are_found_in_any_order(tmp_path: Path, small: None) -> None:
     written(tmp_path / "s", KEYS)
     index = Index(tmp_path / "s")
