@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from bench.names import without_folders
 
@@ -123,13 +126,55 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table's cell that takes several lines where its column is narrow. Nothing of it is cut."""
+
+    text: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        pieces = [piece for word in self.text.split() for piece in _pieces(word)]
+        widest = max(map(len, self.text.split("\n")))
+        return Measurement(max(map(len, pieces), default=0), widest).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        for line in self.text.split("\n"):
+            yield Text("\n".join(wrapped(line, options.max_width)), no_wrap=True)
+
+
+def _pieces(word: str) -> list[str]:
+    """What a long word may be parted into: after punctuation that parts options, paths and addresses."""
+    return re.findall(r"[^,:;=+/]*[,:;=+/]+|[^,:;=+/]+", word)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` >= 1 characters: parted between words, else where `_pieces` parts, else anywhere.
+
+    >>> wrapped("cascade stages=rrt,lightglue:20", 18), wrapped("abcdef", 4)
+    (['cascade stages=', 'rrt,lightglue:20'], ['abcd', 'ef'])
+    """
+    lines = [""]
+    for word in text.split(" "):
+        if len(word) <= width:
+            parts = [word]
+        else:
+            parts = [part[at : at + width] for part in _pieces(word) for at in range(0, len(part), width)]
+        for number, part in enumerate(parts):
+            gap = " " * (number == 0 and bool(lines[-1]))
+            if len(lines[-1]) + len(gap) + len(part) <= width:
+                lines[-1] += gap + part
+            else:
+                lines.append(part)
+    return lines if lines[0] or len(lines) == 1 else lines[1:]
+
+
 def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text below their headings."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")  # nothing is cut: an address must be whole to be used
+        table.add_column(column)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Cell, row))
     console().print(table, markup=False)
 
 
@@ -156,7 +201,7 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
     columns = ["features", *(column.name for column in table.columns)]
     heads = _headings(columns, texts, out.width - SIDES, kept=f"{table.measure} ")
     shown = RichTable(title=escape(table.title), box=box.SIMPLE_HEAVY, title_justify="left", pad_edge=False)
-    shown.add_column(table.of, overflow="fold")
+    shown.add_column(table.of)
     for name, head in heads.items():
         shown.add_column(head, justify="left" if name == "features" else "right", no_wrap=True)
     leading = best(table)
@@ -167,7 +212,7 @@ def print_table(table: Table, cards: bool = False, explain: bool = False) -> Non
             if column.name in heads
         ]
         features = [escape(row[1])] if "features" in heads else []
-        shown.add_row(escape(row[0]), *features, *marked, style="dim" if name in table.controls else "")
+        shown.add_row(Cell(row[0]), *features, *marked, style="dim" if name in table.controls else "")
     if table.answer:
         out.print(f"{said(table.answer)}\n", style="bold", highlight=False, markup=False)
     out.print(shown)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.report import terminal
@@ -85,6 +87,22 @@ def test_what_is_no_terminal_is_wide(capsys: pytest.CaptureFixture[str]) -> None
     terminal.print_listing(("name", "what"), [("a[b]", "x" * 100)])
     out = capsys.readouterr().out
     assert "a[b]" in out and "x" * 100 in out
+
+
+@given(st.text("ab ,=/+:", max_size=40), st.integers(1, 12))
+def test_lines_are_as_long_as_asked_for_and_nothing_is_lost(text: str, width: int) -> None:
+    lines = terminal.wrapped(text, width)
+    assert all(len(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_narrow_listing_parts_options_between_one_another_and_not_within_their_values(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "console", lambda stderr=False: Console(width=34))
+    terminal.print_listing(("method", "options"), [("cascade", "stages=rrt,lightglue:20 alpha=0.125, n=10")])
+    *_, first, second = (line for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert first.split() == ["cascade", "stages=rrt,lightglue:"] and second.split() == ["20", "alpha=0.125,", "n=10"]
 
 
 def test_progress_on_a_terminal_is_a_bar_on_stderr(
