@@ -206,11 +206,15 @@ def _identity(chosen: Chosen, scorer: Scorer, contents: Mapping[str, str], execu
 
 def _finished(folder: Path) -> results.Run | None:
     """The run there, if every method got to its end and the files are sound; what was damaged is written again."""
+    run = _sound(folder)
+    return None if run is None or run.record.failed else run
+
+
+def _sound(folder: Path) -> results.Run | None:
     try:
-        run = results.sound_run(folder)
+        return results.sound_run(folder)
     except UserError:
         return None
-    return None if run.record.failed else run
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
@@ -234,7 +238,7 @@ def _begin(
 
     A run that was killed when all was scored keeps those that its methods took turns with.
     """
-    cold, scorer = cold_starts(folder), ready.scorer
+    cold, scorer, before = cold_starts(folder), ready.scorer, _sound(folder)
     with _written(folder):
         journal = Journal(folder / "journal.jsonl")
     if all(journal.has(row.name, query) for row in chosen.rows for query in scorer.shortlist.queries):
@@ -261,8 +265,12 @@ def _begin(
         results.save_dataset(folder / "dataset.json", scorer.dataset, scorer.shortlist.gallery)
         write_record(folder, record)
     jobs = tuple(Job(row, journal) for row in chosen.rows)
-    begun = cold is not None or len(journal) > 0
-    return _Open(folder, record, jobs, ("resuming an interrupted run",) if begun else ())
+    notes: tuple[str, ...] = ()
+    if before is not None:  # it ended, but with rows that failed
+        notes = (f"trying again what failed before: {', '.join(before.record.failed)}",)
+    elif cold is not None or len(journal) > 0:
+        notes = ("resuming an interrupted run",)
+    return _Open(folder, record, jobs, notes)
 
 
 def _finish(

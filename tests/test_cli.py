@@ -174,6 +174,18 @@ def test_a_run_prints_the_table_the_notes_and_where_the_run_is(
     assert Path(folder).parent == tmp_path / "runs" and (Path(folder) / "scores.parquet").is_file()
 
 
+def test_a_row_that_fails_is_left_out_of_the_table_gives_status_1_and_is_tried_again(
+    cli: Callable[..., Result], instances: Path, add_method: Callable
+) -> None:
+    add_method("broken", "def score(self, query, candidates):\n    raise RuntimeError('out of luck')")
+    command = ["run", "-m", "identity,broken", "-d", f"folder:{instances}", "-k", "2", "--max-side", "160"]
+    first, again = (cli(*command, "--keep-descriptors", "150") for _ in range(2))
+    for result in (first, again):
+        assert result.exit_code == 1 and "identity" in result.stdout and "out of luck" in result.stdout
+        assert "Error: failed: broken; the reasons are above" in result.stderr
+    assert "trying again" not in first.stderr and "trying again what failed before: broken" in again.stderr
+
+
 def test_all_runs_every_method_that_can_run_here(cli: Callable[..., Result], instances: Path) -> None:
     result = cli(
         "run", "-m", "all", "-d", f"folder:{instances}", "-k", "2", "--max-side", "160", "--keep-descriptors", "150"

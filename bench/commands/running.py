@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 def run(setup: Setup, selection: Selection, force: bool, places: Places) -> None:
     """Run rerankers on one sealed shortlist and print the comparison.
 
-    Killed or interrupted, the same command goes on where it stopped.
+    Killed or interrupted, the same command goes on where it stopped. A row that fails is said below the table, and the
+    exit status is 1.
     """
+    from bench.errors import UserError
     from bench.report.tables import compare
     from bench.report.terminal import print_table, progress_bars
     from bench.run import execute
@@ -33,6 +35,8 @@ def run(setup: Setup, selection: Selection, force: bool, places: Places) -> None
         click.echo(f"note: {note}", err=True)
     print_table(compare([outcome.run]))
     click.echo(f"\nrun: {outcome.run.folder}")
+    if failed := outcome.run.record.failed:
+        raise UserError(f"failed: {', '.join(failed)}; the reasons are above", hint="the same command tries them again")
 
 
 @click.command()

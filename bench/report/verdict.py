@@ -91,7 +91,7 @@ def within(
     tied = tied_with_best({name: values[name] for name in kept}, better=better)
     name, *others = _ordered(tied, values, better)
     said = (
-        f"{len(kept)} of {len(contenders)} rows cost at most {limits}: {name} reaches "
+        f"{len(kept)} of {len(contenders)} rows cost{'s' * (len(kept) == 1)} at most {limits}: {name} reaches "
         f"{float(rows[measure][name]):.1f} {measure}, {100 * found.gains[name].difference:+.1f} against the first stage"
     )
     apart = f", and cannot be told apart from {_and(others)}" if others else ""
