@@ -105,7 +105,7 @@ def test_the_best_row_within_limits_is_said_above_the_table_and_in_its_files(go:
     go("mnn,rrt,identity", *FIRST, "-o", "mnn.descriptors=10")
     (table,) = tables(cli, "--within", "kib=3")
     said = table["answer"].splitlines()[1]
-    assert said.startswith("1 of 2 rows cost at most 3 KiB/image: mnn descriptors=10 reaches")
+    assert said.startswith("1 of 2 rows costs at most 3 KiB/image: mnn descriptors=10 reaches")
     assert len(tables(cli)[0]["answer"].splitlines()) == 1
     for form in ("terminal", "md", "latex"):
         assert said in " ".join(

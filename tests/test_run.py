@@ -305,6 +305,16 @@ def test_a_method_that_breaks_is_reported_and_the_others_finish(
     assert any(note.startswith("broken failed:") and said in note for note in table.notes)
 
 
+def test_a_failure_is_not_said_once_the_row_was_measured(run: Go, instances: Path, add_method: Callable) -> None:
+    add_method("late", BREAKS_LATE.format(at=6).replace(' and os.environ.get("BREAK") == "1"', ""))
+    broken = run(instances, "identity,late").run
+    add_method("late", "def score(self, query, candidates):\n    return candidates.similarities")
+    del sys.modules["methods.late"]
+    mended = run(instances, "late").run
+    assert any("late failed" in note for note in compare([broken]).notes)
+    assert not any("failed" in note for note in compare([broken, mended]).notes)
+
+
 def test_a_failure_names_the_line_of_the_method_and_the_query(
     run: Go, instances: Path, add_method: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

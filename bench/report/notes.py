@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def notes_of(
     anyone = metrics[runs[-1]]
     scorable = main.values(anyone, FIRST_STAGE).notna().any()  # an older run may have no positives
     contenders = [name for name in latest if name not in controls and scorable]
+    measured = {row: max(run.record.finished for run, of in latest.values() if of == row) for _, row in latest.values()}
     notes = [
         _bounds(main, bounds) if scorable else _no_value(main),
         *_nothing_to_gain(runs[-1], bounds),
@@ -44,7 +45,7 @@ def notes_of(
         *_indexed(latest),
         *_disturbed(runs),
         *([f"Order by blend {blend}, replayed from stored scores."] if blend != Blend() else []),
-        *(note for run in runs for note in _of_run(run, {row for _, row in latest.values()})),
+        *(note for run in runs for note in _of_run(run, measured)),
         *_with_earlier_code(latest),
         *_restricted(latest, cards),
     ]
@@ -73,15 +74,16 @@ def _measured(runs: Sequence[Run]) -> str:
     )
 
 
-def _of_run(run: Run, rows: Collection[str]) -> Iterator[str]:
-    """What a run says of itself, and of what it asked for that is none of the `rows`."""
+def _of_run(run: Run, measured: Mapping[str, str]) -> Iterator[str]:
+    """What a run says of itself, and of what it asked for that was not measured, or only before; when each row was."""
     for row, reason in run.record.skipped.items():
-        if row not in rows:
+        if row not in measured:
             yield f"{row} did not run: {reason}"
     if terms := run.record.features_noncommercial:
         yield f"Features: NOT FOR COMMERCIAL USE ({terms})."
     for row, reason in run.record.failed.items():
-        yield f"{row} failed: {reason}"
+        if measured.get(row, "") < run.record.finished:
+            yield f"{row} failed: {reason}"
     yield from run.record.notes
     if run.record.unreadable:
         yield f"{len(run.record.unreadable)} images could not be read and have no features."
