@@ -7,6 +7,7 @@ down. Every name is escaped there, in what is seen and in the JSON that the page
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from itertools import chain, zip_longest
@@ -83,6 +84,15 @@ def embedded(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
+def _parted(name: str) -> Markup:
+    """The name, escaped, which a narrow place may part after punctuation.
+
+    >>> _parted("rrt,a<b")
+    Markup('rrt,<wbr>a&lt;b')
+    """
+    return Markup("<wbr>").join(re.findall(r"[^,:;=+/]*[,:;=+/]+|[^,:;=+/]+", name))
+
+
 def _environment() -> jinja2.Environment:
     """Templates beside this module, every value escaped; a value that is not there is an error."""
     folder = resources.files("bench.report") / FILES
@@ -98,5 +108,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     found.filters["percent"] = lambda share: f"{100 * share:.3f}%"
+    found.filters["parted"] = _parted
     found.globals["style"], found.globals["script"] = Markup(read("style.css")), Markup(read("script.js"))
     return found

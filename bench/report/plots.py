@@ -57,6 +57,7 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     quality = _quality(table)
     rows = table.rows[[method not in table.controls for method in table.rows.index]].sort_values(quality)[::-1]
@@ -73,6 +74,9 @@ def quality_against_time(table: Table, folder: Path, name: str) -> Path:
             figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, markerscale=0.5, frameon=False)
         _bounds(axes, table)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         if len(rows):
             axes.set_xlim(rows["ms/query p50"].min() / 3, rows["ms/query p50"].max() * 3)
         axes.set(xlabel=f"ms per query, median, {table.about['k']} candidates (log scale)", ylabel=f"{quality} (%)")
