@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -77,6 +77,7 @@ class Index:
     """The images of a store's shards. `damaged` are the shards that are not what their own list says, and why."""
 
     def __init__(self, folder: Path):
+        self._parts: dict[Path, Mapping[str, int]] = {}  # of shards that others merged since
         for left in reversed(range(TRIES)):
             found, _ = shards(folder / "shards")
             try:
@@ -171,7 +172,9 @@ class Index:
         gone = Shard(self.shards[shard])
         for found in shards(gone.path.parent)[0]:
             if found != gone and found.first <= gone.first and gone.last <= found.last:
-                first = read_json(found.path / "shard.json").get("parts", {}).get(gone.path.name)
+                if found.path not in self._parts:
+                    self._parts[found.path] = read_json(found.path / "shard.json").get("parts", {})
+                first = self._parts[found.path].get(gone.path.name)
                 return None if first is None else (found.path, first)
         return None
 
