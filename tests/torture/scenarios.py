@@ -310,10 +310,10 @@ class ReadOnly:
         cache.mkdir()
         moment = Moment() if rng.random() < 0.5 else round.moment(run)
         round.play(round.bench.command(run, place), moment)
-        found = apart(state.contents, place.root)
+        found = apart(state.contents, place.root, True)
         whole = not state.differences({n: m for n, m in found.items() if n.endswith("shards")}, stored)
         subprocess.run(["rm", "-rf", str(place.root / "runs")], check=True)
-        before = apart(state.contents, cache)
+        before = apart(state.contents, cache, True)
         with _unwritable(cache) as first:
             ended = round.play(round.bench.command(run, place, before=first))
             round.hits += 1
@@ -321,7 +321,7 @@ class ReadOnly:
             said = str(cache) in ended.output and (ended.status or "did not run" in ended.output)
             if bool(ended.status or said) == whole:
                 raise Wrong(f"the cache is {'' if whole else 'not '}whole, status {ended.status}:\n{ended.output}")
-        if wrong := state.differences(apart(state.contents, cache), before):
+        if wrong := state.differences(apart(state.contents, cache, True), before):
             raise Wrong("the read-only cache was changed:\n" + "\n".join(wrong))
         if not whole:  # the run of fewer rows is one that an undisturbed command does not leave
             subprocess.run(["rm", "-rf", str(place.root / "runs")], check=True)

@@ -21,17 +21,18 @@ TIMES = re.compile(r"(^| )(ms|s)\b|_ms$|ms/|cold|MiB|others")  # columns of a ta
 FACTS = ("identity", "skipped", "failed", "together", "defaults", "extract", "seeds", "costs", "cards", "stored_bytes")
 
 
-def contents(root: Path) -> dict[str, str]:
+def contents(root: Path, merging: bool = False) -> dict[str, str]:
     """Relative path -> what matters of that file; shards of a store together, and no lock files that nobody holds.
 
-    A journal with a query twice, and a store with an image twice, are another content than one without.
+    A journal with a query twice, and a store with an image twice, are another content than one without; unless
+    `merging`, for a store whose merged shards may not have been removed yet.
     """
     found: dict[str, str] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.is_dir():
             if path.name == "shards":
-                found[name] = _digest(json.dumps(_images(path), sort_keys=True).encode())
+                found[name] = _digest(json.dumps(_images(path, merging), sort_keys=True).encode())
             elif not any(path.iterdir()):
                 found[name] = "an empty folder"
         elif path.name.endswith(".lock"):
@@ -83,10 +84,15 @@ def _is_shard(folder: Path) -> bool:
     return folder.name.replace("-", "", 1).isdigit()
 
 
-def _images(shards: Path) -> dict[str, list[str]]:
-    """Image -> what is stored of it, once for each shard that has it; a merged shard hides those it was made from."""
+def _images(shards: Path, merging: bool) -> dict[str, list[str]]:
+    """Image -> what is stored of it, once for each shard that has it; if `merging`, a shard FIRST-LAST hides those that
+    it was made from, of which some may be gone in part."""
     found: dict[str, list[str]] = {}
-    for folder in filter(_is_shard, sorted(shards.iterdir())):
+    folders = list(filter(_is_shard, sorted(shards.iterdir())))
+    merged = [tuple(map(int, folder.name.split("-"))) for folder in folders if "-" in folder.name] if merging else []
+    for folder in folders:
+        if folder.name.isdigit() and any(first <= int(folder.name) <= last for first, last in merged):
+            continue
         listed = json.loads((folder / "shard.json").read_text())
         arrays = {
             name: np.load(folder / f"{name}.npy") for name in (*LOCAL, *WHOLE) if (folder / f"{name}.npy").exists()
