@@ -357,10 +357,9 @@ def _refused(what: str, path: Path) -> Lists:
 
 
 FORMS = (
-    Form((b"PK\x03\x04", b"PK\x05\x06"), (), _zip),
+    Form((torch_file.ZIP, b"PK\x05\x06"), (), _zip),
     Form((b"\x93NUMPY",), (".npy",), _npy),
-    # torch's magic number as a pickle; older torch wrote no zip
-    Form((b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",), (".pt", ".pth", ".ckpt"), _torch),
+    Form((torch_file.LEGACY,), (".pt", ".pth", ".ckpt"), _torch),
     Form((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), (".pkl", ".pickle"), _pickle),
     Form((GZIP,), (), _text),
     Form((), (".npz",), _npz),

@@ -52,6 +52,15 @@ def encodable(name: str) -> bool:
     return True
 
 
+def parts(name: str) -> list[str]:
+    """What a name may be parted into where room is narrow: after punctuation of options, paths and addresses.
+
+    >>> parts("stages=rrt,lightglue:20"), parts("")
+    (['stages=', 'rrt,', 'lightglue:', '20'], [])
+    """
+    return re.findall(r"[^,:;=+/]*[,:;=+/]+|[^,:;=+/]+", name)
+
+
 def without_folders(names: Sequence[str]) -> dict[str, str]:
     """Row -> the row with its files by their names alone; whole where two would be the same.
 

@@ -68,7 +68,6 @@ COLMAP_TYPES: Mapping[int, tuple[str, type]] = {
     4: ("LOMA_B128", np.float32),
 }
 SIFT = 0
-TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")  # how files of torch.save begin, new and old
 
 
 def fields(names: Iterable[str]) -> dict[str, str]:
@@ -380,7 +379,7 @@ def _matrix(path: Path, count: int, local: Path) -> np.ndarray:
         size = path.stat().st_size
         if start.startswith(b"\x93NUMPY"):
             found: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        elif start.startswith(TORCH):
+        elif start.startswith((torch_file.ZIP, torch_file.LEGACY)):
             import torch
 
             found = torch_file.load(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.errors import UserError
 
-ZIP = b"PK\x03\x04"
+ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save begin
 
 
 def load(path: Path) -> Any:

@@ -143,8 +143,9 @@ def report(
         others = sealed([*finished_runs(places.runs), *added])
         raise _no_run(places.runs, " of that kind" if scope.narrows else "", others)
     groups = grouped(runs, cascade, gate, how, limits)
-    names = None if columns is None else columns.split(",")  # of the tables shown; pages and plots have all
-    tables = [group.table if names is None else with_columns(group.table, names) for group in groups]
+    tables = [group.table for group in groups]
+    if columns is not None and tables:
+        tables = with_columns(tables, columns.split(","))  # of the tables shown; pages and plots have all
     for place, group in enumerate(groups):
         if form == "terminal":
             if place:

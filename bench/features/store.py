@@ -10,6 +10,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise, tee
@@ -196,8 +197,7 @@ class FeatureStore:
 
             def opened(folder: Path, first: int) -> dict[str, ArrayFile]:
                 # `offsets` of a merged shard say where rows of its local features lie, whichever shard they are from
-                firsts = dict.fromkeys(LOCAL, 0)
-                return {name: ArrayFile(folder / f"{name}.npy", firsts.get(name, first)) for name in names}
+                return {name: ArrayFile(folder / f"{name}.npy", 0 if name in LOCAL else first) for name in names}
 
             found = self._where(number, opened)
             if len(self._open) >= OPEN:
@@ -211,15 +211,12 @@ class FeatureStore:
         Another process may have merged the shard into a larger one. UserError where it was removed.
         """
         folder = self._index.shards[number]
-        try:
+        with suppress(FileNotFoundError):
             return opened(folder, 0)
-        except FileNotFoundError as error:
-            merged = self._index.merged(number)
-            if merged is None:
-                raise UserError(
-                    f"{folder}: was removed while the store was in use", hint="run the same command again"
-                ) from error
-        return opened(*merged)
+        with suppress(FileNotFoundError):
+            if (merged := self._index.merged(number)) is not None:
+                return opened(*merged)
+        raise UserError(f"{folder}: was removed while the store was in use", hint="run the same command again")
 
     def read(self, key: str, needs: frozenset[str] = ALL, top: int | None = None) -> Features:
         """Features of one image in float32, with only what `needs` names and at most the best `top` local rows."""

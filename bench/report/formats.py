@@ -19,19 +19,21 @@ from bench.report.tables import Table
 from bench.report.verdict import SURE
 
 
-def with_columns(table: Table, asked: Sequence[str]) -> Table:
-    """The table with these columns alone, in their order: each by its name, or by what several names begin with.
+def with_columns(tables: Sequence[Table], asked: Sequence[str]) -> list[Table]:
+    """The tables with these columns alone, in their order: each by its name, or by what several names begin with.
 
-    UserError for one that no column has.
+    A table without one of them is shown without it. UserError for one that no table has.
     """
-    known = {column.name: column for column in table.columns}
-    found: dict[str, Column] = {}
+    found: list[dict[str, Column]] = [{} for _ in tables]
     for text in map(str.strip, asked):
-        names = [text] if text in known else [name for name in known if name.startswith(f"{text} ")]
-        if not names:
+        for table, kept in zip(tables, found, strict=True):
+            exact = [column for column in table.columns if column.name == text]
+            begin = [column for column in table.columns if column.name.startswith(f"{text} ")]
+            kept |= {column.name: column for column in exact or begin}
+        known = dict.fromkeys(column.name for table in tables for column in table.columns)
+        if not any(name == text or name.startswith(f"{text} ") for name in known):
             raise unknown("column", text, known)
-        found |= {name: known[name] for name in names}
-    return replace(table, columns=tuple(found.values()))
+    return [replace(table, columns=tuple(kept.values())) for table, kept in zip(tables, found, strict=True)]
 
 
 def worth_saying(table: Table) -> tuple[Column, ...]:

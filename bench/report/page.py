@@ -7,7 +7,6 @@ down. Every name is escaped there, in what is seen and in the JSON that the page
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from importlib import resources
 from itertools import chain, zip_longest
@@ -19,7 +18,7 @@ from markupsafe import Markup
 
 from bench.blend import Blend
 from bench.files import write_whole, writing
-from bench.names import shown
+from bench.names import parts, shown
 from bench.report.sections import KINDS, TIMES, Section
 from bench.report.tables import Table
 from bench.report.thumbnails import thumbnails
@@ -90,7 +89,7 @@ def _parted(name: str) -> Markup:
     >>> _parted("rrt,a<b")
     Markup('rrt,<wbr>a&lt;b')
     """
-    return Markup("<wbr>").join(re.findall(r"[^,:;=+/]*[,:;=+/]+|[^,:;=+/]+", name))
+    return Markup("<wbr>").join(parts(name))
 
 
 def _environment() -> jinja2.Environment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.names import without_folders
+from bench.names import parts, without_folders
 
 if TYPE_CHECKING:
     from bench.report.claims import Listing
@@ -133,7 +132,7 @@ class Cell:
     text: str
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        pieces = [piece for word in self.text.split() for piece in _pieces(word)]
+        pieces = [piece for word in self.text.split() for piece in parts(word)]
         widest = max(map(len, self.text.split("\n")))
         return Measurement(max(map(len, pieces), default=0), widest).with_maximum(options.max_width)
 
@@ -142,13 +141,8 @@ class Cell:
             yield Text("\n".join(wrapped(line, options.max_width)), no_wrap=True)
 
 
-def _pieces(word: str) -> list[str]:
-    """What a long word may be parted into: after punctuation that parts options, paths and addresses."""
-    return re.findall(r"[^,:;=+/]*[,:;=+/]+|[^,:;=+/]+", word)
-
-
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` >= 1 characters: parted between words, else where `_pieces` parts, else anywhere.
+    """Lines of at most `width` >= 1 characters: parted between words, else as `parts` has them, else anywhere.
 
     >>> wrapped("cascade stages=rrt,lightglue:20", 18), wrapped("abcdef", 4)
     (['cascade stages=', 'rrt,lightglue:20'], ['abcd', 'ef'])
@@ -156,10 +150,10 @@ def wrapped(text: str, width: int) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         if len(word) <= width:
-            parts = [word]
+            pieces = [word]
         else:
-            parts = [part[at : at + width] for part in _pieces(word) for at in range(0, len(part), width)]
-        for number, part in enumerate(parts):
+            pieces = [part[at : at + width] for part in parts(word) for at in range(0, len(part), width)]
+        for number, part in enumerate(pieces):
             gap = " " * (number == 0 and bool(lines[-1]))
             if len(lines[-1]) + len(gap) + len(part) <= width:
                 lines[-1] += gap + part

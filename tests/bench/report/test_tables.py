@@ -197,17 +197,20 @@ def test_a_table_in_latex_is_a_booktabs_table_with_its_notes_as_comments(marked:
 
 def test_chosen_columns_are_those_of_every_format_in_the_order_asked_for(marked: Table) -> None:
     """A name stands for itself, else for all that begin with it; what is not shown is not explained."""
-    chosen = with_columns(marked, ["KiB/image", " mAP", "gain", "R@10 All"])
+    (chosen,) = with_columns([marked], ["KiB/image", " mAP", "gain", "R@10 All"])
     names = ["KiB/image", "mAP All", "gain", "R@10 All"]
     assert [column.name for column in chosen.columns] == names
-    assert [column.name for column in with_columns(marked, ["ms/query"]).columns] == ["ms/query p50", "ms/query p95"]
+    other = replace(marked, columns=marked.columns[-1:])
+    (times,), both = with_columns([marked], ["ms/query"]), with_columns([other, marked], ["mAP All", "peak MiB"])
+    assert [column.name for column in times.columns] == ["ms/query p50", "ms/query p95"]
+    assert [[column.name for column in table.columns] for table in both] == [["peak MiB"], ["mAP All", "peak MiB"]]
     head = next(line for line in to_markdown(chosen).splitlines() if line.startswith("| method"))
     assert head == f"| method | features | {' | '.join(names)} |"
     read = pd.read_csv(io.StringIO(to_csv(chosen)))
     assert [name for name in read.columns if name in {column.name for column in marked.columns}] == names
-    assert "corrected $p" in to_latex(chosen) and "corrected $p" not in to_latex(with_columns(marked, ["mAP", "p"]))
+    assert "corrected $p" in to_latex(chosen) and "corrected $p" not in to_latex(*with_columns([marked], ["mAP", "p"]))
     with pytest.raises(UserError, match="unknown column 'map'"):
-        with_columns(marked, ["mAP", "map"])
+        with_columns([marked], ["mAP", "map"])
 
 
 def test_a_table_in_latex_has_no_folders_of_the_machine(marked: Table) -> None:
