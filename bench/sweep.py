@@ -25,7 +25,7 @@ from bench.report.row_names import label
 from bench.report.tables import Table, compare
 from bench.reranker import parse_options
 from bench.rows import Asked, same_row
-from bench.run import execute
+from bench.run import Outcome, execute
 from bench.setup import Selection, Setup
 
 OPTION = "descriptors"
@@ -38,6 +38,7 @@ class Sweep:
     table: Table
     points: Mapping[str, tuple[str, int]]  # row -> method and budget, in the table's order; empty without budgets
     notes: tuple[str, ...]
+    failed: tuple[str, ...]  # rows that did not get to their end, each once
 
 
 def budgets_of(text: str) -> tuple[int, ...]:
@@ -154,7 +155,11 @@ def vary(
     if options == {"seed"}:
         spread = [note for v in varied for note in _spread(table, v)]
         table = replace(table, notes=(*spread, *table.notes))
-    return Sweep(table, {}, tuple(notes))
+    return Sweep(table, {}, tuple(notes), _failed(outcomes))
+
+
+def _failed(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row for outcome in outcomes for row in outcome.run.record.failed))
 
 
 def _spread(table: Table, varied: Varied) -> list[str]:
@@ -203,7 +208,7 @@ def sweep(
     table = compare([outcome.run for outcome in outcomes], show={OPTION})
     points = dict(sorted(rows.items(), key=lambda row: row[1]))
     notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
-    return Sweep(replace(table, rows=table.rows.loc[list(points)]), points, tuple(notes))
+    return Sweep(replace(table, rows=table.rows.loc[list(points)]), points, tuple(notes), _failed(outcomes))
 
 
 def write(found: Sweep, folder: Path) -> list[Path]:

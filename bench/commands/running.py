@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ def run(setup: Setup, selection: Selection, force: bool, places: Places) -> None
     Killed or interrupted, the same command goes on where it stopped. A row that fails is said below the table, and the
     exit status is 1.
     """
-    from bench.errors import UserError
     from bench.report.tables import compare
     from bench.report.terminal import print_table, progress_bars
     from bench.run import execute
@@ -35,7 +35,14 @@ def run(setup: Setup, selection: Selection, force: bool, places: Places) -> None
         click.echo(f"note: {note}", err=True)
     print_table(compare([outcome.run]))
     click.echo(f"\nrun: {outcome.run.folder}")
-    if failed := outcome.run.record.failed:
+    _require_all(outcome.run.record.failed)
+
+
+def _require_all(failed: Collection[str]) -> None:
+    """UserError where rows failed: what is printed lacks them."""
+    from bench.errors import UserError
+
+    if failed:
         raise UserError(f"failed: {', '.join(failed)}; the reasons are above", hint="the same command tries them again")
 
 
@@ -97,6 +104,7 @@ def sweep(
     click.echo()
     for path in sweeps.write(found, out):
         click.echo(f"written: {path}")
+    _require_all(found.failed)
 
 
 @click.command("first-stages")

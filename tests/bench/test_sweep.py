@@ -338,3 +338,13 @@ def test_the_command_varies_or_sweeps_but_not_both(cli: Callable[..., Result], i
     assert "random, 2 seeds, mAP All" in (tmp_path / "out" / "sweep.md").read_text()
     assert not (tmp_path / "out" / "sweep.png").exists()
     assert cli(*common, "--vary", "random.seed=0", "--descriptors", "5").exit_code == 2
+
+
+def test_a_row_that_fails_is_left_out_of_the_sweep_which_is_written_and_gives_status_1(
+    cli: Callable, instances: Path, add_method: Callable, tmp_path: Path
+) -> None:
+    add_method("broken", "def score(self, query, candidates):\n    raise RuntimeError('out of luck')")
+    given = ["sweep", "-m", "random,broken", "-d", f"folder:{instances}", "-k", "2", "--out", str(tmp_path / "out")]
+    done = cli(*given, "--vary", "random.seed=0,1", "--max-side", "160", "--keep-descriptors", "150")
+    assert done.exit_code == 1 and "Error: failed: broken; the reasons are above" in done.stderr
+    assert "out of luck" in done.stdout and "random" in (tmp_path / "out" / "sweep.csv").read_text()
