@@ -58,6 +58,9 @@ def test_costs_that_are_alike_are_not_said_to_differ() -> None:
     values = {"a": moved(0.1), "b": moved(0.1)}
     same = told(values, {"a": 10.0, "b": 10.2}, {"a": 6.0, "b": 6.0})
     assert "least time" not in same and "fewest" not in same and "cannot be told apart on these 40 queries. " in same
+    three = {**values, "c": moved(0.1)}
+    two = told(three, {"a": 10.0, "b": 10.5, "c": 20.0}, {"a": 6.0, "b": 6.0, "c": 2.0})
+    assert "a and b need the least time, 50 % of the most, c reads the fewest bytes, 33 % of the most" in two
     time_alone = told(values, {"a": 10.0, "b": 50.0}, {"a": 6.0, "b": 6.0})
     assert "a needs the least time, 20 % of the most" in time_alone and "fewest" not in time_alone
 
