@@ -13,7 +13,7 @@ from bench.features.diff_local import Placed
 from bench.features.diff_measured import ALIKE, OTHER, Progress, globals_of, lists_of, local_of, side_alone, with_sizes
 from bench.features.diff_numbers import Numbers
 from bench.features.diff_rules import Cause, causes
-from bench.features.diff_stored import Stored, Subject, absent_from, image_name
+from bench.features.diff_stored import StoredSet, Subject, absent_from, image_name
 from bench.features.items import items, query_key
 from bench.names import shown
 
@@ -67,7 +67,7 @@ class Difference:
 
 
 def diff(
-    dataset: Dataset, a: Stored, b: Stored, options: DiffOptions = DiffOptions(), progress: Progress | None = None
+    dataset: Dataset, a: StoredSet, b: StoredSet, options: DiffOptions = DiffOptions(), progress: Progress | None = None
 ) -> Difference:
     """Compare B with A. UserError where they share no image or no kind of descriptor."""
     keys = [*dataset.gallery, *(item.key for item in items(dataset) if item.key not in dataset.gallery)]
@@ -108,7 +108,7 @@ def diff(
     return Difference(numbers, causes(numbers), _worst(subject, cosine, of_image), tuple(_notes(numbers, a, b, has)))
 
 
-def _notes(numbers: Numbers, a: Stored, b: Stored, has: Sequence[tuple[bool, bool]]) -> Iterator[str]:
+def _notes(numbers: Numbers, a: StoredSet, b: StoredSet, has: Sequence[tuple[bool, bool]]) -> Iterator[str]:
     for place, what in enumerate(("local", "global")):
         having = [side.name for side, of in zip((a, b), has, strict=True) if of[place]]
         if len(having) == 1:
@@ -124,7 +124,7 @@ def _notes(numbers: Numbers, a: Stored, b: Stored, has: Sequence[tuple[bool, boo
         yield from (f"{side.name}: {sentence}" for sentence in side.said)
 
 
-def _refuse(dataset: Dataset, a: tuple[Stored, set[str]], b: tuple[Stored, set[str]], total: int) -> None:
+def _refuse(dataset: Dataset, a: tuple[StoredSet, set[str]], b: tuple[StoredSet, set[str]], total: int) -> None:
     for side, absent in (a, b):
         if len(absent) == total:
             places = ", ".join(shown(store.folder) for store in side.stores)

@@ -14,7 +14,7 @@ import numpy as np
 from bench.features.diff_globals import Aligned, Order, aligned, order
 from bench.features.diff_local import Both, Change, Placed, chosen, cosines, geometry, placed, tried
 from bench.features.diff_numbers import Globals, Lists, Local, Numbers, Side, Sizes, Spread
-from bench.features.diff_stored import Stored, Subject, image_name, read
+from bench.features.diff_stored import StoredSet, Subject, image_name, read
 from bench.features.items import query_key
 from bench.features.store import FeatureStore
 from bench.names import shown
@@ -33,7 +33,9 @@ OTHER = 0.05  # relative difference of two sizes that rounding does not make
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
-def side_alone(stored: Stored, absent: set[str], keys: Sequence[str], subject: Subject, sample: Sequence[int]) -> Side:
+def side_alone(
+    stored: StoredSet, absent: set[str], keys: Sequence[str], subject: Subject, sample: Sequence[int]
+) -> Side:
     """One set by itself; `keys` are all images of the data set, and `sample` are places among the subject's."""
     local, whole = stored.local, stored.globals_
     present = [key for key in keys if key not in absent]
@@ -87,7 +89,7 @@ def side_alone(stored: Stored, absent: set[str], keys: Sequence[str], subject: S
     )
 
 
-def _made(stored: Stored) -> dict[str, object]:
+def _made(stored: StoredSet) -> dict[str, object]:
     """What the stores record of how they were made, without what is so of each of them."""
     return {
         f"{'local' if store is stored.local else 'global'} {name}": value
@@ -113,7 +115,7 @@ def _sizes_of(store: FeatureStore, keys: Sequence[str]) -> np.ndarray:
     return np.array(found).reshape(-1, 2)
 
 
-def with_sizes(numbers: Numbers, a: Stored, b: Stored, subject: Subject) -> Numbers:
+def with_sizes(numbers: Numbers, a: StoredSet, b: StoredSet, subject: Subject) -> Numbers:
     """The numbers, with what the image sizes that both sets keep say; as they are where one keeps none."""
     if not (numbers.a.sized and numbers.b.sized):
         return numbers
@@ -141,7 +143,7 @@ def _compared_sizes(a: np.ndarray, b: np.ndarray) -> Sizes | None:
 
 
 def globals_of(
-    a: Stored, b: Stored, subject: Subject, sample: Sequence[int], progress: Progress | None
+    a: StoredSet, b: StoredSet, subject: Subject, sample: Sequence[int], progress: Progress | None
 ) -> tuple[Globals, dict[str, float]]:
     """What is measured, and the cosine of each image after the change that was found."""
     one, other = a.globals_, b.globals_
@@ -195,7 +197,7 @@ def _order_of(
     return order(one.vectors(gallery), other.vectors(gallery), these) if len(these) else None
 
 
-def lists_of(a: Stored, b: Stored, subject: Subject, top_k: int) -> Lists | None:
+def lists_of(a: StoredSet, b: StoredSet, subject: Subject, top_k: int) -> Lists | None:
     """How alike the lists of both first stages are; None without a query, or a gallery to search."""
     one, other = a.globals_, b.globals_
     assert one is not None and other is not None
@@ -224,7 +226,7 @@ def lists_of(a: Stored, b: Stored, subject: Subject, top_k: int) -> Lists | None
 
 
 def local_of(
-    a: Stored, b: Stored, subject: Subject, sample: Sequence[int], resized: bool, progress: Progress | None
+    a: StoredSet, b: StoredSet, subject: Subject, sample: Sequence[int], resized: bool, progress: Progress | None
 ) -> tuple[Local, dict[str, Placed]]:
     """What is measured of the sample, and where keypoints of each of its images lie after the change that was found.
 

@@ -13,7 +13,7 @@ from bench.datasets import Dataset
 from bench.datasets.catalogue import load
 from bench.errors import UserError
 from bench.features.diff import Difference, DiffOptions, diff
-from bench.features.diff_stored import Stored
+from bench.features.diff_stored import StoredSet
 from bench.features.extract import ExtractOptions
 from bench.features.import_record import Record
 from bench.features.sets import EXTRACTORS, IMPORTS, Progress, SetName, Stores
@@ -86,7 +86,7 @@ def opened(
     device: torch.device,
     places: Places,
     progress: Progress | None = None,
-) -> Stored:
+) -> StoredSet:
     """Its stores, brought up to date where it is extracted here. UserError for imports that are not there."""
     if isinstance(side, Path):
         store = FeatureStore(side)
@@ -95,7 +95,7 @@ def opened(
             raise UserError(f"{shown(text)}: {damaged or 'it holds no image'}", hint="extract or import it anew")
         record = Record.read(side)
         local, whole = store.dims
-        return Stored(
+        return StoredSet(
             text,
             store if local else None,
             store if whole else None,
@@ -103,7 +103,7 @@ def opened(
         )
     stores = Stores(dataset, options, device, places, progress)
     found = stores.of(side)
-    return Stored(text, found.local, found.globals_, stores.report().caveats)
+    return StoredSet(text, found.local, found.globals_, stores.report().caveats)
 
 
 def import_place(folder: Path, dataset: str, kind: str) -> Path:

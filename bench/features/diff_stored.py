@@ -15,7 +15,7 @@ from bench.names import shown
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredSet:
     """A feature set to compare: its stores, and what its import said. Either part may be missing, not both."""
 
     name: str
@@ -53,7 +53,7 @@ class Subject:
         return np.array([key in self.boxes for key in self.keys], bool)
 
 
-def absent_from(side: Stored, keys: Sequence[str]) -> set[str]:
+def absent_from(side: StoredSet, keys: Sequence[str]) -> set[str]:
     """Those of the images that one of its stores lacks, or could not read."""
     found: set[str] = set()
     for store in side.stores:

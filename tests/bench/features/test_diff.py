@@ -21,7 +21,7 @@ from bench.datasets import Dataset, Query, folder
 from bench.errors import UserError
 from bench.features.diff import Difference, DiffOptions, diff
 from bench.features.diff_rules import RULES
-from bench.features.diff_stored import Stored
+from bench.features.diff_stored import StoredSet
 from bench.features.fill import fill
 from bench.features.items import items, query_key
 from bench.features.sets import ExtractOptions, features_of
@@ -77,7 +77,7 @@ def right(dataset: Dataset = DATASET) -> Images:
     return found
 
 
-def stored(place: Path, images: Images, name: str, dataset: Dataset = DATASET, exact: bool = True, **made) -> Stored:
+def stored(place: Path, images: Images, name: str, dataset: Dataset = DATASET, exact: bool = True, **made) -> StoredSet:
     """A store of these images; `made` is what it records of how."""
     wanted = [item for item in items(dataset) if item.key in images]
     report = fill(
@@ -89,7 +89,7 @@ def stored(place: Path, images: Images, name: str, dataset: Dataset = DATASET, e
     )
     assert report.extracted == len(wanted)
     store = FeatureStore(place / name)
-    return Stored(name, store if store.dims[0] else None, store if store.dims[1] else None)
+    return StoredSet(name, store if store.dims[0] else None, store if store.dims[1] else None)
 
 
 def each(change: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]) -> Mistake:
@@ -230,8 +230,8 @@ MISTAKES: dict[str, Mistake] = {
 class Planted:
     """The right features, those with mistakes, and their difference."""
 
-    a: Stored
-    b: Stored
+    a: StoredSet
+    b: StoredSet
     found: Difference
 
 
@@ -311,12 +311,12 @@ def test_two_extractions_of_the_same_images_are_the_same_and_of_smaller_images_a
 ) -> None:
     dataset = folder.load(buildings)
 
-    def extracted(name: str, side: int) -> Stored:
+    def extracted(name: str, side: int) -> StoredSet:
         options, places = ExtractOptions(max_side=side, descriptors=150), Places.of(tmp_path / name)
         found, _ = features_of(dataset, "xfeat", options, torch.device("cpu"), places)
-        return Stored(name, found.local, found.globals_)
+        return StoredSet(name, found.local, found.globals_)
 
-    def copied(name: str, side: Stored) -> Stored:
+    def copied(name: str, side: StoredSet) -> StoredSet:
         """As another program's, which does not say how it was made."""
         images = {item.key: side.local.read(item.key, frozenset({"local", "keypoints"})) for item in items(dataset)}
         whole = {key: side.globals_.global_descriptors([key])[0] for key in images}
@@ -494,7 +494,7 @@ def test_an_extraction_at_half_the_size_is_told_from_another_extractor(buildings
     for place in (whole, half):
         places, options = Places.of(tmp_path / f"cache{place.name}"), ExtractOptions(max_side=320, descriptors=150)
         found, _ = features_of(folder.load(place), "xfeat", options, torch.device("cpu"), places)
-        sides.append(Stored(place.name, found.local, None))
+        sides.append(StoredSet(place.name, found.local, None))
     assert diff(folder.load(whole), *sides).verdict == "images resized differently (factor 2)"
 
 

@@ -13,7 +13,7 @@ from click.testing import Result
 from bench.datasets import Dataset, folder
 from bench.features.diff import diff
 from bench.features.diff_sides import side_of
-from bench.features.diff_stored import Stored
+from bench.features.diff_stored import StoredSet
 from bench.features.sets import FeatureSet, SetName
 from bench.features.store import FeatureStore
 from bench.report.features_diff import to_json, to_markdown
@@ -87,7 +87,7 @@ def test_it_is_printed_in_every_format_with_the_same_verdict(cli: Cli, here: tup
 
 def test_names_with_signs_of_markdown_do_not_break_its_tables(stored: tuple[Dataset, FeatureSet]) -> None:
     dataset, found = stored
-    one = Stored("a|b", found.local, None)
+    one = StoredSet("a|b", found.local, None)
     made = diff(dataset, one, one)
     assert "a\\|b" in to_markdown(made) and json.loads(to_json(made))["numbers"]["a"]["name"] == "a|b"
 
